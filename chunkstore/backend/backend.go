@@ -1,0 +1,69 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Errors that callers branch on with errors.Is.
+var (
+	ErrNotExist = errors.New("object does not exist")
+	ErrExist    = errors.New("object exists already")
+	// ErrNoSpace: the place is full. Nothing was created.
+	ErrNoSpace = errors.New("the place is full")
+)
+
+// Object names an object and its size in bytes.
+type Object struct {
+	Name string
+	Size int64
+}
+
+// Backend is a place. All methods may be used by many goroutines.
+type Backend interface {
+	// Put creates an object durably; ErrExist when the name is taken.
+	Put(ctx context.Context, name string, data []byte) error
+	// ReadAt fills p from the object's byte off on; ErrNotExist, or
+	// io.ErrUnexpectedEOF when the object ends before p is full.
+	ReadAt(ctx context.Context, name string, p []byte, off int64) error
+	// Size gives an object's length in bytes; ErrNotExist.
+	Size(ctx context.Context, name string) (int64, error)
+	// List calls fn for each object whose name begins with prefix, which
+	// ends with '/' or is "", in the order of the names.
+	List(ctx context.Context, prefix string, fn func(Object) error) error
+	// Delete removes an object; removing what is not there is no error.
+	Delete(ctx context.Context, name string) error
+}
+
+// Get reads a whole object of at most limit bytes.
+func Get(ctx context.Context, b Backend, name string, limit int64) ([]byte, error) {
+	n, err := b.Size(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if n > limit {
+		return nil, fmt.Errorf("%s: %d bytes are more than the %d that such an object can have", name, n, limit)
+	}
+	p := make([]byte, n)
+	return p, b.ReadAt(ctx, name, p, 0)
+}
+
+// maxName bounds a name in bytes.
+const maxName = 512
+
+// CheckName refuses names that a place could take for something else.
+func CheckName(name string) error {
+	ok := name != "" && len(name) <= maxName
+	for _, part := range strings.Split(name, "/") {
+		ok = ok && part != "" && part[0] != '.'
+	}
+	for _, c := range []byte(name) {
+		ok = ok && (c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '.' || c == '/')
+	}
+	if !ok {
+		return fmt.Errorf("internal error: object name %q", name)
+	}
+	return nil
+}

@@ -1,0 +1,10 @@
+// Package local is a directory as a place.
+//
+// Put follows STORE-RULES.md section 1.1: temporary file in the object's
+// directory, write, fsync, link under the final name (which fails when the
+// name is taken), fsync of the directory and of each new ancestor. A crash at
+// any instant leaves either no object or a whole one, and at worst a
+// temporary file ".tmp-…", which no listing shows and Open's Sweep removes.
+// The first fsync error poisons the file: it is removed and the error
+// returned; the caller may Put again from memory.
+package local

@@ -1,0 +1,271 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"cairn/chunkstore/backend"
+)
+
+// maxOpen bounds the object files that are kept open for reading.
+const maxOpen = 128
+
+// Dir is a directory as a place.
+type Dir struct {
+	root string
+
+	mu   sync.Mutex
+	open map[string]*entry
+	tick int64
+}
+
+// entry is an open object file. It is closed when it is out of the table and
+// its last user is gone.
+type entry struct {
+	f     *os.File
+	users int
+	used  int64
+	out   bool
+}
+
+// Open gives the place at root, which must be a directory.
+func Open(root string) (*Dir, error) {
+	abs, err := filepath.Abs(root)
+	if err != nil {
+		return nil, err
+	}
+	st, err := os.Stat(abs)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", abs, backend.ErrNotExist)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !st.IsDir() {
+		return nil, fmt.Errorf("%s is not a directory", abs)
+	}
+	return &Dir{root: abs, open: map[string]*entry{}}, nil
+}
+
+// Create makes the directory root, if need be, and opens it.
+func Create(root string) (*Dir, error) {
+	abs, err := filepath.Abs(root)
+	if err != nil {
+		return nil, err
+	}
+	if err := makeDirs(abs); err != nil {
+		return nil, err
+	}
+	return Open(abs)
+}
+
+// Close closes the files kept open for reading.
+func (d *Dir) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name, e := range d.open {
+		d.drop(name, e)
+	}
+	return nil
+}
+
+func (d *Dir) path(name string) (string, error) {
+	if err := backend.CheckName(name); err != nil {
+		return "", err
+	}
+	return filepath.Join(d.root, filepath.FromSlash(name)), nil
+}
+
+// Put implements backend.Backend.
+func (d *Dir) Put(ctx context.Context, name string, data []byte) error {
+	path, err := d.path(name)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		err = create(path, data)
+	}
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return fmt.Errorf("%s: %w", name, backend.ErrExist)
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return fmt.Errorf("%s: %w (%s): make space there and run again; nothing stored so far is lost", name, backend.ErrNoSpace, d.root)
+	}
+	return err
+}
+
+// ReadAt implements backend.Backend.
+func (d *Dir) ReadAt(ctx context.Context, name string, p []byte, off int64) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	e, err := d.acquire(name)
+	if err != nil {
+		return err
+	}
+	defer d.release(e)
+	_, err = e.f.ReadAt(p, off)
+	if errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s: %w", name, io.ErrUnexpectedEOF)
+	}
+	return err
+}
+
+// Size implements backend.Backend.
+func (d *Dir) Size(ctx context.Context, name string) (int64, error) {
+	path, err := d.path(name)
+	if err != nil {
+		return 0, err
+	}
+	st, err := os.Lstat(path)
+	if err != nil {
+		return 0, wrapNotExist(name, err)
+	}
+	if !st.Mode().IsRegular() {
+		return 0, fmt.Errorf("%s is not a regular file", path)
+	}
+	return st.Size(), nil
+}
+
+// List implements backend.Backend.
+func (d *Dir) List(ctx context.Context, prefix string, fn func(backend.Object) error) error {
+	top := d.root
+	if prefix != "" {
+		var err error
+		if top, err = d.path(strings.TrimSuffix(prefix, "/")); err != nil {
+			return err
+		}
+	}
+	err := filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) { // gone since, or a prefix with nothing in it
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if strings.HasPrefix(e.Name(), ".") && path != top {
+			if e.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !e.Type().IsRegular() {
+			return nil
+		}
+		st, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(d.root, path)
+		if err != nil {
+			return err
+		}
+		return fn(backend.Object{Name: filepath.ToSlash(rel), Size: st.Size()})
+	})
+	return err
+}
+
+// Delete implements backend.Backend.
+func (d *Dir) Delete(ctx context.Context, name string) error {
+	path, err := d.path(name)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	if e := d.open[name]; e != nil {
+		d.drop(name, e)
+	}
+	d.mu.Unlock()
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// Sweep removes the temporary files that dead writers left. No writer may be
+// at work in the place.
+func (d *Dir) Sweep() (removed int, err error) {
+	err = filepath.WalkDir(d.root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || !strings.HasPrefix(e.Name(), tmpPrefix) {
+			return err
+		}
+		removed++
+		return os.Remove(path)
+	})
+	return removed, err
+}
+
+// acquire gives an open file for reading; release must follow.
+func (d *Dir) acquire(name string) (*entry, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.tick++
+	if e := d.open[name]; e != nil {
+		e.users++
+		e.used = d.tick
+		return e, nil
+	}
+	path, err := d.path(name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, wrapNotExist(name, err)
+	}
+	if len(d.open) >= maxOpen {
+		d.dropOldest()
+	}
+	e := &entry{f: f, users: 1, used: d.tick}
+	d.open[name] = e
+	return e, nil
+}
+
+func (d *Dir) release(e *entry) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if e.users--; e.users == 0 && e.out {
+		_ = e.f.Close() // read only: nothing to lose
+	}
+}
+
+// dropOldest and drop need d.mu.
+func (d *Dir) dropOldest() {
+	var oldest string
+	for name, e := range d.open {
+		if oldest == "" || e.used < d.open[oldest].used {
+			oldest = name
+		}
+	}
+	d.drop(oldest, d.open[oldest])
+}
+
+func (d *Dir) drop(name string, e *entry) {
+	delete(d.open, name)
+	e.out = true
+	if e.users == 0 {
+		_ = e.f.Close() // read only: nothing to lose
+	}
+}
+
+func wrapNotExist(name string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: %w", name, backend.ErrNotExist)
+	}
+	return err
+}

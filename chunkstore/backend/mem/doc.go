@@ -1,0 +1,2 @@
+// Package mem is a place in memory, for tests.
+package mem

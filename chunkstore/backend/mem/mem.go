@@ -1,0 +1,124 @@
+package mem
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+
+	"cairn/chunkstore/backend"
+)
+
+// Place is a backend.Backend in memory. Fault, when set, is asked before each
+// operation ("put", "read", "size", "list", "delete") and fails it with what
+// it returns.
+type Place struct {
+	mu      sync.Mutex
+	objects map[string][]byte
+	Fault   func(op, name string) error
+}
+
+// New gives an empty place.
+func New() *Place { return &Place{objects: map[string][]byte{}} }
+
+func (p *Place) fault(ctx context.Context, op, name string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if p.Fault != nil {
+		return p.Fault(op, name)
+	}
+	return nil
+}
+
+// Put implements backend.Backend.
+func (p *Place) Put(ctx context.Context, name string, data []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.fault(ctx, "put", name); err != nil {
+		return err
+	}
+	if err := backend.CheckName(name); err != nil {
+		return err
+	}
+	if _, ok := p.objects[name]; ok {
+		return fmt.Errorf("%s: %w", name, backend.ErrExist)
+	}
+	p.objects[name] = bytes.Clone(data)
+	return nil
+}
+
+// ReadAt implements backend.Backend.
+func (p *Place) ReadAt(ctx context.Context, name string, b []byte, off int64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.fault(ctx, "read", name); err != nil {
+		return err
+	}
+	o, ok := p.objects[name]
+	if !ok {
+		return fmt.Errorf("%s: %w", name, backend.ErrNotExist)
+	}
+	if off < 0 || off > int64(len(o)) || copy(b, o[off:]) < len(b) {
+		return fmt.Errorf("%s: %w", name, io.ErrUnexpectedEOF)
+	}
+	return nil
+}
+
+// Size implements backend.Backend.
+func (p *Place) Size(ctx context.Context, name string) (int64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.fault(ctx, "size", name); err != nil {
+		return 0, err
+	}
+	o, ok := p.objects[name]
+	if !ok {
+		return 0, fmt.Errorf("%s: %w", name, backend.ErrNotExist)
+	}
+	return int64(len(o)), nil
+}
+
+// List implements backend.Backend.
+func (p *Place) List(ctx context.Context, prefix string, fn func(backend.Object) error) error {
+	p.mu.Lock()
+	if err := p.fault(ctx, "list", prefix); err != nil {
+		p.mu.Unlock()
+		return err
+	}
+	var list []backend.Object
+	for name, o := range p.objects {
+		if strings.HasPrefix(name, prefix) {
+			list = append(list, backend.Object{Name: name, Size: int64(len(o))})
+		}
+	}
+	p.mu.Unlock()
+	slices.SortFunc(list, func(a, b backend.Object) int { return strings.Compare(a.Name, b.Name) })
+	for _, o := range list {
+		if err := fn(o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Delete implements backend.Backend.
+func (p *Place) Delete(ctx context.Context, name string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.fault(ctx, "delete", name); err != nil {
+		return err
+	}
+	delete(p.objects, name)
+	return nil
+}
+
+// Damage changes a stored object in place, as a rotting disk would.
+func (p *Place) Damage(name string, change func([]byte) []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.objects[name] = change(bytes.Clone(p.objects[name]))
+}

@@ -1,0 +1,88 @@
+package pack
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/klauspost/compress/zstd"
+
+	"cairn/chunkstore/chunk"
+)
+
+// Encoding says how a frame's bytes were made. Part of the on-disk format, do
+// not change; an unknown encoding is an error, not a guess.
+type Encoding byte
+
+const (
+	EncodingRaw  Encoding = 0 // as they are
+	EncodingZstd Encoding = 1 // one zstd frame (RFC 8878), without checksum: the seal has one
+)
+
+// MaxFrameChunks is the most chunks in a frame of a data pack.
+// Part of the on-disk format, do not change.
+const MaxFrameChunks = 32
+
+// MaxFrameSize bounds a decoded frame in bytes, in either kind of pack.
+// Part of the on-disk format, do not change.
+const MaxFrameSize = MaxFrameChunks * chunk.Size
+
+// ErrCorrupt says that stored bytes are not what was written.
+var ErrCorrupt = errors.New("damaged")
+
+// A Codec encodes and decodes frames. It is for one goroutine.
+type Codec struct {
+	enc   *zstd.Encoder
+	dec   *zstd.Decoder
+	check []byte
+}
+
+// NewCodec gives a Codec. Its memory is some 2 MiB.
+func NewCodec() *Codec {
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest),
+		zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true))
+	if err != nil {
+		panic("internal error: " + err.Error())
+	}
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+		zstd.IgnoreChecksum(true), zstd.WithDecoderMaxMemory(MaxFrameSize))
+	if err != nil {
+		panic("internal error: " + err.Error())
+	}
+	return &Codec{enc: enc, dec: dec}
+}
+
+// Encode compresses raw (1..MaxFrameSize bytes) behind dst[:0], decodes the
+// result and compares: a bit flipped in memory must not become a sealed lie.
+// What does not shrink is kept raw.
+func (c *Codec) Encode(dst, raw []byte) (Encoding, []byte, error) {
+	dst = c.enc.EncodeAll(raw, dst[:0])
+	if len(dst) >= len(raw) {
+		return EncodingRaw, append(dst[:0], raw...), nil
+	}
+	var err error
+	if c.check, err = c.dec.DecodeAll(dst, c.check[:0]); err != nil || !bytes.Equal(c.check, raw) {
+		return 0, nil, errors.New("a frame does not decode to what was encoded: this machine's memory or CPU is faulty; nothing wrong was stored")
+	}
+	return EncodingZstd, dst, nil
+}
+
+// Decode appends the decoded bytes to dst[:0]: exactly size of them, or
+// ErrCorrupt.
+func (c *Codec) Decode(dst []byte, e Encoding, stored []byte, size int) ([]byte, error) {
+	switch e {
+	case EncodingRaw:
+		dst = append(dst[:0], stored...)
+	case EncodingZstd:
+		var err error
+		if dst, err = c.dec.DecodeAll(stored, dst[:0]); err != nil {
+			return nil, fmt.Errorf("%w: frame does not decompress: %v", ErrCorrupt, err)
+		}
+	default:
+		return nil, fmt.Errorf("frame encoding %d is not known to this cairn: use a newer one", e)
+	}
+	if len(dst) != size {
+		return nil, fmt.Errorf("%w: frame decodes to %d bytes instead of %d", ErrCorrupt, len(dst), size)
+	}
+	return dst, nil
+}
