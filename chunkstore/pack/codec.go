@@ -30,52 +30,60 @@ const MaxFrameSize = MaxFrameChunks * chunk.Size
 // ErrCorrupt says that stored bytes are not what was written.
 var ErrCorrupt = errors.New("damaged")
 
-// A Codec encodes and decodes frames. It is for one goroutine.
-type Codec struct {
+// An Encoder makes frames. It is for one goroutine; its memory is some 2 MiB.
+type Encoder struct {
 	enc   *zstd.Encoder
-	dec   *zstd.Decoder
+	dec   *Decoder
 	check []byte
 }
 
-// NewCodec gives a Codec. Its memory is some 2 MiB.
-func NewCodec() *Codec {
+// NewEncoder gives an Encoder.
+func NewEncoder() *Encoder {
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest),
 		zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true))
 	if err != nil {
 		panic("internal error: " + err.Error())
 	}
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-		zstd.IgnoreChecksum(true), zstd.WithDecoderMaxMemory(MaxFrameSize))
-	if err != nil {
-		panic("internal error: " + err.Error())
-	}
-	return &Codec{enc: enc, dec: dec}
+	return &Encoder{enc: enc, dec: NewDecoder()}
 }
 
 // Encode compresses raw (1..MaxFrameSize bytes) behind dst[:0], decodes the
 // result and compares: a bit flipped in memory must not become a sealed lie.
 // What does not shrink is kept raw.
-func (c *Codec) Encode(dst, raw []byte) (Encoding, []byte, error) {
-	dst = c.enc.EncodeAll(raw, dst[:0])
+func (e *Encoder) Encode(dst, raw []byte) (Encoding, []byte, error) {
+	dst = e.enc.EncodeAll(raw, dst[:0])
 	if len(dst) >= len(raw) {
 		return EncodingRaw, append(dst[:0], raw...), nil
 	}
 	var err error
-	if c.check, err = c.dec.DecodeAll(dst, c.check[:0]); err != nil || !bytes.Equal(c.check, raw) {
+	if e.check, err = e.dec.Decode(e.check, EncodingZstd, dst, len(raw)); err != nil || !bytes.Equal(e.check, raw) {
 		return 0, nil, errors.New("a frame does not decode to what was encoded: this machine's memory or CPU is faulty; nothing wrong was stored")
 	}
 	return EncodingZstd, dst, nil
 }
 
+// A Decoder reads frames. It is for one goroutine.
+type Decoder struct{ dec *zstd.Decoder }
+
+// NewDecoder gives a Decoder.
+func NewDecoder() *Decoder {
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+		zstd.IgnoreChecksum(true), zstd.WithDecoderMaxMemory(MaxFrameSize))
+	if err != nil {
+		panic("internal error: " + err.Error())
+	}
+	return &Decoder{dec}
+}
+
 // Decode appends the decoded bytes to dst[:0]: exactly size of them, or
 // ErrCorrupt.
-func (c *Codec) Decode(dst []byte, e Encoding, stored []byte, size int) ([]byte, error) {
+func (d *Decoder) Decode(dst []byte, e Encoding, stored []byte, size int) ([]byte, error) {
 	switch e {
 	case EncodingRaw:
 		dst = append(dst[:0], stored...)
 	case EncodingZstd:
 		var err error
-		if dst, err = c.dec.DecodeAll(stored, dst[:0]); err != nil {
+		if dst, err = d.dec.DecodeAll(stored, dst[:0]); err != nil {
 			return nil, fmt.Errorf("%w: frame does not decompress: %v", ErrCorrupt, err)
 		}
 	default:

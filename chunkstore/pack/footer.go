@@ -17,10 +17,10 @@ const TailSize = 16 << 10
 
 // Frame is one frame's place in a pack.
 type Frame struct {
-	Offset int64 // of the sealed bytes in the pack
-	Stored int   // sealed length in bytes
-	First  int   // first chunk (or record) in it
-	Count  int
+	Offset int64  // of the sealed bytes in the pack
+	Stored int32  // sealed length in bytes
+	First  int32  // first chunk (or record) in it
+	Count  uint16 // chunks (or records)
 	Enc    Encoding
 }
 
@@ -108,17 +108,21 @@ func (f *Footer) parseTable(b []byte) error {
 	f.Frames = make([]Frame, 0, len(b)/frameEntrySize)
 	off := int64(headerSize)
 	for ; len(b) > 0; b = b[frameEntrySize:] {
-		fr := Frame{Offset: off, Stored: int(binary.LittleEndian.Uint32(b)), First: f.Count,
-			Count: int(binary.LittleEndian.Uint16(b[4:])), Enc: Encoding(b[6])}
+		stored := binary.LittleEndian.Uint32(b)
+		fr := Frame{Offset: off, Stored: int32(min(stored, MaxSize)), First: int32(f.Count),
+			Count: binary.LittleEndian.Uint16(b[4:]), Enc: Encoding(b[6])}
 		if fr.Stored <= seal.Overhead || fr.Stored > MaxFrameSize+seal.Overhead || fr.Count == 0 ||
 			f.Kind == KindData && fr.Count > MaxFrameChunks {
 			return fmt.Errorf("%w: pack frame table: frame %d out of bounds", ErrCorrupt, len(f.Frames))
 		}
 		off += int64(fr.Stored)
-		f.Count += fr.Count
+		f.Count += int(fr.Count)
 		f.Frames = append(f.Frames, fr)
+		if f.Count > MaxChunks {
+			return fmt.Errorf("%w: a pack of more than %d chunks", ErrCorrupt, MaxChunks)
+		}
 	}
-	if off != f.indexOff || f.Count > MaxChunks {
+	if off != f.indexOff {
 		return fmt.Errorf("%w: pack frame table does not fit the pack", ErrCorrupt)
 	}
 	return nil
@@ -129,7 +133,7 @@ func (f *Footer) FrameOf(n int) (int, error) {
 	if n < 0 || n >= f.Count {
 		return 0, fmt.Errorf("%w: chunk %d of a pack of %d", ErrCorrupt, n, f.Count)
 	}
-	return sort.Search(len(f.Frames), func(i int) bool { return f.Frames[i].First > n }) - 1, nil
+	return sort.Search(len(f.Frames), func(i int) bool { return int(f.Frames[i].First) > n }) - 1, nil
 }
 
 // IndexRange is where the sealed index lies in the pack: offset and length

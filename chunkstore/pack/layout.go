@@ -2,11 +2,11 @@ package pack
 
 import (
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 
 	"github.com/zeebo/blake3"
 
+	"cairn/chunkstore/chunk"
 	"cairn/chunkstore/seal"
 )
 
@@ -29,14 +29,8 @@ const (
 	maxFrames = 1 << 20
 )
 
-// HashSize is the length of a pack's name in bytes.
-const HashSize = 32
-
 // Hash names a pack: BLAKE3-256 of all its stored bytes.
-type Hash [HashSize]byte
-
-// String gives 64 hexadecimal digits.
-func (h Hash) String() string { return hex.EncodeToString(h[:]) }
+type Hash = chunk.PackHash
 
 // Kind tells guest bytes from maps.
 type Kind byte

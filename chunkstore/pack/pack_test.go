@@ -18,7 +18,7 @@ func build(t testing.TB, keys *seal.Keyring, n int) (Hash, []byte, [][]byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, h := NewCodec(), chunk.NewHasher(keys.ChunkID)
+	c, h := NewEncoder(), chunk.NewHasher(keys.ChunkID)
 	var plain [][]byte
 	for i := range n {
 		count := MaxFrameChunks - i%3
@@ -68,14 +68,14 @@ func readAll(stored []byte, keys *seal.Keyring) ([][]byte, []chunk.ID, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	c := NewCodec()
+	c := NewDecoder()
 	var out [][]byte
 	for i, fr := range f.Frames {
 		enc, err := f.OpenFrame(nil, keys, i, stored[fr.Offset:fr.Offset+int64(fr.Stored)])
 		if err != nil {
 			return nil, nil, err
 		}
-		raw, err := c.Decode(nil, fr.Enc, enc, fr.Count*chunk.Size)
+		raw, err := c.Decode(nil, fr.Enc, enc, int(fr.Count)*chunk.Size)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -175,15 +175,15 @@ func TestIncompressibleIsStoredRaw(t *testing.T) {
 		s := sha256.Sum256([]byte{byte(i), byte(i >> 8), byte(i >> 16)})
 		copy(raw[i:], s[:])
 	}
-	c := NewCodec()
+	c := NewEncoder()
 	e, enc, err := c.Encode(nil, raw)
 	if err != nil || e != EncodingRaw || !bytes.Equal(enc, raw) {
 		t.Errorf("encoding %d, %d bytes, %v", e, len(enc), err)
 	}
-	if _, err := c.Decode(nil, 7, enc, len(raw)); err == nil {
+	if _, err := c.dec.Decode(nil, 7, enc, len(raw)); err == nil {
 		t.Error("an unknown encoding was decoded")
 	}
-	if _, err := c.Decode(nil, EncodingRaw, enc, len(raw)-1); !errors.Is(err, ErrCorrupt) {
+	if _, err := c.dec.Decode(nil, EncodingRaw, enc, len(raw)-1); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("a wrong length: %v", err)
 	}
 }
@@ -191,7 +191,7 @@ func TestIncompressibleIsStoredRaw(t *testing.T) {
 // A zstd frame that asks for a gigabyte is refused within the bound.
 func TestBombIsRefused(t *testing.T) {
 	bomb := []byte{0x28, 0xb5, 0x2f, 0xfd, 0xa0, 0, 0, 0, 0x40, 0x02, 0, 0, 0x80, 0, 0x41, 0x03, 0, 0, 0x41}
-	if out, err := NewCodec().Decode(nil, EncodingZstd, bomb, MaxFrameSize); err == nil {
+	if out, err := NewDecoder().Decode(nil, EncodingZstd, bomb, MaxFrameSize); err == nil {
 		t.Errorf("decoded %d bytes", len(out))
 	}
 }
@@ -220,7 +220,7 @@ func FuzzParseTable(f *testing.F) {
 		}
 		for i := range foot.Count {
 			n, err := foot.FrameOf(i)
-			if err != nil || i < foot.Frames[n].First || i >= foot.Frames[n].First+foot.Frames[n].Count {
+			if err != nil || i < int(foot.Frames[n].First) || i >= int(foot.Frames[n].First)+int(foot.Frames[n].Count) {
 				t.Fatalf("chunk %d found in frame %d, %v", i, n, err)
 			}
 		}

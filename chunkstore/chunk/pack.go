@@ -1,0 +1,25 @@
+package chunk
+
+import "encoding/hex"
+
+// SessionID names a session of writing, and with it what it stored and what
+// it committed.
+type SessionID [16]byte
+
+// String gives 32 hexadecimal digits.
+func (s SessionID) String() string { return hex.EncodeToString(s[:]) }
+
+// PackHash names a pack: BLAKE3-256 of all its stored bytes.
+type PackHash [32]byte
+
+// String gives 64 hexadecimal digits.
+func (h PackHash) String() string { return hex.EncodeToString(h[:]) }
+
+// PackRef finds a pack: the session that stored it and its name.
+type PackRef struct {
+	Session SessionID
+	Hash    PackHash
+}
+
+// String names the pack in messages, shortened.
+func (r PackRef) String() string { return "pack " + hex.EncodeToString(r.Hash[:6]) }

@@ -1,0 +1,20 @@
+// Package chunkstore keeps bytes durably: chunks in packs in a place, found
+// again by content, and small records with one name each. It has never heard
+// of a VM.
+//
+// It promises:
+//
+//   - What a Session committed is durable, whole and readable; what it did
+//     not commit leaves garbage at worst. The order (STORE-RULES.md section
+//     1.2) is: data packs, map packs, the commit record, read back; only then
+//     does Commit return.
+//   - Every byte read was authenticated, or the error says ErrCorrupt.
+//   - Memory is bounded whatever the amount of data: a Session holds some
+//     100 MiB, a Reader what its cache was given.
+//   - No goroutine outlives the call or the Session that started it.
+//
+// Lock order: Session.mu before Reader's; no lock is held over a place's I/O
+// except by single-flight callers waiting for the one that reads.
+//
+// FORMAT.md in this folder names every stored byte.
+package chunkstore

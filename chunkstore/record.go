@@ -1,0 +1,123 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+
+	"cairn/chunkstore/backend"
+	"cairn/chunkstore/pack"
+	"cairn/chunkstore/seal"
+)
+
+// A record is a small object sealed whole under the structure key: a
+// session's intent, or its decision. Part of the on-disk format, do not
+// change:
+//
+//	magic "CAIRNREC" (8) · version 1 (1) · kind (1) · zero (2) · salt (32) · sealed
+//
+// sealed is AES-256-GCM under HKDF(structure key, salt, recordLabel), domain
+// DomainObject, counter 0; additional data: the 44 bytes before it and the
+// object's name, so that a record cannot be stored under another name. The
+// plain text is one zstd frame.
+const (
+	recordMagic   = "CAIRNREC"
+	recordVersion = 1
+	recordHeader  = 44
+	recordLabel   = "cairn record v1"
+	// maxRecord bounds a record, stored and plain, in bytes.
+	maxRecord = 64 << 20
+)
+
+// RecordKind tells records apart. Part of the on-disk format.
+type RecordKind byte
+
+const (
+	recordIntent RecordKind = 1
+	recordPoint  RecordKind = 2 // a commit
+	recordAbort  RecordKind = 3 // a session that must not commit any more
+)
+
+// ErrAborted: the session was decided against; what it stored may be used
+// again by the next one.
+var ErrAborted = errors.New("the session was aborted by another host's cleaning; run the backup again")
+
+func (s *Store) sealRecord(name string, kind RecordKind, plain []byte) ([]byte, error) {
+	if len(plain) > maxRecord {
+		return nil, fmt.Errorf("%s: a record of %d bytes is over the limit", name, len(plain))
+	}
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return nil, err
+	}
+	salt := seal.RandomKey()
+	b := append([]byte(recordMagic), recordVersion, byte(kind), 0, 0)
+	b = append(b, salt[:]...)
+	box := seal.NewBox(seal.Derive(s.keys.Structure, salt[:], recordLabel))
+	aad := append(b[:recordHeader:recordHeader], name...)
+	out := box.Seal(b, seal.DomainObject, 0, enc.EncodeAll(plain, nil), aad)
+	if k, back, err := s.openRecord(name, out); err != nil || k != kind || string(back) != string(plain) {
+		return nil, errors.New("a record does not open to what was sealed: this machine's memory or CPU is faulty; nothing wrong was stored")
+	}
+	return out, nil
+}
+
+func (s *Store) openRecord(name string, b []byte) (RecordKind, []byte, error) {
+	if len(b) < recordHeader || string(b[:8]) != recordMagic {
+		return 0, nil, fmt.Errorf("%s: %w: not a record", name, pack.ErrCorrupt)
+	}
+	if b[8] != recordVersion {
+		return 0, nil, fmt.Errorf("%s: record format %d is not known to this cairn: use a newer one", name, b[8])
+	}
+	box := seal.NewBox(seal.Derive(s.keys.Structure, b[12:recordHeader], recordLabel))
+	aad := append(b[:recordHeader:recordHeader], name...)
+	z, err := box.Open(nil, seal.DomainObject, 0, b[recordHeader:], aad)
+	if err != nil {
+		return 0, nil, fmt.Errorf("%s: %w", name, err)
+	}
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxRecord))
+	if err != nil {
+		return 0, nil, err
+	}
+	defer dec.Close()
+	plain, err := dec.DecodeAll(z, nil)
+	if err != nil {
+		return 0, nil, fmt.Errorf("%s: %w: %v", name, pack.ErrCorrupt, err)
+	}
+	return RecordKind(b[9]), plain, nil
+}
+
+// Committed calls fn for each session that has a decision, in the order of
+// their names; the decision may be an abort.
+func (s *Store) Committed(ctx context.Context, fn func(SessionID) error) error {
+	return s.place.List(ctx, pointsPrefix, func(o backend.Object) error {
+		id, err := ParseSessionID(strings.TrimPrefix(o.Name, pointsPrefix))
+		if err != nil {
+			return nil // not ours; check names it
+		}
+		return fn(id)
+	})
+}
+
+// ReadCommit gives what a session committed; ErrAborted when it was decided
+// against, backend.ErrNotExist when it is undecided or unknown.
+func (s *Store) ReadCommit(ctx context.Context, id SessionID) ([]byte, error) {
+	name := pointsPrefix + id.String()
+	b, err := backend.Get(ctx, s.place, name, maxRecord)
+	if err != nil {
+		return nil, err
+	}
+	kind, plain, err := s.openRecord(name, b)
+	switch {
+	case err != nil:
+		return nil, err
+	case kind == recordPoint:
+		return plain, nil
+	case kind == recordAbort:
+		return nil, fmt.Errorf("%s: %w", name, ErrAborted)
+	}
+	return nil, fmt.Errorf("%s: %w: record of kind %d", name, pack.ErrCorrupt, kind)
+}

@@ -1,0 +1,177 @@
+package chunkstore
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"cairn/chunkstore/backend"
+	"cairn/chunkstore/chunk"
+	"cairn/chunkstore/seal"
+)
+
+// Errors that callers branch on with errors.Is.
+var (
+	// ErrNoRepository: the place holds none.
+	ErrNoRepository = errors.New("no repository")
+	// ErrRepositoryExists: init found one.
+	ErrRepositoryExists = errors.New("a repository exists already")
+)
+
+// Names of objects. Part of the on-disk format, do not change.
+const (
+	configName    = "config"
+	keysPrefix    = "keys/"
+	packsPrefix   = "packs/"
+	intentsPrefix = "sessions/"
+	pointsPrefix  = "points/"
+)
+
+// formatVersion of a repository. Part of the on-disk format.
+const formatVersion = 1
+
+// limits of small objects in bytes.
+const (
+	maxConfig = 64 << 10
+	maxSlot   = 64 << 10
+	maxSlots  = 1024
+)
+
+// Values of Config.Protection.
+const (
+	ProtectionSecret = "secret" // key slots need a passphrase or a key
+	ProtectionNone   = "none"   // the keys lie open in a slot
+)
+
+// Config is a repository's fixed properties, stored in the clear. Part of the
+// on-disk format: fields are only added, and a cairn that does not know a
+// feature named in Features refuses the repository.
+type Config struct {
+	Version    int       `json:"version"`
+	ID         string    `json:"id"` // 32 hexadecimal digits
+	Created    time.Time `json:"created"`
+	ChunkSize  int       `json:"chunk_size"`
+	Protection string    `json:"protection"`
+	Features   []string  `json:"features,omitempty"`
+}
+
+// InitOptions says how a repository is protected.
+type InitOptions struct {
+	// Secrets opens the repository: each gets a key slot. None: the keys lie
+	// open in the repository and whoever can read it can read everything.
+	Secrets []string
+	Now     func() time.Time
+}
+
+// Init makes a repository in an empty place.
+func Init(ctx context.Context, b backend.Backend, o InitOptions) (*Config, error) {
+	if _, err := b.Size(ctx, configName); err == nil {
+		return nil, ErrRepositoryExists
+	} else if !errors.Is(err, backend.ErrNotExist) {
+		return nil, err
+	}
+	keys, err := seal.NewKeyring()
+	if err != nil {
+		return nil, err
+	}
+	c := &Config{Version: formatVersion, ID: randomHex(16), Created: o.Now().UTC().Truncate(time.Second),
+		ChunkSize: chunk.Size, Protection: ProtectionSecret}
+	slots := make(map[string][]byte)
+	for _, s := range o.Secrets {
+		body, err := keys.Slot(s)
+		if err != nil {
+			return nil, err
+		}
+		slots[randomHex(8)] = body
+	}
+	if len(slots) == 0 {
+		c.Protection = ProtectionNone
+		slots[randomHex(8)] = keys.Marshal()
+	}
+	for id, body := range slots {
+		if err := b.Put(ctx, keysPrefix+id, body); err != nil {
+			return nil, fmt.Errorf("store key slot: %w", err)
+		}
+	}
+	body, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	// The config makes the repository: it comes last, and one of two racing
+	// inits wins.
+	if err := b.Put(ctx, configName, body); errors.Is(err, backend.ErrExist) {
+		return nil, ErrRepositoryExists
+	} else if err != nil {
+		return nil, fmt.Errorf("store config: %w", err)
+	}
+	return c, nil
+}
+
+// ReadConfig gives the configuration of the repository in the place, or
+// ErrNoRepository.
+func ReadConfig(ctx context.Context, b backend.Backend) (*Config, error) {
+	body, err := backend.Get(ctx, b, configName, maxConfig)
+	if errors.Is(err, backend.ErrNotExist) {
+		return nil, ErrNoRepository
+	}
+	if err != nil {
+		return nil, err
+	}
+	c := new(Config)
+	if err := json.Unmarshal(body, c); err != nil {
+		return nil, fmt.Errorf("repository config: %w", err)
+	}
+	if c.Version != formatVersion || c.ChunkSize != chunk.Size || len(c.Features) > 0 {
+		return nil, fmt.Errorf("repository of format %d with features %q: this cairn knows format %d without any: use a newer one",
+			c.Version, c.Features, formatVersion)
+	}
+	if id, err := hex.DecodeString(c.ID); err != nil || len(id) != 16 {
+		return nil, errors.New("repository config: malformed id")
+	}
+	return c, nil
+}
+
+// Unlock opens the repository's keys with a secret; seal.ErrWrongSecret when
+// no slot opens. The secret is not asked of an unprotected repository.
+func Unlock(ctx context.Context, b backend.Backend, c *Config, secret string) (*seal.Keyring, error) {
+	var names []string
+	err := b.List(ctx, keysPrefix, func(o backend.Object) error {
+		if names = append(names, o.Name); len(names) > maxSlots {
+			return fmt.Errorf("more than %d key slots", maxSlots)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list key slots: %w", err)
+	}
+	for _, name := range names {
+		body, err := backend.Get(ctx, b, name, maxSlot)
+		if err != nil {
+			return nil, fmt.Errorf("read key slot: %w", err)
+		}
+		if c.Protection == ProtectionNone {
+			return seal.Unmarshal(body)
+		}
+		k, err := seal.OpenSlot(body, secret)
+		if err == nil {
+			return k, nil
+		}
+		if !errors.Is(err, seal.ErrWrongSecret) {
+			return nil, err
+		}
+	}
+	if len(names) == 0 {
+		return nil, errors.New("the repository has no key slot: without one nothing in it can be read; restore the keys/ folder from a copy")
+	}
+	return nil, seal.ErrWrongSecret
+}
+
+func randomHex(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}

@@ -1,0 +1,271 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"cairn/chunkstore/backend"
+	"cairn/chunkstore/chunk"
+	"cairn/chunkstore/pack"
+)
+
+// Index is what a Session asks where chunks may be, and tells where they are
+// now. It is a hint: a wrong answer costs space or a read, never data.
+type Index interface {
+	// Packs gives the packs that hold these hooks (chunk.ID.IsHook), each
+	// once; a hook that is not known is passed over.
+	Packs(ctx context.Context, hooks []chunk.ID) ([]PackRef, error)
+	// Add tells of a durable data pack.
+	Add(ctx context.Context, ref PackRef, ids []chunk.ID) error
+}
+
+// targetPack is the stored size at which a pack is closed, in bytes.
+const targetPack = 16 << 20
+
+// Loc says where a chunk of a session lies: nowhere (a hole), among the
+// session's new chunks by number, or in a stored pack. It holds for one
+// Session only.
+type Loc uint64
+
+// Hole is the Loc of a chunk of zeros.
+const Hole Loc = 0
+
+const (
+	newBit    = Loc(1) << 63
+	packShift = 24 // chunk in pack: pack.MaxChunks is less than 1<<24
+)
+
+// isNew says whether the chunk is one of the session's own.
+func (l Loc) isNew() bool { return l&newBit != 0 }
+
+// Follows says whether l lies directly behind prev, so that both make a run.
+func (l Loc) Follows(prev Loc) bool { return prev != Hole && l == prev+1 }
+
+// Statistics counts what a session did.
+type Statistics struct {
+	ChunksNew   int64
+	ChunksZero  int64
+	ChunksKnown int64 // found stored, in the parent or elsewhere
+	BytesStored int64 // of all objects
+	Packs       int64
+}
+
+// A Session stores chunks and records and commits them as one. Append,
+// AddRecord, Flush and Commit are for one goroutine. After an error only
+// Close makes sense.
+type Session struct {
+	store *Store
+	index Index
+	id    SessionID
+
+	// ctx is that of the session's goroutines, which end with it: by the
+	// caller's end, by fail and by Close.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	pipe  *pipeline
+	maps  mapWriter
+	known *known
+
+	mu       sync.Mutex
+	refs     []PackRef // table of Loc's packs
+	refIndex map[PackRef]uint32
+	foreign  map[uint32]bool // packs deduplicated against that are not the parent's
+	starts   []packStart     // own data packs, by first chunk
+	resolved uint64          // own chunks below this number have a pack
+	stats    Statistics
+}
+
+// packStart says which pack holds the session's new chunks from first on.
+type packStart struct {
+	first uint64
+	ref   PackRef
+}
+
+// Begin starts a session: its intent is stored first of all.
+func (s *Store) Begin(ctx context.Context, index Index, intent []byte) (*Session, error) {
+	key := randomSession()
+	w := &Session{store: s, index: index, id: key, refIndex: map[PackRef]uint32{}, foreign: map[uint32]bool{}}
+	name := intentsPrefix + key.String()
+	body, err := s.sealRecord(name, recordIntent, intent)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.place.Put(ctx, name, body); err != nil {
+		return nil, fmt.Errorf("store the session's intent: %w", err)
+	}
+	w.stats.BytesStored = int64(len(body))
+	w.ctx, w.cancel = context.WithCancelCause(ctx)
+	w.known = newKnown(w)
+	w.pipe = startPipeline(w)
+	w.maps = mapWriter{session: w}
+	return w, nil
+}
+
+func randomSession() (id SessionID) {
+	parsed, err := ParseSessionID(randomHex(len(id)))
+	if err != nil {
+		panic("internal error: " + err.Error())
+	}
+	return parsed
+}
+
+// ID names the session.
+func (w *Session) ID() SessionID { return w.id }
+
+// fail ends the session's work with its first error.
+func (w *Session) fail(err error) {
+	if err != nil {
+		w.cancel(err)
+	}
+}
+
+// err gives what ended the session, if anything did.
+func (w *Session) err() error { return context.Cause(w.ctx) }
+
+// Close ends the session's goroutines and waits for them. What was not
+// committed stays as garbage, which a later session may use.
+func (w *Session) Close() {
+	w.cancel(errors.New("the session was closed"))
+	w.pipe.wait()
+}
+
+// Statistics gives the counts so far.
+func (w *Session) Statistics() Statistics {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stats
+}
+
+// Loc gives the Loc of a chunk in a stored pack of the verified parent.
+func (w *Session) Loc(ref PackRef, n int) Loc {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.loc(ref, n)
+}
+
+// loc needs w.mu.
+func (w *Session) loc(ref PackRef, n int) Loc {
+	i, ok := w.refIndex[ref]
+	if !ok {
+		i = uint32(len(w.refs))
+		w.refs = append(w.refs, ref)
+		w.refIndex[ref] = i
+	}
+	return Loc(i+1)<<packShift | Loc(n)
+}
+
+// ref gives the pack of a Loc that is neither a hole nor new.
+func (w *Session) ref(l Loc) (uint32, int) {
+	return uint32(l>>packShift) - 1, int(l & (1<<packShift - 1))
+}
+
+// Resolve says where a chunk, and up to n-1 that follow it in Loc, lie: the
+// pack, the first chunk in it, and how many of the n are in that pack. With
+// ok false the pack is not closed yet.
+func (w *Session) Resolve(l Loc, n int) (ref PackRef, first, count int, ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !l.isNew() {
+		i, c := w.ref(l)
+		return w.refs[i], c, n, true
+	}
+	num := uint64(l &^ newBit)
+	if num >= w.resolved {
+		return PackRef{}, 0, 0, false
+	}
+	lo, hi := 0, len(w.starts) // the last start at or below num
+	for lo+1 < hi {
+		if mid := (lo + hi) / 2; w.starts[mid].first <= num {
+			lo = mid
+		} else {
+			hi = mid
+		}
+	}
+	end := w.resolved
+	if lo+1 < len(w.starts) {
+		end = w.starts[lo+1].first
+	}
+	return w.starts[lo].ref, int(num - w.starts[lo].first), int(min(uint64(n), end-num)), true
+}
+
+// closed tells that a data pack of the session has its name: the chunks
+// first… up to end are in it.
+func (w *Session) closed(ref PackRef, first, end uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.starts = append(w.starts, packStart{first, ref})
+	w.resolved = end
+}
+
+func (w *Session) count(f func(*Statistics)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f(&w.stats)
+}
+
+// putPack stores a closed pack durably and counts it.
+func (w *Session) putPack(ref PackRef, stored []byte) error {
+	err := w.store.place.Put(w.ctx, packName(ref), stored)
+	if err != nil {
+		return fmt.Errorf("store a pack: %w", err)
+	}
+	w.count(func(s *Statistics) { s.BytesStored += int64(len(stored)); s.Packs++ })
+	return nil
+}
+
+// Flush makes all appended chunks durable and every Loc resolvable.
+func (w *Session) Flush(ctx context.Context) error { return w.pipe.flush(ctx) }
+
+// Commit stores the session's result: body, under the session's name. Every
+// pack that it needs is durable and there when Commit returns nil, and the
+// commit was read back. body must refer to nothing but what Flush and
+// FlushRecords made durable.
+func (w *Session) Commit(ctx context.Context, body []byte) error {
+	if err := w.checkReferences(ctx); err != nil {
+		return err
+	}
+	name := pointsPrefix + w.id.String()
+	sealed, err := w.store.sealRecord(name, recordPoint, body)
+	if err != nil {
+		return err
+	}
+	put := w.store.place.Put(ctx, name, sealed)
+	if put != nil && !errors.Is(put, backend.ErrExist) {
+		return fmt.Errorf("store the commit: %w", put)
+	}
+	// Read back: after ErrExist the slot says whether this was our own put
+	// whose answer was lost, or an abort.
+	back, err := w.store.ReadCommit(ctx, w.id)
+	if err != nil {
+		return fmt.Errorf("read the commit back: %w", err)
+	}
+	if string(back) != string(body) {
+		return fmt.Errorf("read the commit back: %w: it is not what was written", pack.ErrCorrupt)
+	}
+	w.count(func(s *Statistics) { s.BytesStored += int64(len(sealed)) })
+	return nil
+}
+
+// checkReferences makes sure, right before the commit, that the session may
+// commit and that every pack it found by content is still there.
+func (w *Session) checkReferences(ctx context.Context) error {
+	if err := w.err(); err != nil {
+		return err
+	}
+	if _, err := w.store.place.Size(ctx, intentsPrefix+w.id.String()); err != nil {
+		return fmt.Errorf("the session's intent: %w", err)
+	}
+	for i := range w.foreign {
+		ok, err := w.store.HasPack(ctx, w.refs[i])
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return fmt.Errorf("%s, found by content, is gone: %w; run the backup again", w.refs[i], backend.ErrNotExist)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,151 @@
+package chunkstore
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+
+	"cairn/chunkstore/backend"
+	"cairn/chunkstore/chunk"
+	"cairn/chunkstore/pack"
+	"cairn/chunkstore/seal"
+)
+
+// The names of sessions and packs are chunk's, so that maps need not know the
+// store.
+type (
+	SessionID = chunk.SessionID
+	PackRef   = chunk.PackRef
+)
+
+// ParseSessionID reads what String gives.
+func ParseSessionID(s string) (SessionID, error) {
+	var id SessionID
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(id) || s != strings.ToLower(s) {
+		return id, fmt.Errorf("%q is not an id of 32 hexadecimal digits", s)
+	}
+	return SessionID(b), nil
+}
+
+// packName is a pack's object name. Part of the on-disk format.
+func packName(r PackRef) string { return packsPrefix + r.Session.String() + "/" + r.Hash.String() }
+
+// parsePackName reads what packName gives.
+func parsePackName(name string) (PackRef, error) {
+	var r PackRef
+	session, hash, ok := strings.Cut(strings.TrimPrefix(name, packsPrefix), "/")
+	id, err := ParseSessionID(session)
+	h, err2 := hex.DecodeString(hash)
+	if !ok || err != nil || err2 != nil || len(h) != len(r.Hash) {
+		return r, fmt.Errorf("%s is not a pack's name", name)
+	}
+	return PackRef{Session: id, Hash: pack.Hash(h)}, nil
+}
+
+// Store is an opened repository.
+type Store struct {
+	Config *Config
+	place  backend.Backend
+	keys   *seal.Keyring
+}
+
+// NewStore gives the Store of a repository whose keys are open.
+func NewStore(place backend.Backend, c *Config, keys *seal.Keyring) *Store {
+	return &Store{Config: c, place: place, keys: keys}
+}
+
+// ChunkKey is the key of chunk.NewHasher for this repository.
+func (s *Store) ChunkKey() [32]byte { return s.keys.ChunkID }
+
+// IndexKey is a key for checksums of what is cached about this repository on
+// a host.
+func (s *Store) IndexKey() [32]byte {
+	return seal.Derive(s.keys.Structure, []byte(s.Config.ID), "cairn index checksum v1")
+}
+
+// Packs calls fn for each stored pack with its stored size.
+func (s *Store) Packs(ctx context.Context, fn func(PackRef, int64) error) error {
+	return s.place.List(ctx, packsPrefix, func(o backend.Object) error {
+		r, err := parsePackName(o.Name)
+		if err != nil {
+			return nil // not ours; check names it
+		}
+		return fn(r, o.Size)
+	})
+}
+
+// Unknown gives the names of objects in the place that no cairn of this
+// format made.
+func (s *Store) Unknown(ctx context.Context) ([]string, error) {
+	var out []string
+	err := s.place.List(ctx, "", func(o backend.Object) error {
+		known := o.Name == configName
+		for _, p := range []string{keysPrefix, intentsPrefix, pointsPrefix} {
+			known = known || strings.HasPrefix(o.Name, p)
+		}
+		if !known && strings.HasPrefix(o.Name, packsPrefix) {
+			_, err := parsePackName(o.Name)
+			known = err == nil
+		}
+		if !known && len(out) < 1000 {
+			out = append(out, o.Name)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// HasPack says whether a pack is there.
+func (s *Store) HasPack(ctx context.Context, r PackRef) (bool, error) {
+	_, err := s.place.Size(ctx, packName(r))
+	if errors.Is(err, backend.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// ReadPack gives a pack's stored bytes, verified without a key.
+func (s *Store) ReadPack(ctx context.Context, r PackRef) ([]byte, error) {
+	b, err := backend.Get(ctx, s.place, packName(r), pack.MaxSize)
+	if err != nil {
+		return nil, err
+	}
+	if err := pack.Verify(b, r.Hash); err != nil {
+		return nil, fmt.Errorf("%s: %w", packName(r), err)
+	}
+	return b, nil
+}
+
+// ReadFooter reads and opens a pack's footer.
+func (s *Store) ReadFooter(ctx context.Context, r PackRef) (*pack.Footer, error) {
+	size, err := s.place.Size(ctx, packName(r))
+	if err != nil {
+		return nil, err
+	}
+	for want := int64(pack.TailSize); ; {
+		tail := make([]byte, min(want, size))
+		if err := s.place.ReadAt(ctx, packName(r), tail, size-int64(len(tail))); err != nil {
+			return nil, err
+		}
+		f, err := pack.ParseFooter(tail, size, s.keys)
+		var more pack.NeedMore
+		if errors.As(err, &more) && int64(more) > int64(len(tail)) {
+			want = int64(more)
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", packName(r), err)
+		}
+		return f, nil
+	}
+}
+
+// readIndex reads a pack's sealed index.
+func (s *Store) readIndex(ctx context.Context, r PackRef, f *pack.Footer) ([]byte, error) {
+	off, n := f.IndexRange()
+	b := make([]byte, n)
+	return b, s.place.ReadAt(ctx, packName(r), b, off)
+}
