@@ -105,7 +105,7 @@ func save(ctx context.Context, s *Store, ix Index, img []byte, parent []place) (
 		if err != nil {
 			return nil, SessionID{}, Statistics{}, err
 		}
-		b := &Batch{Data: buf[:copy(buf, img[off:end])], Placed: func(l []Loc) { locs = append(locs, l...) }}
+		b := &Batch{Data: buf[:copy(buf, img[off:end])], Placed: func(l []Loc) error { locs = append(locs, l...); return nil }}
 		for i := off / chunk.Size; parent != nil && i < end/chunk.Size; i++ {
 			l := Hole
 			if parent[i] != (place{}) {
