@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -432,13 +433,23 @@ func (b *Backup) thaw(ctx context.Context, guard *guest.Guard) error {
 
 // prepare makes the fleece's nodes, not yet in the data path.
 func (b *Backup) prepare(ctx context.Context) (*qmp.Fleece, error) {
-	o := qmp.FleeceOptions{Repo: b.repoTag(), Seq: b.seq, ScratchDir: b.Scratch}
+	o := qmp.FleeceOptions{Repo: b.repoTag(), Seq: b.seq, ScratchDir: b.Scratch, SocketDir: filepath.Join(b.Repo.Dirs.State, "nbd", b.VM.Name), Now: b.Now}
 	if o.ScratchDir == "" {
-		o.ScratchDir = b.Repo.Dirs.State + "/scratch"
+		o.ScratchDir = filepath.Join(b.Repo.Dirs.State, "scratch")
 	}
+	for _, dir := range []string{o.ScratchDir, o.SocketDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("prepare the fleece: %w", err)
+		}
+	}
+	var total int64
 	for _, p := range b.plans {
 		o.Disks = append(o.Disks, qmp.FleeceDisk{Disk: p.disk, Decision: p.decision})
+		total += p.disk.Size
 	}
+	// More is taken only where the guest overwrites more while it is read,
+	// and a full scratch breaks the backup alone.
+	o.MinScratch = min(max(total/20, 64<<20), 1<<30)
 	fleece, err := qmp.Prepare(ctx, b.conn, o)
 	if err != nil {
 		return fleece, fmt.Errorf("prepare the fleece: %w", err)
@@ -455,7 +466,6 @@ func (b *Backup) read(ctx context.Context, session *chunkstore.Session, fleece *
 	st := &b.manifest.Statistics
 	var total int64
 	for _, src := range sources {
-		st.BytesDirty += src.DirtyBytes()
 		total += src.DirtyBytes()
 	}
 	bar := b.Progress.Start(b.VM.Name, total)
@@ -467,6 +477,11 @@ func (b *Backup) read(ctx context.Context, session *chunkstore.Session, fleece *
 		}
 		read, err := readDisk(ctx, session, p.builder, sources[i], p.parent != nil, bar.Add)
 		st.BytesRead += read
+		if p.decision.Incremental {
+			st.BytesDirty += sources[i].DirtyBytes()
+		} else {
+			st.BytesDirty += read
+		}
 		if err != nil {
 			return fmt.Errorf("read disk %s: %w", p.disk.Name, err)
 		}
@@ -532,7 +547,11 @@ func (b *Backup) advance(ctx context.Context) error {
 		if !ok || s.Repo != b.repoTag() {
 			continue
 		}
-		if err := qmp.Advance(ctx, b.conn, b.repoTag(), s.From); err != nil {
+		var disks []qmp.Disk
+		for _, p := range b.plans {
+			disks = append(disks, p.disk)
+		}
+		if err := qmp.Advance(ctx, b.conn, disks, b.repoTag(), s.From); err != nil {
 			b.Step("old bitmaps could not be removed; the next run tries again: %v", err)
 		}
 		return nil

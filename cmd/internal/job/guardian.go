@@ -116,7 +116,7 @@ func resume(ctx context.Context, socket string) error {
 	if err != nil || m.Status != "paused" {
 		return err
 	}
-	return qmp.Continue(ctx, conn)
+	return conn.Execute(ctx, "cont", nil, nil)
 }
 
 // retry calls f every half second until it succeeds or ctx ends.

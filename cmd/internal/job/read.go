@@ -12,7 +12,7 @@ import (
 // source is one disk of a fleece.
 type source interface {
 	// ReadAt fills p from off on.
-	ReadAt(ctx context.Context, p []byte, off int64) error
+	ReadAt(ctx context.Context, p []byte, off int64) (int, error)
 	// Extents calls fn for what must be read, in the order of the disk.
 	Extents(ctx context.Context, fn func(off, length int64, zero bool) error) error
 	// Size in bytes.
@@ -150,7 +150,7 @@ func fill(ctx context.Context, src source, p []byte, off int64) error {
 	inside := min(int64(len(p)), src.Size()-off)
 	clear(p[inside:])
 	for at := int64(0); at < inside; at += requestSize {
-		if err := src.ReadAt(ctx, p[at:min(at+requestSize, inside)], off+at); err != nil {
+		if _, err := src.ReadAt(ctx, p[at:min(at+requestSize, inside)], off+at); err != nil {
 			return err
 		}
 	}
