@@ -1,6 +1,7 @@
 package filesystemtest
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -71,13 +72,21 @@ func Run(t testing.TB, command ...string) {
 
 // LoopMount mounts an image and gives the directory and a function that
 // unmounts it, which the end of the test calls otherwise. options are
-// mount(8)'s after "loop", such as "ro" or "data=journal".
+// mount(8)'s after "loop", such as "ro" or "data=journal". The test is skipped
+// when the kernel does not mount it.
 func LoopMount(t testing.TB, image, options string) (dir string, unmount func()) {
 	t.Helper()
 	NeedRoot(t)
-	dir, err := os.MkdirTemp("/var/tmp", "cairn-mount-")
+	dir, unmount, err := loopMount(t, image, options)
 	if err != nil {
-		t.Fatal(err)
+		t.Skipf("this kernel does not mount the image: %v", err)
+	}
+	return dir, unmount
+}
+
+func loopMount(t testing.TB, image, options string) (dir string, unmount func(), err error) {
+	if dir, err = os.MkdirTemp("/var/tmp", "cairn-mount-"); err != nil {
+		return "", nil, err
 	}
 	opts := "loop"
 	if options != "" {
@@ -85,29 +94,31 @@ func LoopMount(t testing.TB, image, options string) (dir string, unmount func())
 	}
 	if out, err := exec.Command("mount", "-o", opts, image, dir).CombinedOutput(); err != nil {
 		os.Remove(dir)
-		t.Skipf("this kernel does not mount the image: %v\n%s", err, out)
+		return "", nil, fmt.Errorf("%w: %s", err, out)
 	}
 	mounted := true
 	unmount = func() {
 		t.Helper()
-		if !mounted {
-			return
+		if mounted {
+			mounted = false
+			Run(t, "umount", dir)
+			os.Remove(dir)
 		}
-		mounted = false
-		Run(t, "umount", dir)
-		os.Remove(dir)
 	}
 	t.Cleanup(unmount)
-	return dir, unmount
+	return dir, unmount, nil
 }
 
-// Truth mounts an image read-only and records it.
+// Truth mounts an image and records it. options are "ro" for an image that
+// was unmounted; a dirty one needs "rw", which lets the kernel replay its log
+// into the file, so give it a copy. An image that does not mount fails the
+// test, for a test that gets here has mounted it before.
 func Truth(t testing.TB, image, options string) Tree {
 	t.Helper()
-	if options == "" {
-		options = "ro"
+	dir, unmount, err := loopMount(t, image, options)
+	if err != nil {
+		t.Fatalf("mount %s: %v", image, err)
 	}
-	dir, unmount := LoopMount(t, image, options)
 	defer unmount()
 	tree, err := Record(dir)
 	if err != nil {

@@ -17,17 +17,26 @@ import (
 // Record walks a mounted directory and writes down what the kernel shows.
 // Access times are left out, for looking changes them.
 func Record(root string) (Tree, error) {
-	t := make(Tree)
-	return t, record(t, root, ".")
+	r := recorder{root: root, tree: make(Tree), data: make(map[uint64][]Range)}
+	return r.tree, r.record(".")
 }
 
-func record(t Tree, dir, path string) error {
-	full := dir + "/" + path
-	n, err := recordNode(full)
+type recorder struct {
+	root string
+	tree Tree
+	// data holds the ranges of files that have several names by inode. They
+	// are asked for once, for reading a file puts pages into the kernel's
+	// cache, and SEEK_DATA takes those in unwritten extents for data.
+	data map[uint64][]Range
+}
+
+func (r *recorder) record(path string) error {
+	full := r.root + "/" + path
+	n, err := r.node(full)
 	if err != nil {
 		return fmt.Errorf("record %q: %w", path, err)
 	}
-	t[path] = n
+	r.tree[path] = n
 	if n.Mode&filesystem.ModeType != filesystem.ModeDir {
 		return nil
 	}
@@ -41,7 +50,7 @@ func record(t Tree, dir, path string) error {
 		return fmt.Errorf("record %q: %w", path, err)
 	}
 	for _, name := range names {
-		if err := record(t, dir, joinPath(path, name)); err != nil {
+		if err := r.record(joinPath(path, name)); err != nil {
 			return err
 		}
 	}
@@ -56,7 +65,7 @@ func joinPath(dir, name string) string {
 	return dir + "/" + name
 }
 
-func recordNode(full string) (Node, error) {
+func (r *recorder) node(full string) (Node, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, full, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st); err != nil {
 		return Node{}, err
@@ -78,7 +87,7 @@ func recordNode(full string) (Node, error) {
 	case filesystem.ModeSymlink:
 		n.Target, err = os.Readlink(full)
 	case filesystem.ModeRegular:
-		err = recordContents(&n, full)
+		err = r.contents(&n, full, st.Ino)
 	}
 	if err != nil {
 		return n, err
@@ -91,29 +100,45 @@ func statxTime(t unix.StatxTimestamp) filesystem.Time {
 	return filesystem.Time{Sec: t.Sec, Nsec: t.Nsec}
 }
 
-func recordContents(n *Node, full string) error {
+func (r *recorder) contents(n *Node, full string, ino uint64) error {
 	f, err := os.OpenFile(full, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	for off := int64(0); off < n.Size; {
+	data, known := r.data[ino]
+	if !known {
+		if data, err = seekData(f, n.Size); err != nil {
+			return err
+		}
+	}
+	if n.Nlink > 1 {
+		r.data[ino] = data
+	}
+	n.Data = data
+	n.Sum, err = hashContents(f, n.Size, n.Data)
+	return err
+}
+
+// seekData lists what the kernel takes for data.
+func seekData(f *os.File, size int64) ([]Range, error) {
+	var data []Range
+	for off := int64(0); off < size; {
 		start, err := unix.Seek(int(f.Fd()), off, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) {
 			break
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		end, err := unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		n.Data = append(n.Data, Range{start, min(end, n.Size)})
+		data = append(data, Range{start, min(end, size)})
 		off = end
 	}
-	n.Sum, err = hashContents(f, n.Size, n.Data)
-	return err
+	return data, nil
 }
 
 // hashContents gives the SHA-256 of a file. The holes of very large sparse
