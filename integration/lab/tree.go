@@ -129,7 +129,7 @@ func writeConfiguration(t *tree) {
 	t.symlink("etc/mtab", "../proc/self/mounts")
 	t.file("etc/machine-id", 0o444, "0c41a12e5a0b4a0e9d531ab0000000ff\n")
 	t.dir("etc/qemu", 0o755)
-	for _, name := range []string{"boot", "console", "keep-qemu-ga", "keep-cairn-agent"} {
+	for _, name := range []string{"boot", "console", "keep-agents"} {
 		t.embedded("usr/lib/lab/"+name, 0o755, "files/"+name)
 	}
 	t.embedded("etc/inittab", 0o644, "files/inittab")
