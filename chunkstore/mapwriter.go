@@ -15,10 +15,6 @@ const maxRecordFrame = 32 << 10
 // MaxMapRecord bounds a record of a map pack in bytes.
 const MaxMapRecord = pack.MaxFrameSize
 
-// RecordLoc says where a record of the session lies: map pack by number in
-// the session, record in it.
-type RecordLoc struct{ Pack, Record int }
-
 // mapWriter puts records into map packs. Map packs are small beside data
 // packs, so it works in the caller's goroutine.
 type mapWriter struct {
@@ -57,7 +53,7 @@ func (w *Session) AddRecord(encode func(open int) ([]byte, error)) (RecordLoc, e
 	m.raw = append(m.raw, record...)
 	m.lens = binary.LittleEndian.AppendUint32(m.lens, uint32(len(record)))
 	m.records++
-	return RecordLoc{len(m.closed), m.records - 1}, nil
+	return RecordLoc{Pack: len(m.closed), Record: m.records - 1}, nil
 }
 
 // MapPack gives the PackRef of a map pack that is closed.

@@ -18,14 +18,16 @@ const batchChunks = BatchSize / chunk.Size
 // Batch is a piece of a disk on its way into the store.
 type Batch struct {
 	// Data is at most BatchSize bytes, a multiple of chunk.Size, from Buffer.
-	// Append takes it over.
+	// Append takes it over. Without Data the batch only calls Placed in its
+	// turn.
 	Data []byte
 	// Parent gives, where the parent has them, the Locs of the chunks at the
 	// same place; nil for none.
 	Parent []Loc
 	// Placed gets one Loc for each chunk. It is called in the order of the
-	// Appends, from one goroutine, and must not keep the slice.
-	Placed func([]Loc)
+	// Appends, from one goroutine, and must not keep the slice. Its error
+	// ends the session.
+	Placed func([]Loc) error
 
 	ids    [batchChunks]chunk.ID
 	zero   [batchChunks]bool
@@ -156,8 +158,11 @@ func (w *Session) Return(b []byte) { w.pipe.buffers <- b }
 
 // Append stores a batch's chunks. It returns before they are durable.
 func (w *Session) Append(ctx context.Context, b *Batch) error {
-	if n := len(b.Data); n == 0 || n > BatchSize || n%chunk.Size != 0 {
+	if n := len(b.Data); n > BatchSize || n%chunk.Size != 0 {
 		panic(fmt.Sprintf("internal error: a batch of %d bytes", n))
+	}
+	if len(b.Data) == 0 {
+		return send(w.pipe, w.pipe.batches, b)
 	}
 	b.hashed = make(chan struct{})
 	if err := send(w.pipe, w.pipe.batches, b); err != nil {
@@ -206,6 +211,12 @@ func (p *pipeline) sort() error {
 		b, err := receive(p, p.batches)
 		if err != nil {
 			return nil
+		}
+		if len(b.Data) == 0 && b.Placed != nil {
+			if err := b.Placed(nil); err != nil {
+				return err
+			}
+			continue
 		}
 		if b.flush != nil {
 			if err := p.flushFrames(b.flush); err != nil {
@@ -272,7 +283,9 @@ func (p *pipeline) place(b *Batch) error {
 	}
 	p.w.count(func(s *Statistics) { s.ChunksZero += zero; s.ChunksKnown += known; s.ChunksNew += fresh })
 	if b.Placed != nil {
-		b.Placed(locs)
+		if err := b.Placed(locs); err != nil {
+			return err
+		}
 	}
 	p.buffers <- b.Data[:BatchSize]
 	return nil
@@ -295,7 +308,7 @@ func (p *pipeline) sameAsParent(b *Batch, i int) (bool, error) {
 // note remembers that the session depends on a stored pack that it found by
 // content; Commit looks at it again.
 func (p *pipeline) note(l Loc, b *Batch, i int) {
-	if l.isNew() || i < len(b.Parent) && b.Parent[i] == l {
+	if isNew(l) || i < len(b.Parent) && b.Parent[i] == l {
 		return
 	}
 	at, _ := p.w.ref(l)

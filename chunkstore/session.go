@@ -24,24 +24,13 @@ type Index interface {
 // targetPack is the stored size at which a pack is closed, in bytes.
 const targetPack = 16 << 20
 
-// Loc says where a chunk of a session lies: nowhere (a hole), among the
-// session's new chunks by number, or in a stored pack. It holds for one
-// Session only.
-type Loc uint64
-
-// Hole is the Loc of a chunk of zeros.
-const Hole Loc = 0
-
 const (
 	newBit    = Loc(1) << 63
 	packShift = 24 // chunk in pack: pack.MaxChunks is less than 1<<24
 )
 
 // isNew says whether the chunk is one of the session's own.
-func (l Loc) isNew() bool { return l&newBit != 0 }
-
-// Follows says whether l lies directly behind prev, so that both make a run.
-func (l Loc) Follows(prev Loc) bool { return prev != Hole && l == prev+1 }
+func isNew(l Loc) bool { return l&newBit != 0 }
 
 // Statistics counts what a session did.
 type Statistics struct {
@@ -168,7 +157,7 @@ func (w *Session) ref(l Loc) (uint32, int) {
 func (w *Session) Resolve(l Loc, n int) (ref PackRef, first, count int, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !l.isNew() {
+	if !isNew(l) {
 		i, c := w.ref(l)
 		return w.refs[i], c, n, true
 	}

@@ -13,12 +13,17 @@ import (
 	"cairn/chunkstore/seal"
 )
 
-// The names of sessions and packs are chunk's, so that maps need not know the
-// store.
+// The names of sessions, packs and places are chunk's, so that maps need not
+// know the store.
 type (
 	SessionID = chunk.SessionID
 	PackRef   = chunk.PackRef
+	Loc       = chunk.Loc
+	RecordLoc = chunk.RecordLoc
 )
+
+// Hole is the Loc of a chunk of zeros.
+const Hole = chunk.Hole
 
 // ParseSessionID reads what String gives.
 func ParseSessionID(s string) (SessionID, error) {

@@ -1,0 +1,49 @@
+package config
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+)
+
+func TestVMs(t *testing.T) {
+	d := Dirs{Config: t.TempDir()}
+	v := VM{Name: "web01", QMP: "/run/web01.qmp", Exclude: []string{"vdb"}}
+	if err := d.SaveVM(v, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.SaveVM(v, false); err == nil || !strings.Contains(err.Error(), "--replace") {
+		t.Errorf("second add: %v", err)
+	}
+	if err := d.SaveVM(v, true); err != nil {
+		t.Error(err)
+	}
+	got, err := d.VM("web01")
+	if err != nil || got.QMP != v.QMP || len(got.Exclude) != 1 {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if _, err := d.VM("db"); !errors.Is(err, ErrUnknownVM) || !strings.Contains(err.Error(), "web01") {
+		t.Errorf("unknown: %v", err)
+	}
+	if err := os.WriteFile(d.vmFile("web01"), []byte("name='web01'\nqmp='x'\nqpm='y'\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.VM("web01"); err == nil || !strings.Contains(err.Error(), "qpm") {
+		t.Errorf("a misspelt setting: %v", err)
+	}
+	if err := d.RemoveVM("web01"); err != nil {
+		t.Error(err)
+	}
+	if all, err := d.VMs(); len(all) != 0 || err != nil {
+		t.Errorf("after rm: %v, %v", all, err)
+	}
+}
+
+func TestNames(t *testing.T) {
+	for name, ok := range map[string]bool{"web01": true, "a.b-c_d": true, "": false, "..": false, ".x": false, "a/b": false, "latest": false, "ü": false, strings.Repeat("x", 200): false} {
+		if err := CheckName(name); (err == nil) != ok {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}

@@ -1,0 +1,126 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+)
+
+// ErrUnknownVM: no VM of this name is registered on this host.
+var ErrUnknownVM = errors.New("unknown VM")
+
+// VM is one registered virtual machine.
+type VM struct {
+	Name    string   `toml:"name" json:"name"`
+	QMP     string   `toml:"qmp" json:"qmp"`                             // path of QEMU's monitor socket
+	Agent   string   `toml:"agent,omitempty" json:"agent,omitempty"`     // path of qemu-guest-agent's socket; "": as QEMU says
+	Exclude []string `toml:"exclude,omitempty" json:"exclude,omitempty"` // names of disks to leave out
+}
+
+var vmName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+
+// CheckName refuses names that could not be a folder's in the mount.
+func CheckName(name string) error {
+	if !vmName.MatchString(name) || name == "latest" || name == "history" {
+		return fmt.Errorf("%q cannot name a VM: use letters, digits, '.', '_' and '-', beginning with a letter or digit", name)
+	}
+	return nil
+}
+
+func (d Dirs) vmFile(name string) string { return filepath.Join(d.Config, "vms.d", name+".toml") }
+
+// SaveVM registers a VM; with replace an existing one is overwritten.
+func (d Dirs) SaveVM(v VM, replace bool) error {
+	if err := CheckName(v.Name); err != nil {
+		return err
+	}
+	path := d.vmFile(v.Name)
+	if _, err := os.Stat(path); err == nil && !replace {
+		return fmt.Errorf("VM %s is registered already (%s): use --replace to change it", v.Name, path)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	var b strings.Builder
+	if err := toml.NewEncoder(&b).Encode(v); err != nil {
+		return err
+	}
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, []byte(b.String()), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// RemoveVM forgets a VM; its restore points stay.
+func (d Dirs) RemoveVM(name string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	err := os.Remove(d.vmFile(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return d.unknown(name)
+	}
+	return err
+}
+
+// VM gives a registered VM, or ErrUnknownVM.
+func (d Dirs) VM(name string) (VM, error) {
+	if err := CheckName(name); err != nil {
+		return VM{}, err
+	}
+	var v VM
+	md, err := toml.DecodeFile(d.vmFile(name), &v)
+	if errors.Is(err, fs.ErrNotExist) {
+		return VM{}, d.unknown(name)
+	}
+	if err != nil {
+		return VM{}, fmt.Errorf("%s: %w", d.vmFile(name), err)
+	}
+	if keys := md.Undecoded(); len(keys) > 0 {
+		return VM{}, fmt.Errorf("%s: unknown setting %q", d.vmFile(name), keys[0].String())
+	}
+	if v.Name != name || v.QMP == "" {
+		return VM{}, fmt.Errorf("%s: wants name = %q and qmp = the monitor's socket", d.vmFile(name), name)
+	}
+	return v, nil
+}
+
+// VMs gives all registered VMs by name.
+func (d Dirs) VMs() ([]VM, error) {
+	files, err := filepath.Glob(d.vmFile("*"))
+	if err != nil {
+		return nil, err
+	}
+	sort.Strings(files)
+	var out []VM
+	for _, f := range files {
+		v, err := d.VM(strings.TrimSuffix(filepath.Base(f), ".toml"))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+func (d Dirs) unknown(name string) error {
+	var names []string
+	if all, err := d.VMs(); err == nil {
+		for _, v := range all {
+			names = append(names, v.Name)
+		}
+	}
+	hint := "no VM is registered on this host yet: cairn vm add " + name + " --qmp SOCKET"
+	if len(names) > 0 {
+		hint = "registered on this host: " + strings.Join(names, ", ")
+	}
+	return fmt.Errorf("%w %s (%s)", ErrUnknownVM, name, hint)
+}

@@ -1,0 +1,98 @@
+package progress
+
+import (
+	"encoding/json"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+)
+
+// interval is the least time between two reports.
+const interval = 500 * time.Millisecond
+
+// Bar shows one piece of work. It may be used by many goroutines.
+type Bar struct {
+	mu    sync.Mutex
+	name  string
+	total int64
+	done  int64
+	start time.Time
+	last  time.Time
+	line  *progressbar.ProgressBar
+	json  io.Writer
+}
+
+// Reporter makes Bars for one command.
+type Reporter struct {
+	Terminal io.Writer // nil: not a terminal, nothing is drawn
+	JSON     io.Writer // nil: no JSON lines
+}
+
+// Start begins a piece of work of total bytes; total may be 0 while it is not
+// known.
+func (r Reporter) Start(name string, total int64) *Bar {
+	b := &Bar{name: name, total: total, start: time.Now(), json: r.JSON}
+	if r.Terminal != nil {
+		b.line = progressbar.NewOptions64(max(total, 1), progressbar.OptionSetDescription(name), progressbar.OptionSetWriter(r.Terminal),
+			progressbar.OptionShowBytes(true), progressbar.OptionShowTotalBytes(true), progressbar.OptionUseIECUnits(true),
+			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth(),
+			progressbar.OptionSetPredictTime(true))
+	}
+	return b
+}
+
+// Total corrects the amount of work.
+func (b *Bar) Total(n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.total = n
+	if b.line != nil {
+		b.line.ChangeMax64(max(n, 1))
+	}
+}
+
+// Add counts n more bytes done.
+func (b *Bar) Add(n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.done += n
+	if b.line != nil {
+		_ = b.line.Set64(min(b.done, max(b.total, 1))) // a broken terminal must not stop a backup
+	}
+	if now := time.Now(); b.json != nil && now.Sub(b.last) >= interval {
+		b.last = now
+		b.report(now)
+	}
+}
+
+// report writes a JSON line. It needs b.mu.
+func (b *Bar) report(now time.Time) {
+	sec := now.Sub(b.start).Seconds()
+	m := struct {
+		Type      string  `json:"message_type"`
+		Work      string  `json:"work"`
+		Done      int64   `json:"bytes_done"`
+		Total     int64   `json:"bytes_total"`
+		Rate      float64 `json:"bytes_per_second"`
+		Remaining float64 `json:"seconds_remaining"`
+	}{Type: "status", Work: b.name, Done: b.done, Total: b.total}
+	if sec > 0 {
+		m.Rate = float64(b.done) / sec
+	}
+	if m.Rate > 0 && b.total > b.done {
+		m.Remaining = float64(b.total-b.done) / m.Rate
+	}
+	_ = json.NewEncoder(b.json).Encode(m) // a closed pipe ends the command elsewhere
+}
+
+// Done ends the piece of work and clears its line.
+func (b *Bar) Done() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.line != nil {
+		_ = b.line.Finish()
+		_ = b.line.Clear()
+	}
+}
