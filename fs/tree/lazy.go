@@ -43,14 +43,14 @@ func (l *lazy[T]) get(ctx context.Context, compute func(context.Context) (T, err
 		return o.value, o.err
 	}
 	value, err := compute(ctx)
-	if err == nil || lasting(err) {
+	if err == nil || Lasting(err) {
 		l.kept.Store(&outcome[T]{value, err})
 	}
 	return value, err
 }
 
-// lasting says whether err is a property of the image, which will not change.
-func lasting(err error) bool {
+// Lasting says whether err is a property of the image, which will not change.
+func Lasting(err error) bool {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return false
 	}

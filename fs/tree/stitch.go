@@ -142,7 +142,7 @@ func (s *stitcher) findRoot(ctx context.Context) (root int32, entries []fstabEnt
 		index := int32(i)
 		view, err := s.tree.Volume(ctx, index)
 		if err != nil {
-			if !lasting(err) {
+			if !Lasting(err) {
 				return 0, nil, err
 			}
 			lastErr = err
@@ -151,7 +151,7 @@ func (s *stitcher) findRoot(ctx context.Context) (root int32, entries []fstabEnt
 		opened = append(opened, index)
 		text, err := view.readSmall(ctx, "/etc/fstab")
 		if err != nil {
-			if !lasting(err) {
+			if !Lasting(err) {
 				return 0, nil, err
 			}
 			continue

@@ -172,7 +172,7 @@ func (t *Tree) Problems(ctx context.Context) ([]Problem, error) {
 	return t.problems.get(ctx, func(ctx context.Context) ([]Problem, error) {
 		f, err := t.load(ctx)
 		if err != nil {
-			if !lasting(err) {
+			if !Lasting(err) {
 				return nil, err
 			}
 			return []Problem{{"disks", err.Error()}}, nil
@@ -195,7 +195,7 @@ func (t *Tree) Problems(ctx context.Context) ([]Problem, error) {
 		switch {
 		case err == nil:
 			list = append(list, s.problems...)
-		case lasting(err):
+		case Lasting(err):
 			list = append(list, Problem{"/", err.Error()})
 		default:
 			return nil, err

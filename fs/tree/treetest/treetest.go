@@ -98,6 +98,15 @@ func (fs *FS) Link(name string, n *Inode) {
 	parent.Children = append(parent.Children, filesystem.Entry{Name: base, Ino: n.Ino, Type: n.Mode & filesystem.ModeType})
 }
 
+// Clone gives a directory a further entry: a new inode like n.
+func (fs *FS) Clone(dir *Inode, name string, n *Inode) {
+	fs.last++
+	twin := *n
+	twin.Ino = fs.last
+	fs.inodes[twin.Ino] = &twin
+	dir.Children = append(dir.Children, filesystem.Entry{Name: name, Ino: twin.Ino, Type: n.Mode & filesystem.ModeType})
+}
+
 // Dir makes a directory.
 func (fs *FS) Dir(name string) *Inode { return fs.Add(name, filesystem.ModeDir|0o755) }
 
