@@ -40,12 +40,13 @@ type aboutDisk struct {
 }
 
 type aboutVolume struct {
-	Name  string   `json:"name"`
-	Type  string   `json:"type,omitempty"`
-	Label string   `json:"label,omitempty"`
-	UUID  string   `json:"uuid,omitempty"`
-	Size  int64    `json:"size"`
-	Notes []string `json:"notes,omitempty"`
+	Name   string   `json:"name"`
+	Type   string   `json:"type,omitempty"`
+	Label  string   `json:"label,omitempty"`
+	UUID   string   `json:"uuid,omitempty"`
+	Size   int64    `json:"size"`
+	Reason string   `json:"reason,omitempty"` // why it cannot be shown
+	Notes  []string `json:"notes,omitempty"`
 }
 
 // text makes a document once and keeps it: the kernel remembers its size.
@@ -110,7 +111,7 @@ func aboutVolumes(ctx context.Context, t *tree.Tree) ([]aboutVolume, error) {
 		return nil, err
 	}
 	for i, v := range list {
-		about := aboutVolume{Name: v.Name, Type: v.Type, Label: v.Label, UUID: v.UUID, Size: v.Size}
+		about := aboutVolume{Name: v.Name, Type: v.Type, Label: v.Label, UUID: v.UUID, Size: v.Size, Reason: v.Reason}
 		if r, err := t.Reader(ctx, int32(i)); err == nil {
 			about.Notes = r.Info().Notes
 		}

@@ -3,6 +3,7 @@ package fs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -14,8 +15,9 @@ import (
 // errNoAttribute says that an extended attribute does not exist.
 var errNoAttribute = errors.New("no such attribute")
 
-// errBusy says that too many reads hang already.
-var errBusy = errors.New("too many reads are waiting for the store")
+// errBusy says that too many reads hang already. It counts as a deadline that
+// is over, so that nobody takes it for a property of the image.
+var errBusy = fmt.Errorf("too many reads are waiting for the store: %w", context.DeadlineExceeded)
 
 // errnoTable turns errors into what the kernel is told, first match first.
 // Anything else is EIO. Contexts come first: a read that was given up may
@@ -26,7 +28,6 @@ var errnoTable = []struct {
 }{
 	{context.Canceled, syscall.EINTR},
 	{context.DeadlineExceeded, syscall.EIO},
-	{errBusy, syscall.EIO},
 	{syscall.ESTALE, syscall.ESTALE},
 	{errNoAttribute, syscall.ENODATA},
 	{tree.ErrNoRoot, syscall.ENODATA},

@@ -27,6 +27,7 @@ var worlds = map[string]func(setting string) (*world, error){
 	"many":  manyWorld,
 	"hung":  hungWorld,
 	"wide":  wideWorld,
+	"image": imageWorld,
 }
 
 var noon = time.Date(2026, 10, 12, 2, 0, 0, 5e8, time.UTC)
@@ -149,6 +150,10 @@ func names(t *testing.T, dir string) string {
 	for _, e := range entries {
 		list = append(list, e.Name())
 	}
+	return sortedJoin(list)
+}
+
+func sortedJoin(list []string) string {
 	sort.Strings(list)
 	return strings.Join(list, " ")
 }
