@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"cairn/fs/tree"
@@ -52,6 +53,9 @@ func serve(name string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if w.openTree != nil {
 		s.openTree = w.openTree
 	}
+	if w.wrap != nil {
+		s.wrap = w.wrap
+	}
 	if _, err := s.mount(context.Background(), os.Getenv(envDir)); err != nil {
 		fmt.Fprintln(stderr, err)
 		return 1
@@ -76,6 +80,7 @@ type world struct {
 	deadline  time.Duration
 	manifests int // how many were read
 	listings  int
+	wrap      func(fuse.RawFileSystem) fuse.RawFileSystem
 	do        func(s *Server, w *world, line string) string
 }
 

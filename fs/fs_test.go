@@ -23,11 +23,12 @@ import (
 
 // worlds are what a child can serve.
 var worlds = map[string]func(setting string) (*world, error){
-	"guest": guestWorld,
-	"many":  manyWorld,
-	"hung":  hungWorld,
-	"wide":  wideWorld,
-	"image": imageWorld,
+	"guest":   guestWorld,
+	"many":    manyWorld,
+	"hung":    hungWorld,
+	"wide":    wideWorld,
+	"image":   imageWorld,
+	"counted": countedWorld,
 }
 
 var noon = time.Date(2026, 10, 12, 2, 0, 0, 5e8, time.UTC)

@@ -54,6 +54,9 @@ type Server struct {
 	// openTree is tree.Open, or a test's own.
 	openTree func(context.Context, *restorepoint.Manifest, func(string) (restorepoint.Image, error)) (*tree.Tree, error)
 
+	// wrap lets a test stand between the kernel and us.
+	wrap func(fuse.RawFileSystem) fuse.RawFileSystem
+
 	table   *table
 	current atomic.Pointer[listing]
 	listing chan struct{} // holds a token while somebody asks the source for points
@@ -80,6 +83,7 @@ func newServer(source Source, options Options) *Server {
 		mounted:  time.Now(),
 		now:      time.Now,
 		openTree: tree.Open,
+		wrap:     func(r fuse.RawFileSystem) fuse.RawFileSystem { return r },
 		listing:  make(chan struct{}, 1),
 		hanging:  make(chan struct{}, maxHanging),
 		buffers:  &sync.Pool{New: func() any { return new([]byte) }},
@@ -99,7 +103,7 @@ func (s *Server) mount(ctx context.Context, dir string) (*Server, error) {
 	if err := detachStale(dir); err != nil {
 		return nil, err
 	}
-	server, err := fuse.NewServer(&raw{fuse.NewDefaultRawFileSystem(), s}, dir, s.mountOptions())
+	server, err := fuse.NewServer(s.wrap(&raw{fuse.NewDefaultRawFileSystem(), s}), dir, s.mountOptions())
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
