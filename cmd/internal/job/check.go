@@ -25,12 +25,12 @@ type Finding struct {
 
 // Report is what a check did and found.
 type Report struct {
-	Points     int       `json:"points"`
-	Packs      int       `json:"packs"`
-	PacksRead  int       `json:"packs_read"`
-	BytesRead  int64     `json:"bytes_read"`
-	Findings   []Finding `json:"findings"`
-	Unverified []string  `json:"unknown_objects,omitempty"` // in the place, but of no cairn
+	Points    int       `json:"points"`
+	Packs     int       `json:"packs"`
+	PacksRead int       `json:"packs_read"`
+	BytesRead int64     `json:"bytes_read"`
+	Findings  []Finding `json:"findings"`
+	Unknown   []string  `json:"unknown_objects,omitempty"` // in the place, but of no cairn
 }
 
 // maxPerDisk bounds the findings for one disk of one point.
@@ -47,7 +47,7 @@ func Check(ctx context.Context, repo *wire.Repo, cat *wire.Catalogue, readData b
 	for id, err := range cat.Damaged() {
 		r.Findings = append(r.Findings, Finding{Kind: "point", Name: id, Error: err.Error()})
 	}
-	if r.Unverified, err = repo.Store.Unknown(ctx); err != nil {
+	if r.Unknown, err = repo.Store.Unknown(ctx); err != nil {
 		return nil, err
 	}
 	reader := repo.Store.NewReader(32 << 20)

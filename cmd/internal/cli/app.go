@@ -1,0 +1,202 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"cairn/cmd/internal/config"
+	"cairn/cmd/internal/progress"
+	"cairn/cmd/internal/wire"
+)
+
+// app is one call of cairn.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	getenv         func(string) string
+	now            func() time.Time
+	exe            string
+	version        string
+
+	repo         string
+	passwordFile string
+	json         bool
+	quiet        bool
+}
+
+// Run is the program: it gives the exit code.
+func Run(ctx context.Context, version string, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	exe, err := os.Executable()
+	if err != nil {
+		exe = "/proc/self/exe"
+	}
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv, now: time.Now, exe: exe, version: version}
+	root := a.root()
+	root.SetArgs(args)
+	err = root.ExecuteContext(ctx)
+	if err != nil && !errors.Is(err, errWarnings) {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("interrupted: %w", err)
+		}
+		a.printError(err)
+	}
+	return exitCode(ctx, err)
+}
+
+func (a *app) printError(err error) {
+	text := strings.TrimPrefix(err.Error(), errUsage.Error()+": ")
+	if a.json {
+		_ = json.NewEncoder(a.stderr).Encode(map[string]any{"message_type": "error", "message": text}) // stderr gone: nobody listens
+		return
+	}
+	fmt.Fprintf(a.stderr, "cairn: %s\n", strings.ReplaceAll(text, "\n", "\n  "))
+}
+
+func (a *app) root() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "cairn",
+		Short: "Back up running QEMU/KVM virtual machines; every restore point is a directory tree",
+		Long: `Cairn backs up running QEMU/KVM virtual machines from their dirty bitmaps and
+shows every restore point as a directory tree.
+
+A first backup, step by step:
+  cairn init /backup/repo                          make a repository
+  export CAIRN_REPOSITORY=/backup/repo
+  cairn vm add web01 --qmp /run/web01.qmp          name the VM and its monitor
+  cairn doctor web01                               what works, what does not, why
+  cairn backup web01                               the first reads all, the next what changed
+  cairn mount /mnt/cairn                           browse every point
+  cairn restore web01@latest:/etc/fstab --to /tmp  copy a file out
+
+A point is written web01@latest, web01@latest~2, web01@2026-10-12, or by the
+beginning of its ID.
+
+` + exitTable,
+		SilenceErrors: true, SilenceUsage: true, Version: a.version,
+		Args: func(c *cobra.Command, got []string) error {
+			if len(got) > 0 {
+				return usagef("unknown command %q\nSee: cairn --help", got[0])
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.SetOut(a.stdout)
+	c.SetErr(a.stderr)
+	c.SetIn(a.stdin)
+	f := c.PersistentFlags()
+	f.StringVarP(&a.repo, "repo", "r", a.getenv("CAIRN_REPOSITORY"), "repository folder (or CAIRN_REPOSITORY)")
+	f.StringVar(&a.passwordFile, "password-file", a.getenv("CAIRN_PASSWORD_FILE"), "file whose first line is the passphrase or key (or CAIRN_PASSWORD_FILE)")
+	f.BoolVar(&a.json, "json", false, "print JSON: one object, or a line per message")
+	f.BoolVarP(&a.quiet, "quiet", "q", false, "print results and errors only")
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usagef("%v\nSee: %s --help", err, c.CommandPath())
+	})
+	c.AddCommand(a.initCmd(), a.vmCmd(), a.backupCmd(), a.pointsCmd(), a.showCmd(), a.mountCmd(), a.lsCmd(), a.catCmd(),
+		a.restoreCmd(), a.checkCmd(), a.repairCmd(), a.doctorCmd(), a.demoCmd(), a.guardianCmd(), a.versionCmd())
+	return c
+}
+
+func (a *app) versionCmd() *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "Print the version", Args: noArgs, RunE: func(*cobra.Command, []string) error {
+		if a.json {
+			return a.printJSON(map[string]string{"version": a.version})
+		}
+		_, err := fmt.Fprintln(a.stdout, "cairn", a.version)
+		return err
+	}}
+}
+
+// usagef makes an error of the caller's words.
+func usagef(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", errUsage, fmt.Errorf(format, args...))
+}
+
+func noArgs(c *cobra.Command, got []string) error { return args(0, 0)(c, got) }
+
+// args asks for at least lo and at most hi arguments; hi < 0: any number. A
+// wrong number is a usage error.
+func args(lo, hi int) cobra.PositionalArgs {
+	return func(c *cobra.Command, got []string) error {
+		if len(got) < lo || hi >= 0 && len(got) > hi {
+			return usagef("write: %s\nSee: %s --help", c.UseLine(), c.CommandPath())
+		}
+		return nil
+	}
+}
+
+func (a *app) dirs() config.Dirs { return config.Find(a.getenv) }
+
+// open opens the repository that the flags name.
+func (a *app) open(ctx context.Context) (*wire.Repo, error) {
+	if a.repo == "" {
+		return nil, usagef("no repository named: use -r FOLDER or CAIRN_REPOSITORY")
+	}
+	return wire.OpenRepo(ctx, a.repo, a.secret(), a.dirs())
+}
+
+func (a *app) secret() wire.Secret {
+	s := wire.Secret{File: a.passwordFile}
+	if f, ok := a.stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		s.Prompt = func(question string) (string, error) {
+			fmt.Fprint(a.stderr, question)
+			b, err := term.ReadPassword(int(f.Fd()))
+			fmt.Fprintln(a.stderr)
+			return string(b), err
+		}
+	}
+	return s
+}
+
+// say prints a step for a person.
+func (a *app) say(format string, args ...any) {
+	if !a.quiet && !a.json {
+		fmt.Fprintf(a.stderr, format+"\n", args...)
+	}
+}
+
+// reporter draws progress where somebody can see it.
+func (a *app) reporter() progress.Reporter {
+	var r progress.Reporter
+	if a.json {
+		if !a.quiet {
+			r.JSON = a.stdout
+		}
+	} else if f, ok := a.stderr.(*os.File); ok && !a.quiet && term.IsTerminal(int(f.Fd())) {
+		r.Terminal = a.stderr
+	}
+	return r
+}
+
+func (a *app) printJSON(v any) error { return json.NewEncoder(a.stdout).Encode(v) }
+
+// Bytes of decoded frames that commands and the mount keep.
+const (
+	commandCache = 24 << 20
+	mountCache   = 64 << 20
+)
+
+// withCatalogue opens the repository and its catalogue for f.
+func (a *app) withCatalogue(ctx context.Context, cache int64, f func(*wire.Repo, *wire.Catalogue) error) error {
+	repo, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer repo.Close()
+	cat := repo.NewCatalogue(ctx, cache)
+	defer cat.Close()
+	return f(repo, cat)
+}

@@ -1,0 +1,231 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cairn/cmd/internal/wire"
+	"cairn/fs/tree"
+	"cairn/guest/filesystem"
+	"cairn/index/restorepoint"
+)
+
+// splitPath parts POINT:PATH; the path is the guest's, absolute.
+func splitPath(arg string) (point, p string, ok bool) {
+	point, p, ok = strings.Cut(arg, ":")
+	return point, path.Join("/", p), ok
+}
+
+// guestView opens the guest's own view of a point.
+func guestView(ctx context.Context, cat *wire.Catalogue, point string) (*tree.View, *restorepoint.Manifest, error) {
+	m, err := cat.Select(ctx, point)
+	if err != nil {
+		return nil, nil, err
+	}
+	t, err := tree.Open(ctx, m, func(disk string) (restorepoint.Image, error) { return cat.Image(ctx, m, disk) })
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := t.Guest(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("point %s: %w", m.ID[:8], err)
+	}
+	return v, m, nil
+}
+
+// lsEntry is one file in `cairn ls --json`.
+type lsEntry struct {
+	Name   string    `json:"name"`
+	Type   string    `json:"type"`
+	Mode   string    `json:"mode"`
+	UID    uint32    `json:"uid"`
+	GID    uint32    `json:"gid"`
+	Size   int64     `json:"size"`
+	Mtime  time.Time `json:"mtime"`
+	Nlink  uint32    `json:"nlink"`
+	Target string    `json:"target,omitempty"`
+	Error  string    `json:"error,omitempty"`
+}
+
+func (a *app) lsCmd() *cobra.Command {
+	return &cobra.Command{Use: "ls POINT[:PATH]", Short: "List a guest's files in a restore point", Args: args(1, 1), RunE: func(c *cobra.Command, argv []string) error {
+		return a.withCatalogue(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
+			point, p, _ := splitPath(argv[0])
+			v, _, err := guestView(c.Context(), cat, point)
+			if err != nil {
+				return err
+			}
+			list, err := listDir(c.Context(), v, p)
+			return errors.Join(err, a.printList(list))
+		})
+	}}
+}
+
+// listDir lists a directory, or gives the one file that path names. Damaged
+// entries are listed with their error.
+func listDir(ctx context.Context, v *tree.View, p string) ([]lsEntry, error) {
+	at, err := v.Walk(ctx, v.Root(), p, true)
+	if err != nil {
+		return nil, err
+	}
+	attr, err := v.Tree().Attr(ctx, at.Node)
+	if err != nil {
+		return nil, err
+	}
+	if !attr.IsDir() {
+		return []lsEntry{describe(ctx, v, path.Base(p), at.Node)}, nil
+	}
+	out := []lsEntry{}
+	err = v.ReadDir(ctx, at.Node, 0, func(e tree.Entry) bool {
+		out = append(out, describe(ctx, v, e.Name, e.Node))
+		return true
+	})
+	return out, err
+}
+
+func typeName(mode uint32) string {
+	switch mode & filesystem.ModeType {
+	case filesystem.ModeDir:
+		return "directory"
+	case filesystem.ModeRegular:
+		return "file"
+	case filesystem.ModeSymlink:
+		return "symlink"
+	case filesystem.ModeBlock:
+		return "block"
+	case filesystem.ModeChar:
+		return "char"
+	case filesystem.ModeFIFO:
+		return "fifo"
+	case filesystem.ModeSocket:
+		return "socket"
+	}
+	return "unknown"
+}
+
+func describe(ctx context.Context, v *tree.View, name string, n tree.Node) lsEntry {
+	e := lsEntry{Name: name}
+	attr, err := v.Tree().Attr(ctx, n)
+	if err != nil {
+		e.Type, e.Error = "unreadable", err.Error()
+		return e
+	}
+	e.Type, e.Mode = typeName(attr.Mode), modeString(attr.Mode)
+	e.UID, e.GID, e.Size, e.Nlink = attr.UID, attr.GID, attr.Size, attr.Nlink
+	e.Mtime = time.Unix(attr.Mtime.Sec, int64(attr.Mtime.Nsec)).UTC()
+	if attr.Mode&filesystem.ModeType == filesystem.ModeSymlink {
+		if e.Target, err = v.Tree().Readlink(ctx, n); err != nil {
+			e.Error = err.Error()
+		}
+	}
+	return e
+}
+
+// modeString is ls -l's.
+func modeString(mode uint32) string {
+	s := []byte{map[string]byte{"directory": 'd', "symlink": 'l', "block": 'b', "char": 'c', "fifo": 'p', "socket": 's'}[typeName(mode)]}
+	if s[0] == 0 {
+		s[0] = '-'
+	}
+	for i := 8; i >= 0; i-- {
+		bit := byte('-')
+		if mode&(1<<i) != 0 {
+			bit = "xwr"[i%3]
+		}
+		s = append(s, bit)
+	}
+	for _, x := range []struct {
+		bit     uint32
+		at      int
+		on, off byte
+	}{{0o4000, 3, 's', 'S'}, {0o2000, 6, 's', 'S'}, {0o1000, 9, 't', 'T'}} {
+		switch {
+		case mode&x.bit == 0:
+		case s[x.at] == 'x':
+			s[x.at] = x.on
+		default:
+			s[x.at] = x.off
+		}
+	}
+	return string(s)
+}
+
+func (a *app) printList(list []lsEntry) error {
+	if a.json {
+		return a.printJSON(map[string]any{"entries": append([]lsEntry{}, list...)})
+	}
+	for _, e := range list {
+		if e.Mode == "" {
+			fmt.Fprintf(a.stdout, "?????????? %s (%s)\n", safe(e.Name), e.Error)
+			continue
+		}
+		target := ""
+		if e.Target != "" {
+			target = " -> " + safe(e.Target)
+		}
+		if _, err := fmt.Fprintf(a.stdout, "%s %3d %5d %5d %12d %s %s%s\n", e.Mode, e.Nlink, e.UID, e.GID, e.Size,
+			e.Mtime.Format("2006-01-02 15:04:05"), safe(e.Name), target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// safe keeps a guest's bytes from steering the terminal.
+func safe(name string) string {
+	for _, r := range name {
+		if r < 0x20 || r == 0x7f || r == 0xfffd || r >= 0x80 && r < 0xa0 {
+			return fmt.Sprintf("%q", name)
+		}
+	}
+	return name
+}
+
+func (a *app) catCmd() *cobra.Command {
+	return &cobra.Command{Use: "cat POINT:PATH", Short: "Print a file of a guest", Args: args(1, 1), RunE: func(c *cobra.Command, argv []string) error {
+		point, p, ok := splitPath(argv[0])
+		if !ok {
+			return usagef("name a file: cairn cat POINT:PATH")
+		}
+		return a.withCatalogue(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
+			ctx := c.Context()
+			v, _, err := guestView(ctx, cat, point)
+			if err != nil {
+				return err
+			}
+			at, err := v.Walk(ctx, v.Root(), p, true)
+			if err != nil {
+				return err
+			}
+			f, err := v.Tree().Open(ctx, at.Node)
+			if errors.Is(err, filesystem.ErrIsDir) {
+				return usagef("%s is a directory: list it with cairn ls, copy it with cairn restore %s --to FOLDER", p, argv[0])
+			}
+			if err != nil {
+				return err
+			}
+			_, err = io.CopyBuffer(struct{ io.Writer }{a.stdout}, contextReader{ctx, io.NewSectionReader(f, 0, f.Size())}, make([]byte, 1<<20))
+			return err
+		})
+	}}
+}
+
+// contextReader ends with its context.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}

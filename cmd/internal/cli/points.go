@@ -1,0 +1,135 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"cairn/cmd/internal/wire"
+	"cairn/index/restorepoint"
+)
+
+// pointJSON is a point in `cairn points --json`.
+type pointJSON struct {
+	ID          string                  `json:"id"`
+	VM          string                  `json:"vm"`
+	Time        time.Time               `json:"time"`
+	Consistency string                  `json:"consistency"`
+	Why         string                  `json:"consistency_reason"`
+	Read        string                  `json:"read"`
+	Reason      string                  `json:"reason"`
+	Parent      string                  `json:"parent,omitempty"`
+	Disks       []restorepoint.DiskSize `json:"disks"`
+	BytesStored int64                   `json:"bytes_stored"`
+	Tags        []string                `json:"tags,omitempty"`
+}
+
+func (a *app) pointsCmd() *cobra.Command {
+	return &cobra.Command{Use: "points [VM]", Short: "List restore points, oldest first", Args: args(0, 1), RunE: func(c *cobra.Command, argv []string) error {
+		return a.withCatalogue(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
+			all, err := cat.Points(c.Context())
+			if err != nil {
+				return err
+			}
+			var list []restorepoint.Summary
+			for _, p := range all {
+				if len(argv) == 0 || p.VM == argv[0] {
+					list = append(list, p)
+				}
+			}
+			if err := a.printPoints(list); err != nil {
+				return err
+			}
+			for id, err := range cat.Damaged() {
+				a.say("warning: point %s is there but cannot be read: %v", id[:8], err)
+			}
+			if len(cat.Damaged()) > 0 {
+				return errWarnings
+			}
+			return nil
+		})
+	}}
+}
+
+func (a *app) printPoints(list []restorepoint.Summary) error {
+	if a.json {
+		out := []pointJSON{}
+		for _, p := range list {
+			out = append(out, pointJSON{p.ID, p.VM, p.Time, p.Consistency.Level, p.Consistency.Reason, p.Read, p.Reason, p.Parent, p.Disks, p.BytesStored, p.Tags})
+		}
+		return a.printJSON(map[string]any{"points": out})
+	}
+	if len(list) == 0 {
+		a.say("no restore points yet: cairn backup VM")
+		return nil
+	}
+	w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "ID\tVM\tTIME (UTC)\tREAD\tSTORED\tCONSISTENT\tDISKS\tTAGS")
+	for _, p := range list {
+		var disks []string
+		for _, d := range p.Disks {
+			disks = append(disks, d.Name+" "+bytesOf(d.Size))
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.ID[:8], p.VM, restorepoint.DirName(p.Time), p.Read,
+			bytesOf(p.BytesStored), p.Consistency.Level, strings.Join(disks, ", "), strings.Join(p.Tags, " "))
+	}
+	return w.Flush()
+}
+
+func (a *app) showCmd() *cobra.Command {
+	return &cobra.Command{Use: "show POINT", Short: "Show everything about a restore point", Args: args(1, 1), RunE: func(c *cobra.Command, argv []string) error {
+		return a.withCatalogue(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
+			m, err := cat.Select(c.Context(), argv[0])
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(m)
+			}
+			return a.show(m)
+		})
+	}}
+}
+
+func (a *app) show(m *restorepoint.Manifest) error {
+	s := m.Statistics
+	w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
+	row := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	row("point", "%s@%s", m.VM.Name, restorepoint.DirName(m.Time))
+	row("id", "%s", m.ID)
+	if m.VM.UUID != "" {
+		row("VM's UUID", "%s", m.VM.UUID)
+	}
+	if m.Parent != "" {
+		row("parent", "%s", m.Parent)
+	}
+	row("made by", "host %s, QEMU %s", m.Host, m.Machine.QEMUVersion)
+	row("read", "%s: %s", m.Read, m.Reason)
+	row("consistency", "%s: %s", m.Consistency.Level, m.Consistency.Reason)
+	row("guest", "frozen %d ms, paused %.1f ms", s.FrozenMS, float64(s.PausedUS)/1000)
+	row("bytes", "%s of disks, %s dirty, %s read, %s stored", bytesOf(s.BytesDisk), bytesOf(s.BytesDirty), bytesOf(s.BytesRead), bytesOf(s.BytesStored))
+	row("chunks", "%s new, %s known, %s zero", humanize.Comma(s.ChunksNew), humanize.Comma(s.ChunksKnown), humanize.Comma(s.ChunksZero))
+	for _, d := range m.Disks {
+		row("disk "+d.Name, "%s, %s, %s", bytesOf(d.Size), d.Format, d.Reason)
+	}
+	for _, d := range m.Skipped {
+		row("disk "+d.Name, "left out: %s", d.Reason)
+	}
+	if g := m.Guest; g != nil {
+		row("guest system", "%s (%s, kernel %s), told by %s", safe(g.OS.Name), safe(g.Hostname), safe(g.OS.KernelRelease), g.Source)
+		for _, f := range g.Filesystems {
+			row("mounted", "%s on %s (%s)", safe(f.Name), safe(f.Mountpoint), safe(f.Type))
+		}
+	}
+	for _, t := range m.Tags {
+		row("tag", "%s", t)
+	}
+	for _, t := range m.Warnings {
+		row("warning", "%s", t)
+	}
+	return w.Flush()
+}

@@ -1,0 +1,101 @@
+package cli
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"cairn/cmd/internal/config"
+)
+
+func (a *app) vmCmd() *cobra.Command {
+	c := &cobra.Command{Use: "vm", Short: "Register the VMs of this host"}
+	c.AddCommand(a.vmAddCmd(), a.vmLsCmd(), a.vmRmCmd())
+	return c
+}
+
+func (a *app) vmAddCmd() *cobra.Command {
+	var v config.VM
+	var replace bool
+	c := &cobra.Command{
+		Use:   "add NAME --qmp SOCKET",
+		Short: "Register a VM by its QEMU monitor's socket",
+		Long: `Register a VM by its QEMU monitor's socket.
+
+A monitor serves one client at a time: give Cairn one of its own by starting
+QEMU with -qmp unix:/run/NAME.qmp,server=on,wait=off . The guest agent's socket
+is found by itself; --agent names another.`,
+		Args: args(1, 1),
+		RunE: func(c *cobra.Command, argv []string) error {
+			v.Name = argv[0]
+			if v.QMP == "" {
+				return usagef("name the monitor's socket: --qmp SOCKET")
+			}
+			if err := config.CheckName(v.Name); err != nil {
+				return usagef("%v", err)
+			}
+			for _, p := range []*string{&v.QMP, &v.Agent} {
+				if *p == "" {
+					continue
+				}
+				abs, err := filepath.Abs(*p)
+				if err != nil {
+					return err
+				}
+				*p = abs
+			}
+			if err := a.dirs().SaveVM(v, replace); err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(v)
+			}
+			a.say("registered %s; see what works with: cairn doctor %s", v.Name, v.Name)
+			return nil
+		},
+	}
+	c.Flags().StringVar(&v.QMP, "qmp", "", "QEMU monitor's unix socket")
+	c.Flags().StringVar(&v.Agent, "agent", "", "qemu-guest-agent's unix socket, if QEMU cannot tell it")
+	c.Flags().StringSliceVar(&v.Exclude, "exclude", nil, "names of disks to leave out")
+	c.Flags().BoolVar(&replace, "replace", false, "change a VM that is registered already")
+	return c
+}
+
+func (a *app) vmLsCmd() *cobra.Command {
+	return &cobra.Command{Use: "ls", Short: "List the registered VMs", Args: noArgs, RunE: func(*cobra.Command, []string) error {
+		vms, err := a.dirs().VMs()
+		if err != nil {
+			return err
+		}
+		if a.json {
+			return a.printJSON(map[string]any{"vms": append([]config.VM{}, vms...)})
+		}
+		if len(vms) == 0 {
+			a.say("no VM is registered on this host yet: cairn vm add NAME --qmp SOCKET")
+			return nil
+		}
+		w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
+		fmt.Fprintln(w, "NAME\tQMP\tAGENT\tEXCLUDED DISKS")
+		for _, v := range vms {
+			agent := v.Agent
+			if agent == "" {
+				agent = "as QEMU says"
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", v.Name, v.QMP, agent, strings.Join(v.Exclude, " "))
+		}
+		return w.Flush()
+	}}
+}
+
+func (a *app) vmRmCmd() *cobra.Command {
+	return &cobra.Command{Use: "rm NAME", Short: "Forget a VM; its restore points stay", Args: args(1, 1), RunE: func(_ *cobra.Command, argv []string) error {
+		if err := a.dirs().RemoveVM(argv[0]); err != nil {
+			return err
+		}
+		a.say("forgot %s; its restore points stay in the repository", argv[0])
+		return nil
+	}}
+}
