@@ -1,0 +1,142 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"cairn/chunkstore/chunk"
+	"cairn/cmd/internal/progress"
+	"cairn/cmd/internal/wire"
+	"cairn/index/restorepoint"
+)
+
+// Finding is one thing that is wrong in a repository.
+type Finding struct {
+	Kind  string `json:"kind"` // "pack", "point" or "object"
+	Name  string `json:"name"`
+	Disk  string `json:"disk,omitempty"`
+	Error string `json:"error"`
+}
+
+// Report is what a check did and found.
+type Report struct {
+	Points     int       `json:"points"`
+	Packs      int       `json:"packs"`
+	PacksRead  int       `json:"packs_read"`
+	BytesRead  int64     `json:"bytes_read"`
+	Findings   []Finding `json:"findings"`
+	Unverified []string  `json:"unknown_objects,omitempty"` // in the place, but of no cairn
+}
+
+// maxPerDisk bounds the findings for one disk of one point.
+const maxPerDisk = 10
+
+// Check looks at everything that the points need; with readData every byte of
+// every pack is read and compared, too.
+func Check(ctx context.Context, repo *wire.Repo, cat *wire.Catalogue, readData bool, prog progress.Reporter) (*Report, error) {
+	r := &Report{Findings: []Finding{}}
+	points, err := cat.Points(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for id, err := range cat.Damaged() {
+		r.Findings = append(r.Findings, Finding{Kind: "point", Name: id, Error: err.Error()})
+	}
+	if r.Unverified, err = repo.Store.Unknown(ctx); err != nil {
+		return nil, err
+	}
+	reader := repo.Store.NewReader(32 << 20)
+	checker := restorepoint.NewChecker(reader, repo.Store.PackCount)
+	if err := r.packs(ctx, repo, readData, checker, prog); err != nil {
+		return nil, err
+	}
+	for _, p := range points {
+		m, err := cat.Manifest(ctx, p.ID)
+		if err != nil {
+			r.Findings = append(r.Findings, Finding{Kind: "point", Name: p.ID, Error: err.Error()})
+			continue
+		}
+		r.Points++
+		for _, d := range m.Disks {
+			for _, err := range checker.Disk(ctx, d, maxPerDisk) {
+				r.Findings = append(r.Findings, Finding{Kind: "point", Name: m.VM.Name + "@" + restorepoint.DirName(m.Time), Disk: d.Name, Error: err.Error()})
+			}
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+	}
+	return r, nil
+}
+
+// packs lists all packs and, if asked, reads them.
+func (r *Report) packs(ctx context.Context, repo *wire.Repo, readData bool, checker *restorepoint.Checker, prog progress.Reporter) error {
+	var total int64
+	var refs []chunk.PackRef
+	err := repo.Store.Packs(ctx, func(ref chunk.PackRef, size int64) error {
+		refs = append(refs, ref)
+		total += size
+		return nil
+	})
+	r.Packs = len(refs)
+	if err != nil || !readData {
+		return err
+	}
+	bar := prog.Start("reading all packs", total)
+	defer bar.Done()
+	g, gctx := errgroup.WithContext(ctx)
+	next := make(chan chunk.PackRef)
+	g.Go(func() error {
+		defer close(next)
+		for _, ref := range refs {
+			select {
+			case next <- ref:
+			case <-gctx.Done():
+				return gctx.Err()
+			}
+		}
+		return nil
+	})
+	var mu sync.Mutex
+	for range runtime.GOMAXPROCS(0) {
+		g.Go(func() error {
+			v := repo.Store.NewVerifier()
+			for ref := range next {
+				n, err := v.Pack(gctx, ref)
+				if gctx.Err() != nil {
+					return gctx.Err()
+				}
+				bar.Add(n)
+				mu.Lock()
+				r.PacksRead++
+				r.BytesRead += n
+				if err != nil {
+					checker.Damaged(ref, err)
+					r.Findings = append(r.Findings, Finding{Kind: "pack", Name: ref.Hash.String(), Error: err.Error()})
+				}
+				mu.Unlock()
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return errors.Join(err, context.Cause(ctx))
+	}
+	return nil
+}
+
+// Err sums the report up: nil when nothing is wrong.
+func (r *Report) Err() error {
+	if len(r.Findings) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %d findings", ErrDamage, len(r.Findings))
+}
+
+// ErrDamage: a check found stored data damaged or missing.
+var ErrDamage = errors.New("the repository is damaged")

@@ -1,0 +1,9 @@
+// Package job is the story of a backup, a restore and a check: which room is
+// asked in which order, and what is undone when a step fails. It computes
+// nothing itself.
+//
+// It promises: a guest that was frozen is thawed and a VM that was stopped
+// goes on, on every path, also when this process is killed (see Guardian); a
+// point exists when, and only when, its manifest is stored, and bitmaps are
+// removed only for points that a later run saw committed.
+package job

@@ -1,0 +1,135 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"cairn/guest"
+	"cairn/qmp"
+)
+
+// GuardianCommand is the hidden command by which cairn starts itself as a
+// Guardian.
+const GuardianCommand = "internal-guardian"
+
+// guardianPatience bounds how long a Guardian tries after its run died.
+const guardianPatience = 15 * time.Minute
+
+// What a run tells its Guardian, a byte each.
+const (
+	sayFreezing = 'F'
+	sayThawed   = 'T'
+	sayStopping = 'S'
+	sayRunning  = 'R'
+)
+
+// guardian is a small process that outlives the run if the run is killed: it
+// thaws the guest and lets the VM go on. Neither the stock agent nor QEMU has
+// a time limit of its own, and a killed process cannot do it.
+type guardian struct {
+	cmd *exec.Cmd
+	to  io.WriteCloser
+}
+
+// startGuardian starts one for a VM's sockets; agent may be "".
+func startGuardian(exe, qmpSocket, agent string) (*guardian, error) {
+	g := &guardian{cmd: exec.Command(exe, GuardianCommand, qmpSocket, agent)}
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a Ctrl-C or a killed group is not for it
+	var err error
+	if g.to, err = g.cmd.StdinPipe(); err == nil {
+		err = g.cmd.Start()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("start the guardian process: %w", err)
+	}
+	return g, nil
+}
+
+// say tells the guardian of a step, before or after it as the step needs.
+func (g *guardian) say(b byte) error {
+	if _, err := g.to.Write([]byte{b}); err != nil {
+		return fmt.Errorf("the guardian process is gone: %w", err)
+	}
+	return nil
+}
+
+// stop ends the guardian; what it was not told to be over it finishes first.
+func (g *guardian) stop() error {
+	err := g.to.Close()
+	return errors.Join(err, g.cmd.Wait())
+}
+
+// RunGuardian is the guardian's life: it reads what the run says until the
+// run ends, then undoes what the run left.
+func RunGuardian(ctx context.Context, from io.Reader, qmpSocket, agent string, log io.Writer) error {
+	frozen, stopped := false, false
+	for {
+		var b [1]byte
+		if _, err := from.Read(b[:]); err != nil {
+			break // the run ended, one way or the other
+		}
+		switch b[0] {
+		case sayFreezing:
+			frozen = true
+		case sayThawed:
+			frozen = false
+		case sayStopping:
+			stopped = true
+		case sayRunning:
+			stopped = false
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, guardianPatience)
+	defer cancel()
+	var errs []error
+	if stopped {
+		errs = append(errs, retry(ctx, func() error { return resume(ctx, qmpSocket) }))
+	}
+	if frozen {
+		_, err := guest.Thaw(ctx, agent)
+		errs = append(errs, err)
+	}
+	err := errors.Join(errs...)
+	if err != nil {
+		fmt.Fprintf(log, "cairn: the backup died and the guest could not be released: %v\n", err)
+	}
+	return err
+}
+
+// resume lets a VM go on that the run had stopped.
+func resume(ctx context.Context, socket string) error {
+	conn, err := qmp.Dial(ctx, socket)
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+			return nil // the VM has ended
+		}
+		return err
+	}
+	defer conn.Close()
+	m, err := qmp.Inspect(ctx, conn)
+	if err != nil || m.Status != "paused" {
+		return err
+	}
+	return conn.Execute(ctx, "cont", nil, nil)
+}
+
+// retry calls f every half second until it succeeds or ctx ends.
+func retry(ctx context.Context, f func() error) error {
+	for {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err())
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,106 @@
+package job
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrBusy: another run of the same VM is at work.
+var ErrBusy = errors.New("another backup of this VM is running")
+
+// journal is what a run leaves on this host's disk at each step, so that the
+// next start can clean up after a dead one. It also is the lock that keeps
+// runs of one VM apart, across processes.
+type journal struct {
+	path string
+	lock *os.File
+	// Dead is the entry of a run that ended without saying so; nil for none.
+	Dead *entry
+}
+
+// entry is the journal's content.
+type entry struct {
+	VM      string    `json:"vm"`
+	QMP     string    `json:"qmp"`
+	Agent   string    `json:"agent,omitempty"`
+	Session string    `json:"session,omitempty"`
+	Step    string    `json:"step"`
+	PID     int       `json:"pid"`
+	Time    time.Time `json:"time"`
+}
+
+// openJournal takes the VM's lock, or gives ErrBusy.
+func openJournal(stateDir, vm string) (*journal, error) {
+	dir := filepath.Join(stateDir, "journal")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, vm+".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = lock.Close() // nothing was written
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s: %w: wait for it, or stop it (its lock is %s)", vm, ErrBusy, lock.Name())
+		}
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	j := &journal{path: filepath.Join(dir, vm+".json"), lock: lock}
+	b, err := os.ReadFile(j.path)
+	if err == nil {
+		j.Dead = new(entry)
+		if json.Unmarshal(b, j.Dead) != nil { // torn by a crash: something was under way
+			j.Dead = &entry{VM: vm, Step: "unknown"}
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		_ = lock.Close() // nothing was written
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	return j, nil
+}
+
+// write makes e durable before the step that it names is taken.
+func (j *journal) write(e entry) error {
+	e.PID, e.Time = os.Getpid(), time.Now().UTC()
+	b, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(j.path+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if c := f.Close(); err == nil {
+		err = c
+	}
+	if err == nil {
+		err = os.Rename(j.path+".tmp", j.path)
+	}
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	return nil
+}
+
+// clear says that nothing is left to clean up.
+func (j *journal) clear() error {
+	if err := os.Remove(j.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("journal: %w", err)
+	}
+	return nil
+}
+
+// close gives the lock back.
+func (j *journal) close() { _ = j.lock.Close() }

@@ -1,0 +1,121 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"cairn/chunkstore"
+	"cairn/chunkstore/backend"
+	"cairn/chunkstore/backend/local"
+	"cairn/cmd/internal/config"
+)
+
+// ErrSecret: a secret is needed and none, or no usable one, was given.
+var ErrSecret = errors.New("no usable secret")
+
+// Repo is an opened repository.
+type Repo struct {
+	Path  string
+	Store *chunkstore.Store
+	Dirs  config.Dirs
+	place *local.Dir
+}
+
+// Secret says where a repository's secret comes from.
+type Secret struct {
+	File   string                                // --password-file or CAIRN_PASSWORD_FILE
+	Prompt func(question string) (string, error) // nil: no terminal
+}
+
+// maxSecret bounds a secret in bytes.
+const maxSecret = 4096
+
+// Read gives the secret: from the file, else from the terminal.
+func (s Secret) Read(question string) (string, error) {
+	if s.File != "" {
+		return readSecretFile(s.File)
+	}
+	if s.Prompt == nil {
+		return "", fmt.Errorf("%w: the repository is encrypted and this is no terminal to ask on: use --password-file FILE or CAIRN_PASSWORD_FILE", ErrSecret)
+	}
+	return s.Prompt(question)
+}
+
+func readSecretFile(path string) (string, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("%w: password file: %w", ErrSecret, err)
+	}
+	if st.Mode().IsRegular() && st.Mode().Perm()&0o077 != 0 {
+		return "", fmt.Errorf("%w: others on this host can read %s (mode %04o): chmod 600 %s", ErrSecret, path, st.Mode().Perm(), path)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("%w: password file: %w", ErrSecret, err)
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	line = strings.TrimSuffix(line, "\r")
+	if line == "" || len(line) > maxSecret {
+		return "", fmt.Errorf("%w: %s: the first line is empty or over %d bytes", ErrSecret, path, maxSecret)
+	}
+	return line, nil
+}
+
+// OpenRepo opens the repository at path.
+func OpenRepo(ctx context.Context, path string, secret Secret, dirs config.Dirs) (*Repo, error) {
+	place, err := local.Open(path)
+	if errors.Is(err, backend.ErrNotExist) {
+		return nil, fmt.Errorf("%w at %s: make one with: cairn init %s", chunkstore.ErrNoRepository, path, path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open repository %s: %w", path, err)
+	}
+	c, err := chunkstore.ReadConfig(ctx, place)
+	if errors.Is(err, chunkstore.ErrNoRepository) {
+		return nil, fmt.Errorf("%w at %s: make one with: cairn init %s", chunkstore.ErrNoRepository, path, path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open repository %s: %w", path, err)
+	}
+	var s string
+	if c.Protection != chunkstore.ProtectionNone {
+		if s, err = secret.Read("Passphrase of " + path + ": "); err != nil {
+			return nil, err
+		}
+	}
+	keys, err := chunkstore.Unlock(ctx, place, c, s)
+	if err != nil {
+		return nil, fmt.Errorf("open repository %s: %w", path, err)
+	}
+	return &Repo{Path: path, Store: chunkstore.NewStore(place, c, keys), Dirs: dirs, place: place}, nil
+}
+
+// Close gives back what the repository holds.
+func (r *Repo) Close() error { return r.place.Close() }
+
+// IndexDir is where this host's index of the repository lies.
+func (r *Repo) IndexDir() string { return filepath.Join(r.Dirs.Cache, r.Store.Config.ID, "index") }
+
+// InitRepo makes a repository in a new or empty folder. With secrets empty it
+// is not encrypted.
+func InitRepo(ctx context.Context, path string, o chunkstore.InitOptions) (*chunkstore.Config, error) {
+	if entries, err := os.ReadDir(path); err == nil && len(entries) > 0 {
+		if _, err := os.Stat(filepath.Join(path, "config")); err == nil {
+			return nil, fmt.Errorf("%w at %s", chunkstore.ErrRepositoryExists, path)
+		}
+		return nil, fmt.Errorf("%s is not empty and holds no repository: name a new folder", path)
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	place, err := local.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	defer place.Close()
+	return chunkstore.Init(ctx, place, o)
+}

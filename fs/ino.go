@@ -1,0 +1,30 @@
+package fs
+
+import "hash/fnv"
+
+// hash gives a number for a path of names: the same at every mount.
+func hash(names ...string) uint64 {
+	h := fnv.New64a()
+	for _, name := range names {
+		h.Write([]byte(name))
+		h.Write([]byte{0})
+	}
+	return mix(h.Sum64())
+}
+
+// stable gives st_ino of an inode under a volume's seed. It is one to one for
+// each seed: two inodes of a volume never meet. It is never 0.
+func stable(seed, ino uint64) uint64 {
+	if n := mix(seed + ino); n != 0 {
+		return n
+	}
+	return 1
+}
+
+// mix is the finalizer of SplitMix64, a bijection (Steele, Lea, Flood: Fast
+// splittable pseudorandom number generators, 2014).
+func mix(x uint64) uint64 {
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}

@@ -1,0 +1,171 @@
+package tree
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"cairn/guest/filesystem"
+)
+
+// partial is put behind the name of a file that replaces another while it is
+// being written; no guest name ends so.
+const partial = ".cairn-partial"
+
+// regular copies a file. One that replaces another is written beside it and
+// renamed when complete; a failure leaves neither half a file nor none.
+func (c *copier) regular(dir int, name, path string, n Node, a *filesystem.Attr) (err error) {
+	source, err := c.view.tree.Open(c.ctx, n)
+	if err != nil {
+		return err
+	}
+	temporary := name
+	if c.options.Overwrite {
+		temporary = fmt.Sprintf(".%d%s", os.Getpid(), partial)
+		unix.Unlinkat(dir, temporary, 0) // of an earlier run
+	}
+	fd, err := unix.Openat(dir, temporary, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return fmt.Errorf("create: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	defer func() {
+		if err != nil {
+			unix.Unlinkat(dir, temporary, 0)
+		}
+	}()
+	if err := c.contents(f, source); err != nil {
+		return err
+	}
+	c.metadata(target{dir: dir, name: temporary, fd: fd}, path, n, a)
+	if temporary != name {
+		if err := unix.Renameat(dir, temporary, dir, name); err != nil {
+			return fmt.Errorf("replace: %w", err)
+		}
+	}
+	c.done.Files++
+	return nil
+}
+
+// contents copies the ranges of data and leaves holes as holes.
+func (c *copier) contents(f *os.File, source filesystem.File) error {
+	size := source.Size()
+	if err := f.Truncate(size); err != nil {
+		return err
+	}
+	err := c.ranges(source, func(off int64, data []byte) error {
+		n, err := f.WriteAt(data, off)
+		c.done.Bytes += int64(n)
+		return err
+	})
+	if err != nil || !c.options.Verify {
+		return err
+	}
+	back := make([]byte, len(c.buffer))
+	return c.ranges(source, func(off int64, data []byte) error {
+		if _, err := f.ReadAt(back[:len(data)], off); err != nil {
+			return err
+		}
+		if !bytes.Equal(back[:len(data)], data) {
+			return fmt.Errorf("at byte %d: %w", off, ErrVerify)
+		}
+		return nil
+	})
+}
+
+// ranges reads all data of a file, piece by piece.
+func (c *copier) ranges(source filesystem.File, fn func(off int64, data []byte) error) error {
+	size := source.Size()
+	for off := int64(0); off < size; {
+		start, end, err := source.NextData(off)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read: %w", err)
+		}
+		if start < off || end <= start || end > size {
+			return fmt.Errorf("internal error: data range %d to %d of a file of %d bytes", start, end, size)
+		}
+		for off = start; off < end; {
+			if err := c.ctx.Err(); err != nil {
+				return err
+			}
+			piece := c.buffer[:min(int64(len(c.buffer)), end-off)]
+			n, err := source.ReadAt(piece, off)
+			if n < len(piece) {
+				return fmt.Errorf("read at byte %d: %w", off+int64(n), errors.Join(err, io.ErrUnexpectedEOF))
+			}
+			if err := fn(off, piece); err != nil {
+				return err
+			}
+			off += int64(len(piece))
+		}
+	}
+	return nil
+}
+
+// target is a file that was made: by its open file, else by name in an open
+// directory.
+type target struct {
+	dir     int
+	name    string
+	fd      int // -1 for links and special files
+	special bool
+}
+
+// metadata gives a copied file what it had in the guest. The order matters:
+// a change of owner drops set-user-id and capabilities, and a change of
+// anything moves the times.
+func (c *copier) metadata(t target, path string, n Node, a *filesystem.Attr) {
+	note := func(what string, err error) {
+		if err != nil {
+			c.failed(path, fmt.Errorf("%s: %w", what, err))
+		}
+	}
+	if !c.options.NoOwner {
+		note("set owner", unix.Fchownat(t.dir, t.name, int(a.UID), int(a.GID), unix.AT_SYMLINK_NOFOLLOW))
+	}
+	switch {
+	case t.fd >= 0:
+		note("set mode", unix.Fchmod(t.fd, a.Mode&0o7777))
+	case t.special:
+		note("set mode", c.chmodSpecial(t, a))
+	}
+	xattrs, err := c.view.tree.Xattrs(c.ctx, n)
+	note("read extended attributes", err)
+	for _, x := range xattrs {
+		note("set extended attribute "+x.Name, t.setXattr(x))
+	}
+	times := []unix.Timespec{{Sec: a.Atime.Sec, Nsec: int64(a.Atime.Nsec)}, {Sec: a.Mtime.Sec, Nsec: int64(a.Mtime.Nsec)}}
+	note("set times", unix.UtimesNanoAt(t.dir, t.name, times, unix.AT_SYMLINK_NOFOLLOW))
+}
+
+// chmodSpecial sets the mode of a special file without opening it, which may
+// block or do something: by a handle that is only a path.
+func (c *copier) chmodSpecial(t target, a *filesystem.Attr) error {
+	fd, err := unix.Openat(t.dir, t.name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), a.Mode&0o7777)
+}
+
+// setXattr sets an attribute without following a link. Of the namespace
+// system only ACLs are a file's own.
+func (t target) setXattr(x filesystem.Xattr) error {
+	if strings.HasPrefix(x.Name, "system.") && !strings.HasPrefix(x.Name, "system.posix_acl_") {
+		return errors.ErrUnsupported
+	}
+	if t.fd >= 0 {
+		return unix.Fsetxattr(t.fd, x.Name, x.Value, 0)
+	}
+	return unix.Lsetxattr(fmt.Sprintf("/proc/self/fd/%d/%s", t.dir, t.name), x.Name, x.Value, 0)
+}

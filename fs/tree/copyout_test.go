@@ -1,0 +1,152 @@
+package tree_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"cairn/fs/tree"
+	"cairn/fs/tree/treetest"
+	"cairn/guest/filesystem"
+)
+
+func copyOut(t *testing.T, fs *treetest.FS, path string, o tree.CopyOptions, dir string) (tree.Copied, error) {
+	t.Helper()
+	v := open(t, manifest(), treetest.Volumes{{Volume: tree.Volume{Name: "r"}, Reader: fs}})
+	place, err := v.Walk(t.Context(), v.Root(), path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	o.NoOwner = os.Geteuid() != 0
+	return tree.CopyOut(t.Context(), v, place, root, "out", o, nil)
+}
+
+func reasons(c tree.Copied) string {
+	var list []string
+	for _, f := range c.Failures {
+		list = append(list, f.Path)
+	}
+	return strings.Join(list, " ")
+}
+
+func TestCopyOutRestoresWhatItCan(t *testing.T) {
+	fs := treetest.New("ext4", "", "r")
+	f := fs.File("/d/f", "contents")
+	f.Mode, f.Nlink = filesystem.ModeRegular|0o4750, 2
+	f.Xattrs = []filesystem.Xattr{{Name: "user.a", Value: []byte("b")}, {Name: "system.odd"}}
+	fs.Link("/d/hard", f)
+	fs.Symlink("/d/link", "/etc/passwd")
+	fs.Add("/d/fifo", filesystem.ModeFIFO|0o600)
+	fs.File("/d/bad", "x").Err = filesystem.ErrCorrupt
+	fs.Get("/d").Mode = filesystem.ModeDir | 0o555
+	dir := t.TempDir()
+	c, err := copyOut(t, fs, "/d", tree.CopyOptions{Verify: true}, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := reasons(c), "out/f out/fifo out/bad"; got != want || c.Files != 1 || c.Links != 2 || c.Dirs != 1 || c.Bytes != 8 {
+		t.Errorf("failures %q, want %q; counts %+v", got, want, c)
+	}
+	var a, b, d unix.Stat_t
+	for name, st := range map[string]*unix.Stat_t{"out/f": &a, "out/hard": &b, "out": &d} {
+		if err := unix.Lstat(filepath.Join(dir, name), st); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if a.Ino != b.Ino || a.Mode&0o7777 != 0o4750 || a.Mtim != (unix.Timespec{Sec: f.Mtime.Sec, Nsec: 123456789}) || d.Mode&0o7777 != 0o555 {
+		t.Errorf("file %+v, link to inode %d, directory %o", a, b.Ino, d.Mode)
+	}
+	if target, _ := os.Readlink(filepath.Join(dir, "out/link")); target != "/etc/passwd" {
+		t.Errorf("link to %q, want the raw target", target)
+	}
+}
+
+// Names that lead elsewhere, a directory in itself, and links where a
+// directory should be written through do not get anything outside.
+func TestCopyOutStaysInside(t *testing.T) {
+	outside := t.TempDir()
+	fs := treetest.New("ext4", "", "r")
+	fs.Symlink("/d/a", outside)
+	x := fs.File("/d/x", "evil")
+	d := fs.Get("/d")
+	inner := fs.Dir("/other")
+	inner.Children = append(inner.Children, filesystem.Entry{Name: "x", Ino: x.Ino})
+	d.Children = append(d.Children,
+		filesystem.Entry{Name: "a", Ino: inner.Ino}, // a second "a", a directory this time
+		filesystem.Entry{Name: "../../" + filepath.Base(outside) + "/y", Ino: x.Ino},
+		filesystem.Entry{Name: "..", Ino: inner.Ino},
+		filesystem.Entry{Name: "nul\x00", Ino: x.Ino},
+		filesystem.Entry{Name: "self", Ino: d.Ino},
+		filesystem.Entry{Name: "type", Ino: 99999})
+	for _, o := range []tree.CopyOptions{{}, {Overwrite: true}} {
+		dir := t.TempDir()
+		c, err := copyOut(t, fs, "/d", o, dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(c.Failures) != 6 {
+			t.Errorf("failures %v", c.Failures)
+		}
+		if list, _ := os.ReadDir(outside); len(list) != 0 {
+			t.Errorf("written outside: %v", list)
+		}
+	}
+}
+
+func TestCopyOutOverwritesOnlyWhenTold(t *testing.T) {
+	fs := treetest.New("ext4", "", "r")
+	fs.File("/d/f", "new")
+	fs.File("/d/g", "new")
+	dir := t.TempDir()
+	out := filepath.Join(dir, "out")
+	if err := os.Mkdir(out, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(out+"/f", []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := copyOut(t, fs, "/d", tree.CopyOptions{}, dir)
+	if err != nil || !errors.Is(c.Failures[0].Err, unix.EEXIST) {
+		t.Errorf("without Overwrite: %+v, %v", c, err)
+	}
+	if text, _ := os.ReadFile(out + "/f"); string(text) != "old" {
+		t.Errorf("without Overwrite f holds %q", text)
+	}
+	if c, err = copyOut(t, fs, "/d", tree.CopyOptions{Overwrite: true}, dir); err != nil || len(c.Failures) > 0 {
+		t.Errorf("with Overwrite: %+v, %v", c, err)
+	}
+	for _, name := range []string{"/f", "/g"} {
+		if text, _ := os.ReadFile(out + name); string(text) != "new" {
+			t.Errorf("with Overwrite %s holds %q", name, text)
+		}
+	}
+	if list, _ := os.ReadDir(out); len(list) != 2 {
+		t.Errorf("left behind: %v", list)
+	}
+}
+
+func TestCopyOutStopsWhenTold(t *testing.T) {
+	fs := treetest.New("ext4", "", "r")
+	fs.File("/d/f", "x")
+	v := open(t, manifest(), treetest.Volumes{{Volume: tree.Volume{Name: "r"}, Reader: fs}})
+	root, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := tree.CopyOut(ctx, v, v.Root(), root, "out", tree.CopyOptions{}, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, want Canceled", err)
+	}
+}

@@ -1,0 +1,160 @@
+package tree
+
+import (
+	"strconv"
+	"strings"
+)
+
+// maxFstab is how much of /etc/fstab is read: 1 MiB, far above any real one.
+const maxFstab = 1 << 20
+
+// maxMounts bounds how many mounts a view can have.
+const maxMounts = 1024
+
+// fstabEntry is one line of fstab(5) that mounts a block device.
+type fstabEntry struct {
+	spec    string // "UUID=…", "/dev/vda1"
+	point   string // "/", "/boot"
+	kind    string // "ext4", "auto"
+	options string
+}
+
+// parseFstab gives the entries of an /etc/fstab that a disk could hold: no
+// swap, no network or memory filesystem, no bind mount. Lines it does not
+// understand are left out, as mount(8) does. At most maxMounts are given.
+func parseFstab(text string) []fstabEntry {
+	var list []fstabEntry
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) < 3 || strings.HasPrefix(f[0], "#") || len(list) == maxMounts {
+			continue
+		}
+		e := fstabEntry{spec: unescapeFstab(f[0]), point: unescapeFstab(f[1]), kind: f[2]}
+		if len(f) > 3 {
+			e.options = f[3]
+		}
+		if strings.HasPrefix(e.point, "/") && e.kind != "swap" && isDeviceSpec(e.spec) && !e.has("bind") && !e.has("rbind") {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+func (e fstabEntry) has(option string) bool {
+	for o := range strings.SplitSeq(e.options, ",") {
+		if o == option {
+			return true
+		}
+	}
+	return false
+}
+
+func isDeviceSpec(spec string) bool {
+	if strings.HasPrefix(spec, "/dev/") {
+		return true
+	}
+	tag, _, ok := strings.Cut(spec, "=")
+	return ok && (tag == "UUID" || tag == "LABEL" || tag == "PARTUUID" || tag == "PARTLABEL")
+}
+
+// unescapeFstab undoes fstab(5)'s octal escapes, "\040" for a space.
+func unescapeFstab(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// matchSpec says whether an fstab spec names a volume. It follows the names
+// that udev gives; a name without a meaning in the image ("/dev/dm-3") never
+// matches.
+func matchSpec(spec string, v Volume) bool {
+	if tag, value, ok := strings.Cut(spec, "="); ok && !strings.HasPrefix(spec, "/") {
+		return matchTag(strings.ToLower(tag), strings.Trim(value, `"'`), v)
+	}
+	name := strings.TrimPrefix(spec, "/dev/")
+	if by, value, ok := strings.Cut(strings.TrimPrefix(name, "disk/by-"), "/"); ok && strings.HasPrefix(name, "disk/by-") {
+		return matchTag(by, unescapeUdev(value), v)
+	}
+	if mapped, ok := strings.CutPrefix(name, "mapper/"); ok {
+		return v.Partition == 0 && v.Name == unescapeMapper(mapped)+"-"+v.Type || hasVolumePrefix(v, unescapeMapper(mapped))
+	}
+	if group, logical, ok := strings.Cut(name, "/"); ok {
+		return hasVolumePrefix(v, group+"-"+logical)
+	}
+	disk, partition := splitDevice(name)
+	return v.Disk != "" && disk == v.Disk && partition == v.Partition
+}
+
+func matchTag(tag, value string, v Volume) bool {
+	switch {
+	case value == "":
+		return false
+	case tag == "uuid":
+		return strings.EqualFold(value, v.UUID)
+	case tag == "partuuid":
+		return strings.EqualFold(value, v.PartUUID)
+	case tag == "label":
+		return value == v.Label
+	case tag == "partlabel":
+		return value == v.PartLabel
+	}
+	return false
+}
+
+// hasVolumePrefix says whether a volume is a logical volume of the name
+// "group-logical": guest/volume calls it "group-logical-type[-label]".
+func hasVolumePrefix(v Volume, name string) bool {
+	return v.Partition == 0 && v.Type != "" && (v.Name == name+"-"+v.Type || strings.HasPrefix(v.Name, name+"-"+v.Type+"-"))
+}
+
+// unescapeMapper undoes device-mapper's doubling of dashes inside the group's
+// and the volume's name.
+func unescapeMapper(s string) string { return strings.ReplaceAll(s, "--", "-") }
+
+// unescapeUdev undoes udev's "\x20".
+func unescapeUdev(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if strings.HasPrefix(s[i:], `\x`) && i+4 <= len(s) {
+			if n, err := strconv.ParseUint(s[i+2:i+4], 16, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// splitDevice splits a kernel device name into disk and partition number:
+// "vda2" → "vda", 2; "nvme0n1p2" → "nvme0n1", 2; "vdb" → "vdb", 0.
+func splitDevice(name string) (disk string, partition int) {
+	digits := len(name)
+	for digits > 0 && name[digits-1] >= '0' && name[digits-1] <= '9' {
+		digits--
+	}
+	disk, number := name[:digits], name[digits:]
+	if strings.HasPrefix(name, "nvme") || strings.HasPrefix(name, "mmcblk") || strings.HasPrefix(name, "loop") || strings.HasPrefix(name, "md") {
+		if disk = strings.TrimSuffix(disk, "p"); len(disk) == digits || disk == "" || disk[len(disk)-1] < '0' || disk[len(disk)-1] > '9' {
+			return name, 0
+		}
+	}
+	partition, err := strconv.Atoi(number)
+	if err != nil {
+		return name, 0
+	}
+	return disk, partition
+}

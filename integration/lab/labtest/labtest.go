@@ -1,0 +1,61 @@
+// Package labtest starts the lab's guests for tests: it skips with a reason
+// where they cannot run, and ends them with the test.
+package labtest
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"cairn/integration/lab"
+)
+
+// Build returns the lab's assets, or skips the test if this machine cannot
+// have them. A build that fails is a failed test and not a skip.
+func Build(t testing.TB) *lab.Assets {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("boots a real guest; not with -short")
+	}
+	assets, err := lab.Build(t.Context(), t.Output())
+	if errors.Is(err, lab.ErrUnavailable) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return assets
+}
+
+// Start boots a guest with vda and vdb and whatever change does to its
+// options (change may be nil), and ends it with the test.
+func Start(t testing.TB, change func(*lab.Options)) *lab.Guest {
+	t.Helper()
+	assets := Build(t)
+	dir := t.TempDir()
+	disks, err := assets.Disks(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts := lab.Options{Dir: dir, Assets: assets, Disks: disks}
+	if change != nil {
+		change(&opts)
+	}
+	g, err := lab.Start(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.Close)
+	return g
+}
+
+// Shell runs a command in the guest and fails the test if it fails.
+func Shell(t testing.TB, g *lab.Guest, command string) string {
+	t.Helper()
+	// t.Context ends before the cleanups run, and they use the guest too.
+	out, err := g.Shell(context.WithoutCancel(t.Context()), command)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
