@@ -18,7 +18,11 @@ func badgerOptions(dir string, log *slog.Logger) badger.Options {
 		// A log on the memory table, synced once per pack by Add.
 		WithSyncWrites(false).
 		WithDetectConflicts(false). // Index.mu makes one writer
-		WithMemTableSize(4 << 20).
+		// Each of up to three memory tables is an arena of this size and a
+		// quarter; a value must fit 15 % of it.
+		WithMemTableSize(2 << 20).
+		// Compaction holds a dozen buffers of twice this size.
+		WithBaseTableSize(256 << 10).
 		WithNumMemtables(2).
 		WithNumCompactors(2). // fewer are refused
 		WithNumLevelZeroTables(4).

@@ -184,7 +184,7 @@ func TestKilledProcess(t *testing.T) {
 	if err != nil || line != "stored\n" {
 		t.Errorf("the child said %q: %v", line, err)
 	}
-	if _, err := Open(ctx, filepath.Join(dir, "index"), s, Options{}); !errors.Is(err, ErrBusy) {
+	if _, err := Open(ctx, filepath.Join(dir, "index"), s, Options{Wait: -1}); !errors.Is(err, ErrBusy) {
 		t.Errorf("while another process has it: %v", err)
 	}
 	if err := child.Process.Kill(); err != nil {

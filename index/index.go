@@ -35,7 +35,8 @@ type Store interface {
 
 // Options of Open and Rebuild. The zero value is good.
 type Options struct {
-	// Wait bounds waiting for another process that has the index open.
+	// Wait bounds waiting for another process that has the index open; 0
+	// means 2 s, which is enough for the ReadPoints of a mount.
 	Wait time.Duration
 	// Waiting, when set, is called once when it has to be waited for.
 	Waiting func()
@@ -51,6 +52,9 @@ type Options struct {
 }
 
 func (o *Options) setDefaults() {
+	if o.Wait == 0 {
+		o.Wait = 2 * time.Second
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
