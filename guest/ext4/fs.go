@@ -19,6 +19,7 @@ type FS struct {
 	cache      *cache
 	replayed   overlay
 	free       freeCounts
+	hints      lookupHints
 
 	mu    sync.Mutex
 	notes []string

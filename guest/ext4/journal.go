@@ -238,14 +238,15 @@ func (j *journal) tagFits(b []byte, r replayedBlock) bool {
 }
 
 // noteFastCommits says so when changes lie in the fast-commit area, which is
-// not replayed. It begins with a head tag that names the transaction.
+// not replayed. It begins one block behind the log with a head tag that names
+// the transaction.
 func (fs *FS) noteFastCommits(j *journal, log *journalLog) {
 	const tagHead = 9
 	if j.fastCommitBlocks == 0 {
 		return
 	}
 	b := make([]byte, fs.sb.blockSize)
-	if j.readBlock(b, j.limit) != nil || le.Uint16(b) != tagHead || le.Uint16(b[2:]) < 8 {
+	if j.readBlock(b, j.limit+1) != nil || le.Uint16(b) != tagHead || le.Uint16(b[2:]) < 8 {
 		return
 	}
 	if features, tid := le.Uint32(b[4:]), le.Uint32(b[8:]); features == 0 && tid == log.next {
