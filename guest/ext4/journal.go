@@ -66,8 +66,8 @@ func (fs *FS) recoverJournal(ctx context.Context) error {
 		fs.note("the journal could not be replayed (%v): the newest changes are missing and files may be inconsistent", err)
 		return nil
 	}
-	fs.applyLog(log)
 	fs.noteFastCommits(j, log)
+	fs.applyLog(log)
 	return fs.rereadSuper()
 }
 
@@ -186,16 +186,26 @@ func (fs *FS) parseJournal(in inode) (*journal, error) {
 
 func (j *journal) hasChecksums() bool { return j.incompat&(journalCsumV2|journalCsumV3) != 0 }
 
-// readBlock reads block n of the journal, past the overlay.
-func (j *journal) readBlock(b []byte, n uint32) error {
+// place is where block n of the journal lies in the filesystem. It is only
+// asked for before the log is applied.
+func (j *journal) place(n uint32) (uint64, error) {
 	r, err := j.fs.mapBlock(&j.in, uint64(n))
+	if err != nil {
+		return 0, err
+	}
+	if r.phys == 0 {
+		return 0, corrupt("hole in the journal at block %d", n)
+	}
+	return r.phys, nil
+}
+
+// readBlock reads block n of the journal.
+func (j *journal) readBlock(b []byte, n uint32) error {
+	block, err := j.place(n)
 	if err != nil {
 		return err
 	}
-	if r.phys == 0 {
-		return corrupt("hole in the journal at block %d", n)
-	}
-	return j.fs.readAt(b, int64(r.phys)*j.fs.sb.blockSize)
+	return j.fs.readAt(b, int64(block)*j.fs.sb.blockSize)
 }
 
 // next is the log's block behind n; the log is a ring.

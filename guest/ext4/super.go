@@ -40,8 +40,8 @@ type super struct {
 	hashVersion                uint8
 	hashUnsigned               bool
 	seed                       uint32 // CRC-32C of the UUID, or csum_seed
-	lastOrphan                 uint32
-	checksumError              error // the copy's own checksum does not fit
+	hasErrors                  bool   // the guest kernel found damage
+	checksumError              error  // the copy's own checksum does not fit
 }
 
 func (s *super) metadataCsum() bool { return s.roCompat&roMetadataCsum != 0 }
@@ -97,7 +97,7 @@ func (s *super) parseVariable(b []byte) {
 	s.firstMetaBG = le.Uint32(b[0x104:])
 	s.backupGroups = [2]uint32{le.Uint32(b[0x24C:]), le.Uint32(b[0x250:])}
 	s.journalIno = le.Uint32(b[0xE0:])
-	s.lastOrphan = le.Uint32(b[0xE8:])
+	s.hasErrors = le.Uint16(b[0x3A:])&2 != 0
 	for i := range s.hashSeed {
 		s.hashSeed[i] = le.Uint32(b[0xEC+4*i:])
 	}
