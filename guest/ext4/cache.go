@@ -3,7 +3,7 @@ package ext4
 import "sync"
 
 // cacheBytes is the memory that one filesystem's metadata cache may hold.
-const cacheBytes = 8 << 20
+const cacheBytes = 4 << 20
 
 const cacheShards = 16
 

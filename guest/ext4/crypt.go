@@ -8,14 +8,13 @@ import (
 // codedName is what Linux shows of an encrypted name without the key:
 // base64url of the directory hash, the first 149 bytes of the name, and the
 // SHA-256 of the rest (fs/crypto/fname.c, fscrypt_nokey_name).
-func (fs *FS) codedName(dir *inode, name []byte) string {
+func (fs *FS) codedName(dir *inode, d *dirent) string {
 	const kept = 149
-	version := fs.sb.hashVersion
-	major, minor, ok := fs.sb.hashName(name, version)
-	if !ok || dir.flags()&flagCasefold != 0 {
-		// The hash of casefolded encrypted names is stored with each entry.
-		if end := 8 + (len(name)+3)&^3; cap(name) >= end-8+8 {
-			stored := name[:end][end-8:]
+	name := d.name
+	major, minor, _ := fs.sb.hashName(name, fs.sb.hashVersion)
+	if dir.flags()&flagCasefold != 0 {
+		// The hash is keyed; it follows the name, aligned to four bytes.
+		if stored := d.rest[min(len(d.rest), -len(name)&3):]; len(stored) >= 8 {
 			major, minor = le.Uint32(stored), le.Uint32(stored[4:])
 		}
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
+	"sync/atomic"
 
 	"cairn/guest/filesystem"
 )
@@ -29,8 +31,9 @@ type dirent struct {
 	ino    uint32
 	kind   uint8
 	name   []byte
-	offset int // where the entry begins in its block
-	next   int // where the next one does
+	rest   []byte // of the entry, behind the name
+	offset int    // where the entry begins in its block
+	next   int    // where the next one does
 }
 
 func (d *dirent) isDot() bool {
@@ -56,6 +59,7 @@ func (fs *FS) nextDirent(block []byte, offset int) (dirent, error) {
 		ino:    le.Uint32(b),
 		kind:   kind,
 		name:   b[8 : 8+nameLen],
+		rest:   b[8+nameLen : length],
 		offset: offset,
 		next:   offset + length,
 	}, nil
@@ -128,8 +132,8 @@ func (l *lister) list(block []byte, start uint64) (more bool, err error) {
 		}
 		name := string(d.name)
 		if encrypted {
-			name = l.fs.codedName(l.in, d.name)
-		} else if strings.ContainsAny(name, "/\x00") {
+			name = l.fs.codedName(l.in, &d)
+		} else if strings.IndexByte(name, '/') >= 0 || strings.IndexByte(name, 0) >= 0 {
 			err = corrupt("name %q", name)
 			continue
 		}
@@ -264,29 +268,65 @@ func (fs *FS) Lookup(ctx context.Context, dir filesystem.Ino, name string) (file
 	return filesystem.Ino(ino), nil
 }
 
-// lookupLinear searches all blocks. A name that is not found where something
-// is damaged gives the damage, for it may lie there.
+// lookupLinear searches all blocks, first from where the last name of this
+// directory was found: names are mostly asked for in the order of the listing,
+// and without an index each search would begin at the start. A name that is
+// not found where something is damaged gives the damage, for it may lie there.
 func (fs *FS) lookupLinear(ctx context.Context, in *inode, name string) (uint32, error) {
 	var found uint32
+	var place, end uint64
 	coded := in.flags()&flagEncrypt != 0
-	search := func(block []byte, _ uint64) (bool, error) {
+	search := func(block []byte, start uint64) (bool, error) {
+		if start >= end {
+			return false, nil
+		}
 		var err error
 		found, err = fs.findName(in, block, name, coded)
+		place = start
 		return found == 0, err
 	}
-	var err error
+	end = math.MaxUint64
 	if in.isInline() {
-		err = fs.eachInlinePart(in, search)
-	} else {
-		err = fs.eachDirBlock(ctx, in, 0, search)
+		err := fs.eachInlinePart(in, search)
+		return found, notFound(found, err)
+	}
+	first := fs.hints.get(in.ino) * uint64(fs.sb.blockSize)
+	err := fs.eachDirBlock(ctx, in, first, search)
+	if found == 0 && first > 0 && ctx.Err() == nil {
+		end = first
+		err = errors.Join(err, fs.eachDirBlock(ctx, in, 0, search))
 	}
 	if found != 0 {
-		return found, nil
+		fs.hints.set(in.ino, place/uint64(fs.sb.blockSize))
 	}
-	if err != nil {
-		return 0, err
+	return found, notFound(found, err)
+}
+
+func notFound(found uint32, damage error) error {
+	switch {
+	case found != 0:
+		return nil
+	case damage != nil:
+		return damage
 	}
-	return 0, filesystem.ErrNotExist
+	return filesystem.ErrNotExist
+}
+
+// lookupHints remembers for some directories the block in which the last name
+// was found. Each word has the directory above and the block below; a stale
+// or overwritten one costs time only.
+type lookupHints [256]atomic.Uint64
+
+func (h *lookupHints) get(dir uint32) uint64 {
+	v := h[dir%uint32(len(h))].Load()
+	if uint32(v>>32) != dir {
+		return 0
+	}
+	return v & math.MaxUint32
+}
+
+func (h *lookupHints) set(dir uint32, block uint64) {
+	h[dir%uint32(len(h))].Store(uint64(dir)<<32 | block&math.MaxUint32)
 }
 
 // findName gives the inode of a name in one block; 0 when it is not there.
@@ -300,7 +340,7 @@ func (fs *FS) findName(in *inode, block []byte, name string, coded bool) (uint32
 		if d.ino == 0 || d.ino > fs.sb.inodes || len(d.name) == 0 || d.isDot() {
 			continue
 		}
-		if string(d.name) == name && !coded || coded && fs.codedName(in, d.name) == name {
+		if string(d.name) == name && !coded || coded && fs.codedName(in, &d) == name {
 			return d.ino, nil
 		}
 	}

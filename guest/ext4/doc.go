@@ -4,7 +4,7 @@
 //
 //   - A journal that the guest left unfinished is replayed in memory: later
 //     reads see the blocks of its committed transactions. Only the place of
-//     each replayed block is held (24 bytes), never its contents.
+//     each replayed block is held (32 bytes), never its contents.
 //   - Checksums (metadata_csum, uninit_bg) are verified where they exist.
 //     What fails gives ErrCorrupt for that inode, directory block or extent
 //     block; the rest of the filesystem stays readable.

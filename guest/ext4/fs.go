@@ -19,6 +19,7 @@ type FS struct {
 	cache      *cache
 	replayed   overlay
 	free       freeCounts
+	hints      lookupHints
 
 	mu    sync.Mutex
 	notes []string
@@ -41,6 +42,9 @@ func Open(ctx context.Context, r io.ReaderAt, size int64) (*FS, error) {
 	}
 	if need := int64(fs.sb.blocks) * fs.sb.blockSize; need > size {
 		fs.note("the image ends %d bytes before the filesystem does; what lies there cannot be read", need-size)
+	}
+	if fs.sb.hasErrors {
+		fs.note("the guest's kernel has marked this filesystem as damaged; run e2fsck in the guest")
 	}
 	if fs.sb.incompat&incompatEncrypt != 0 {
 		fs.note("the guest uses encryption: encrypted names are shown coded, their contents cannot be read")

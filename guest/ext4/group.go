@@ -32,7 +32,7 @@ func (fs *FS) descriptor(g uint32) ([]byte, error) {
 			continue
 		}
 		if b, e := fs.descriptorIn(g, home); e == nil {
-			fs.note("group descriptors damaged (%v); the copy in group %d is used", err, home)
+			fs.note("group descriptors damaged; the copies in group %d are used", home)
 			return b, nil
 		}
 	}

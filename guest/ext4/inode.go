@@ -90,6 +90,9 @@ func (fs *FS) rawInode(n uint32) (inode, error) {
 	if v.isBad(i) {
 		return inode{}, corrupt("checksum")
 	}
+	if le.Uint16(in.raw[0x1A:]) == 0 {
+		return inode{}, corrupt("deleted")
+	}
 	if end := in.extraEnd(); end > len(in.raw) || end&3 != 0 {
 		return inode{}, corrupt("extra size %d", end-128)
 	}

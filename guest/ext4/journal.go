@@ -66,8 +66,8 @@ func (fs *FS) recoverJournal(ctx context.Context) error {
 		fs.note("the journal could not be replayed (%v): the newest changes are missing and files may be inconsistent", err)
 		return nil
 	}
-	fs.applyLog(log)
 	fs.noteFastCommits(j, log)
+	fs.applyLog(log)
 	return fs.rereadSuper()
 }
 
@@ -186,16 +186,26 @@ func (fs *FS) parseJournal(in inode) (*journal, error) {
 
 func (j *journal) hasChecksums() bool { return j.incompat&(journalCsumV2|journalCsumV3) != 0 }
 
-// readBlock reads block n of the journal, past the overlay.
-func (j *journal) readBlock(b []byte, n uint32) error {
+// place is where block n of the journal lies in the filesystem. It is only
+// asked for before the log is applied.
+func (j *journal) place(n uint32) (uint64, error) {
 	r, err := j.fs.mapBlock(&j.in, uint64(n))
+	if err != nil {
+		return 0, err
+	}
+	if r.phys == 0 {
+		return 0, corrupt("hole in the journal at block %d", n)
+	}
+	return r.phys, nil
+}
+
+// readBlock reads block n of the journal.
+func (j *journal) readBlock(b []byte, n uint32) error {
+	block, err := j.place(n)
 	if err != nil {
 		return err
 	}
-	if r.phys == 0 {
-		return corrupt("hole in the journal at block %d", n)
-	}
-	return j.fs.readAt(b, int64(r.phys)*j.fs.sb.blockSize)
+	return j.fs.readAt(b, int64(block)*j.fs.sb.blockSize)
 }
 
 // next is the log's block behind n; the log is a ring.
@@ -238,14 +248,15 @@ func (j *journal) tagFits(b []byte, r replayedBlock) bool {
 }
 
 // noteFastCommits says so when changes lie in the fast-commit area, which is
-// not replayed. It begins with a head tag that names the transaction.
+// not replayed. It begins one block behind the log with a head tag that names
+// the transaction.
 func (fs *FS) noteFastCommits(j *journal, log *journalLog) {
 	const tagHead = 9
 	if j.fastCommitBlocks == 0 {
 		return
 	}
 	b := make([]byte, fs.sb.blockSize)
-	if j.readBlock(b, j.limit) != nil || le.Uint16(b) != tagHead || le.Uint16(b[2:]) < 8 {
+	if j.readBlock(b, j.limit+1) != nil || le.Uint16(b) != tagHead || le.Uint16(b[2:]) < 8 {
 		return
 	}
 	if features, tid := le.Uint32(b[4:]), le.Uint32(b[8:]); features == 0 && tid == log.next {

@@ -23,24 +23,22 @@ type revoke struct {
 	sequence uint32
 }
 
-// maxRevokes bounds the memory of a scan (16 bytes each) after removing
-// duplicates. Updates are bounded by the blocks of the journal.
-const maxRevokes = 4 << 20
-
-// maxJournalBlocks bounds the updates (32 bytes each): 32 GiB of 4 KiB blocks.
-const maxJournalBlocks = 8 << 20
+// maxUpdates and maxRevokes bound the memory of a scan: 64 MiB of updates
+// (they stand for 8 GiB of 4 KiB blocks in the log), and as much of revokes
+// after removing duplicates.
+const (
+	maxUpdates = 2 << 20
+	maxRevokes = 4 << 20
+)
 
 var (
-	errLogEnd         = errors.New("end of the log")
-	errTooManyRevokes = errors.New("too many revoked blocks")
+	errLogEnd = errors.New("end of the log")
+	errTooBig = errors.New("the log is too large")
 )
 
 // scan collects the committed transactions. Contents are not read, but for
 // journals with version-1 checksums, which cover them.
 func (j *journal) scan(ctx context.Context) (*journalLog, error) {
-	if j.limit > maxJournalBlocks {
-		return nil, corrupt("journal of %d blocks", j.limit)
-	}
 	s := &logScanner{
 		journal: j,
 		log:     &journalLog{journal: j, next: j.sequence},
@@ -166,12 +164,19 @@ func (s *logScanner) descriptor() error {
 	}
 	for size := j.tagSize(); len(tags) >= size; {
 		r, flags := j.parseTag(tags)
-		r.log, r.sequence = s.block, s.log.next
+		r.sequence = s.log.next
+		var err error
+		if r.copy, err = j.place(s.block); err != nil {
+			return err
+		}
 		if !s.step() {
 			return errLogEnd
 		}
+		if len(s.log.updates) == maxUpdates {
+			return errTooBig
+		}
 		if version1 {
-			if err := j.readBlock(s.data, r.log); err != nil {
+			if err := j.fs.readAt(s.data, int64(r.copy)*j.fs.sb.blockSize); err != nil {
 				return err
 			}
 			s.sum = crc32be(s.sum, s.data)
@@ -228,7 +233,7 @@ func (s *logScanner) revoke() error {
 		s.log.revokes = append(s.log.revokes, revoke{block, s.log.next})
 	}
 	if len(s.log.revokes) > 2*maxRevokes {
-		return errTooManyRevokes
+		return errTooBig
 	}
 	return nil
 }
@@ -256,7 +261,7 @@ func (l *journalLog) compactRevokes() error {
 	}
 	l.sortRevokes()
 	if len(l.revokes) > maxRevokes/2 {
-		return errTooManyRevokes
+		return errTooBig
 	}
 	return nil
 }

@@ -1,9 +1,6 @@
 package ext4
 
-import (
-	"fmt"
-	"sort"
-)
+import "sort"
 
 // overlay says which blocks the journal replaces, sorted by home. The
 // contents stay in the journal and are read when they are needed.
@@ -14,7 +11,7 @@ type overlay struct {
 
 type replayedBlock struct {
 	home     uint64
-	log      uint32 // block of the journal
+	copy     uint64 // where the journal has it, a block of the filesystem
 	sequence uint32 // of the transaction
 	sum      uint32 // as the tag has it
 	escaped  bool   // the first 4 bytes were the journal's magic number
@@ -29,14 +26,15 @@ func (o *overlay) search(block uint64) int {
 }
 
 // readReplayed fills p with the journal's copy of a block from byte skip on.
+// It reads the image itself: looking the copy up through the overlay again
+// would not end when a log claims to replace the map of the journal.
 func (fs *FS) readReplayed(p []byte, r replayedBlock, skip int64) error {
-	j := fs.replayed.journal
 	b := make([]byte, fs.sb.blockSize)
-	if err := j.readBlock(b, r.log); err != nil {
-		return fmt.Errorf("block %d in the journal: %w", r.home, err)
+	if err := fs.readAt(b, int64(r.copy)*fs.sb.blockSize); err != nil {
+		return corruptAt(err, "journal's copy of block", r.home)
 	}
-	if !j.tagFits(b, r) {
-		return corrupt("block %d: checksum of its copy in the journal", r.home)
+	if !fs.replayed.journal.tagFits(b, r) {
+		return corruptAt(corrupt("checksum"), "journal's copy of block", r.home)
 	}
 	if r.escaped {
 		be.PutUint32(b, journalMagic)

@@ -40,8 +40,8 @@ type super struct {
 	hashVersion                uint8
 	hashUnsigned               bool
 	seed                       uint32 // CRC-32C of the UUID, or csum_seed
-	lastOrphan                 uint32
-	checksumError              error // the copy's own checksum does not fit
+	hasErrors                  bool   // the guest kernel found damage
+	checksumError              error  // the copy's own checksum does not fit
 }
 
 func (s *super) metadataCsum() bool { return s.roCompat&roMetadataCsum != 0 }
@@ -97,7 +97,7 @@ func (s *super) parseVariable(b []byte) {
 	s.firstMetaBG = le.Uint32(b[0x104:])
 	s.backupGroups = [2]uint32{le.Uint32(b[0x24C:]), le.Uint32(b[0x250:])}
 	s.journalIno = le.Uint32(b[0xE0:])
-	s.lastOrphan = le.Uint32(b[0xE8:])
+	s.hasErrors = le.Uint16(b[0x3A:])&2 != 0
 	for i := range s.hashSeed {
 		s.hashSeed[i] = le.Uint32(b[0xEC+4*i:])
 	}
@@ -243,24 +243,37 @@ func (fs *FS) readSuper(ctx context.Context) error {
 }
 
 // findBackup tries the places where mke2fs puts backups, for all block sizes.
+// A group has as many clusters as its bitmap of one block has bits; clusters
+// are blocks, or 16 of them with bigalloc.
 func (fs *FS) findBackup(ctx context.Context) *super {
-	b := make([]byte, superSize)
 	for log := range 7 {
 		blockSize := int64(1024) << log
-		for _, g := range []int64{1, 3, 5, 7, 9, 25, 27, 49} {
-			// A full group has 8 blocks per byte of its bitmap.
-			off := g * 8 * blockSize * blockSize
-			if log == 0 {
-				off += blockSize
-			}
-			if ctx.Err() != nil || off+superSize > fs.size || fs.readAt(b, off) != nil {
-				break
-			}
-			s, err := parseSuper(b)
-			if err == nil && s.checksumError == nil && s.blockSize == blockSize && int64(s.groupNr) == g {
-				return s
+		for _, cluster := range []int64{1, 16} {
+			for _, g := range []int64{1, 3, 5, 7, 9, 25, 27, 49} {
+				off := g * 8 * blockSize * blockSize * cluster
+				if log == 0 && cluster == 1 {
+					off += blockSize
+				}
+				if ctx.Err() != nil || off+superSize > fs.size {
+					break
+				}
+				if s := fs.backupAt(off); s != nil && s.blockSize == blockSize && int64(s.groupNr) == g {
+					return s
+				}
 			}
 		}
 	}
 	return nil
+}
+
+func (fs *FS) backupAt(off int64) *super {
+	b := make([]byte, superSize)
+	if fs.readAt(b, off) != nil {
+		return nil
+	}
+	s, err := parseSuper(b)
+	if err != nil || s.checksumError != nil {
+		return nil
+	}
+	return s
 }

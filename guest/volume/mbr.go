@@ -46,14 +46,13 @@ func (t *table) readMBR(ctx context.Context, d Disk, b []byte) error {
 		}
 		if !e.isEmpty() {
 			used++
-			if e.start == 0 || int64(e.start) >= d.Size/mbrSector {
-				t.note("the partition table (MBR) has an entry that begins at sector %d, outside the disk", e.start)
-				continue
-			}
-			t.found = true
+			t.found = t.found || e.start != 0 && int64(e.start) < d.Size/mbrSector
 		}
 	}
-	if used == 0 || !t.found {
+	if !t.found {
+		if used > 0 {
+			t.note("a partition table (MBR) with no entry on the disk is ignored")
+		}
 		return nil
 	}
 	id := le.Uint32(b[440:])

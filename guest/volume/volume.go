@@ -77,6 +77,7 @@ func (s *Set) scanDisk(ctx context.Context, d Disk) error {
 	if err != nil {
 		return err
 	}
+	parts := t.fit(d)
 	for _, n := range t.notes {
 		s.note(d.Name, "%s", n)
 	}
@@ -86,7 +87,7 @@ func (s *Set) scanDisk(ctx context.Context, d Disk) error {
 		s.Volumes = append(s.Volumes, v)
 		return nil
 	}
-	for _, v := range t.fit(d) {
+	for _, v := range parts {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

@@ -70,8 +70,7 @@ func PopulateFiller(root string) error {
 	do(unix.Fallocate(int(g.Fd()), 0, 0, 64<<10))
 	_, err = g.WriteAt(data[:100], 30000)
 	do(err)
-	unix.Sync()
-	return errors.Join(errs...)
+	return errors.Join(append(errs, syncFilesystem(root))...)
 }
 
 // MetadataSectors lists the byte offsets of an image's 512-byte sectors that

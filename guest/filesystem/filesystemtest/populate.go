@@ -42,8 +42,16 @@ func Populate(root string, scale Scale) error {
 			return fmt.Errorf("populate: %w", err)
 		}
 	}
-	unix.Sync()
-	return nil
+	return syncFilesystem(root)
+}
+
+// syncFilesystem writes out the one filesystem that holds dir.
+func syncFilesystem(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
 }
 
 type populator struct {
@@ -101,9 +109,7 @@ func (p *populator) stale() error {
 			break // the disk is full, as it may be
 		}
 	}
-	err = errors.Join(f.Sync(), f.Close(), os.Remove(p.path("stale")))
-	unix.Sync()
-	return err
+	return errors.Join(f.Sync(), f.Close(), os.Remove(p.path("stale")), syncFilesystem(p.root))
 }
 
 func (p *populator) files() error {

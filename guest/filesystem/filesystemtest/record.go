@@ -102,6 +102,10 @@ func statxTime(t unix.StatxTimestamp) filesystem.Time {
 
 func (r *recorder) contents(n *Node, full string, ino uint64) error {
 	f, err := os.OpenFile(full, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ENOKEY) {
+		n.Err = "encrypted"
+		return nil
+	}
 	if err != nil {
 		return err
 	}
