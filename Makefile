@@ -1,0 +1,51 @@
+# Cairn. `make` alone says what can be made.
+
+export PATH := $(PATH):/usr/local/go/bin
+SHELL := /bin/bash
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+# A release needs no C library, and is the same wherever it is built.
+GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+# Two packages at a time: several of them boot guests of 256 MiB.
+GOTEST  := go test -p 2
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZ_SECONDS ?= 10
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build demo test test-long fuzz-short lint bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: ## install the missing Debian packages of .ci/apt-packages (SKIP_DEPS=1: do not)
+	@$(if $(SKIP_DEPS),true,.ci/deps)
+
+build: ## bin/cairn, and bin/cairn-agent for the guest: static, reproducible
+	@mkdir -p bin
+	$(GOBUILD) -o bin/cairn ./cmd/cairn
+	$(if $(wildcard cmd/cairn-agent),$(GOBUILD) -o bin/cairn-agent ./cmd/cairn-agent)
+
+demo: deps build ## boot a guest, back it up, change it, back it up again, look into both points
+	bin/cairn demo
+
+test: deps ## vet and all tests; the first run downloads a kernel of 27 MB for the guests
+	go vet ./...
+	CGO_ENABLED=0 $(GOTEST) -timeout 20m ./...
+
+test-long: deps ## all tests with the race detector and the long variants (CAIRN_LONG=1)
+	CAIRN_LONG=1 CGO_ENABLED=1 $(GOTEST) -race -count=1 -timeout 90m ./...
+
+fuzz-short: ## every fuzz test for FUZZ_SECONDS (10)
+	.ci/fuzz $(FUZZ_SECONDS)
+
+lint: ## gofmt, and golangci-lint if it is installed, else vet and staticcheck
+	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "gofmt is due: $$files" >&2; exit 1; fi
+	@if command -v golangci-lint >/dev/null; then set -x; golangci-lint run; \
+	else set -x; go vet ./... && go run $(STATICCHECK) ./...; fi
+
+bench: deps build ## measure against a real guest: integration/bench (BENCH_ARGS)
+	go run ./integration/bench $(BENCH_ARGS)
+
+clean: ## remove bin; the lab's cache stays in /var/cache/cairn-lab
+	rm -rf bin bench-out
