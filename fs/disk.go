@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"sync"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -142,25 +141,3 @@ func seek(ctx context.Context, f filesystem.File, off int64, hole bool) (int64, 
 		pos = end
 	}
 }
-
-// diskData is a piece of a disk on its way to the kernel without a copy. It
-// implements fuse.ReadResult, and what go-fuse looks for to write it as it is.
-type diskData struct {
-	data    []byte
-	buffer  *[]byte
-	buffers *sync.Pool
-}
-
-// Slices gives the bytes to go-fuse's writev.
-func (d *diskData) Slices() ([][]byte, fuse.Status) { return [][]byte{d.data}, fuse.OK }
-
-// Bytes implements fuse.ReadResult.
-func (d *diskData) Bytes(buf []byte) ([]byte, fuse.Status) {
-	return append(buf[:0], d.data...), fuse.OK
-}
-
-// Size implements fuse.ReadResult.
-func (d *diskData) Size() int { return len(d.data) }
-
-// Done implements fuse.ReadResult: the bytes were written.
-func (d *diskData) Done() { d.buffers.Put(d.buffer) }

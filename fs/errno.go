@@ -3,7 +3,6 @@ package fs
 import (
 	"context"
 	"errors"
-	"fmt"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -14,10 +13,6 @@ import (
 
 // errNoAttribute says that an extended attribute does not exist.
 var errNoAttribute = errors.New("no such attribute")
-
-// errBusy says that too many reads hang already. It counts as a deadline that
-// is over, so that nobody takes it for a property of the image.
-var errBusy = fmt.Errorf("too many reads are waiting for the store: %w", context.DeadlineExceeded)
 
 // errnoTable turns errors into what the kernel is told, first match first.
 // Anything else is EIO. Contexts come first: a read that was given up may

@@ -65,7 +65,7 @@ func (s *Server) Unmount(ctx context.Context) error {
 	for until := time.Now().Add(grace); ; {
 		err := unix.Unmount(s.dir, unix.UMOUNT_NOFOLLOW)
 		if err == nil {
-			s.fuse.Wait()
+			s.device.wait()
 			return nil
 		}
 		if !errors.Is(err, unix.EBUSY) {

@@ -34,7 +34,7 @@ type opened struct {
 	used     atomic.Int64 // time of the last use, for giving up
 
 	mu    sync.Mutex
-	disks map[string]*boundedImage
+	disks map[string]restorepoint.Image
 	sizes map[string]*allocated
 	texts map[string][]byte // documents that were made
 }
@@ -62,8 +62,8 @@ func (p *point) open(ctx context.Context) (*opened, error) {
 	if err != nil {
 		return nil, fmt.Errorf("restore point %s: %w", p.summary.ID, err)
 	}
-	o := &opened{manifest: m, disks: map[string]*boundedImage{}, sizes: map[string]*allocated{}, texts: map[string][]byte{}}
-	o.tree, err = p.server.openTree(ctx, m, func(disk string) (restorepoint.Image, error) { return p.image(o, disk) })
+	o := &opened{manifest: m, disks: map[string]restorepoint.Image{}, sizes: map[string]*allocated{}, texts: map[string][]byte{}}
+	o.tree, err = p.server.openTree(ctx, m, func(disk string) (restorepoint.Image, error) { return p.disk(o, disk) })
 	if err != nil {
 		return nil, fmt.Errorf("restore point %s: %w", p.summary.ID, err)
 	}
@@ -84,17 +84,13 @@ func (s *Server) keepOpen(p *point, o *opened) {
 	}
 }
 
-// image gives a disk of the point, bounded in time.
-func (p *point) image(o *opened, disk string) (restorepoint.Image, error) {
-	return p.disk(o, disk)
-}
-
-func (p *point) disk(o *opened, name string) (*boundedImage, error) {
+// disk opens a disk of the point, once.
+func (p *point) disk(o *opened, name string) (restorepoint.Image, error) {
 	o.mu.Lock()
-	b := o.disks[name]
+	known := o.disks[name]
 	o.mu.Unlock()
-	if b != nil {
-		return b, nil
+	if known != nil {
+		return known, nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), p.server.options.Deadline)
 	defer cancel()
@@ -102,14 +98,13 @@ func (p *point) disk(o *opened, name string) (*boundedImage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("disk %s of restore point %s: %w", name, p.summary.ID, err)
 	}
-	b = &boundedImage{image: image, deadline: p.server.options.Deadline, slots: p.server.hanging, buffers: p.server.buffers}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if first := o.disks[name]; first != nil {
 		return first, nil
 	}
-	o.disks[name] = b
-	return b, nil
+	o.disks[name] = image
+	return image, nil
 }
 
 // child is the point's directory under a name. Its attributes come from the

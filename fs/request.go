@@ -5,12 +5,10 @@ import (
 	"time"
 )
 
-// request is the context of one kernel request: it ends when the kernel
-// interrupts it or its deadline is over. It is made for every request, so it
-// has no timer: Done closes on an interrupt only, and Err tells of the
-// deadline to whoever asks between two steps. What may block without asking
-// is a read of a disk's image, and that has a deadline of its own
-// (boundedImage).
+// request is the context of one kernel request: it ends when the kernel, or
+// the watchdog of device at the deadline, interrupts it. It is made for every
+// request, so it has no timer of its own: Done closes a little later than Err
+// tells of the deadline.
 type request struct {
 	cancel   <-chan struct{}
 	deadline time.Time

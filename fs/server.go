@@ -48,7 +48,7 @@ type Server struct {
 	source  Source
 	options Options
 	dir     string
-	fuse    *fuse.Server
+	device  *device
 	mounted time.Time
 	now     func() time.Time
 	// openTree is tree.Open, or a test's own.
@@ -60,8 +60,6 @@ type Server struct {
 	table   *table
 	current atomic.Pointer[listing]
 	listing chan struct{} // holds a token while somebody asks the source for points
-	hanging chan struct{} // holds a token for each running read of an image
-	buffers *sync.Pool    // of *[]byte, for reads of images
 	files   fileCache
 
 	mu        sync.Mutex // for the two below
@@ -85,8 +83,6 @@ func newServer(source Source, options Options) *Server {
 		openTree: tree.Open,
 		wrap:     func(r fuse.RawFileSystem) fuse.RawFileSystem { return r },
 		listing:  make(chan struct{}, 1),
-		hanging:  make(chan struct{}, maxHanging),
-		buffers:  &sync.Pool{New: func() any { return new([]byte) }},
 	}
 	s.table = newTable(&top{s})
 	return s
@@ -103,44 +99,35 @@ func (s *Server) mount(ctx context.Context, dir string) (*Server, error) {
 	if err := detachStale(dir); err != nil {
 		return nil, err
 	}
-	server, err := fuse.NewServer(s.wrap(&raw{fuse.NewDefaultRawFileSystem(), s}), dir, s.mountOptions())
+	device, err := openDevice(dir, s.options, s.wrap(&raw{fuse.NewDefaultRawFileSystem(), s}), s.report)
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
-	s.fuse, s.dir = server, dir
-	go server.Serve() // ends when the mount does; Wait waits for it
-	if err := server.WaitMount(); err != nil {
-		return nil, fmt.Errorf("mount %s: %w", dir, err)
-	}
+	s.device, s.dir = device, dir
+	device.start() // ends when the mount does; Wait waits for it
 	if err := setReadAhead(dir, maxWrite); err != nil {
 		s.report(fmt.Errorf("large files will be read slower than they could: %w", err))
 	}
 	return s, ctx.Err()
 }
 
-func (s *Server) mountOptions() *fuse.MountOptions {
+// protocolOptions are what go-fuse negotiates with the kernel.
+func protocolOptions(o Options, report func(error)) *fuse.MountOptions {
 	return &fuse.MountOptions{
-		FsName:               "cairn",
-		Name:                 "cairn",
-		DirectMountStrict:    true,
-		DirectMountFlags:     mountFlags(s.options),
-		Options:              []string{"default_permissions"},
-		AllowOther:           s.options.AllowOther,
-		MaxWrite:             maxWrite,
+		MaxWrite:             maxWrite, // largest read as well
 		MaxBackground:        64,
 		EnableSymlinkCaching: true,
 		ExtraCapabilities:    fuse.CAP_NO_OPENDIR_SUPPORT,
-		DisableSplice:        true, // nothing we give is a file descriptor
-		Debug:                s.options.Debug,
-		Logger:               log.New(reportWriter{s}, "", 0),
+		Debug:                o.Debug,
+		Logger:               log.New(reportWriter{report}, "", 0),
 	}
 }
 
 // reportWriter passes on what go-fuse logs.
-type reportWriter struct{ s *Server }
+type reportWriter struct{ report func(error) }
 
 func (w reportWriter) Write(p []byte) (int, error) {
-	w.s.report(fmt.Errorf("go-fuse: %s", p))
+	w.report(fmt.Errorf("go-fuse: %s", p))
 	return len(p), nil
 }
 
@@ -151,4 +138,4 @@ func (s *Server) report(err error) {
 }
 
 // Wait returns when the mount is gone.
-func (s *Server) Wait() { s.fuse.Wait() }
+func (s *Server) Wait() { s.device.wait() }
