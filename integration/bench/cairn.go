@@ -17,7 +17,7 @@ type cairn struct {
 	corpus    corpus
 	dir       string
 	web, next *machine // the first and the second VM; nil when not running
-	report    func(name string, ok bool, detail string)
+	report    func(row, name string, ok bool, detail string)
 	verified  bool // the incremental's restored disk was compared once
 }
 
@@ -118,7 +118,7 @@ func (c *cairn) prepare(ctx context.Context, s step) (*machine, error) {
 		if err = c.web.write(ctx, c.corpus.base, c.corpus.dirty); err == nil {
 			var lost int
 			lost, err = c.web.loseBitmaps()
-			c.report("lost: there was a bitmap to lose", lost > 0, fmt.Sprintf("%d removed", lost))
+			c.report("lost", "there was a bitmap to lose", lost > 0, fmt.Sprintf("%d removed", lost))
 		}
 	}
 	return c.web, err
@@ -176,10 +176,10 @@ func jsonLines(out []byte) [][]byte {
 // judge checks that a step was the kind of run that it claims to measure.
 func (c *cairn) judge(s step, sum backupSummary) {
 	kind := map[step]string{stepFull: "full", stepDay: "incremental", stepLost: "full", stepSecond: "full"}[s]
-	c.report(fmt.Sprintf("%s: the run was %s", s, kind), sum.Read == kind, fmt.Sprintf("%s: %s", sum.Read, sum.Reason))
+	c.report(s.String(), "the run was "+kind, sum.Read == kind, fmt.Sprintf("%s: %s", sum.Read, sum.Reason))
 	if s == stepDay {
 		want := c.corpus.dirtyBytes()
-		c.report("day: bytes_read equals bytes_dirty equals what was written", sum.BytesRead == sum.Dirty && sum.Dirty == want,
+		c.report("day", "bytes_read equals bytes_dirty equals what was written", sum.BytesRead == sum.Dirty && sum.Dirty == want,
 			fmt.Sprintf("read %d, dirty %d, written %d", sum.BytesRead, sum.Dirty, want))
 	}
 }
@@ -197,7 +197,7 @@ func (c *cairn) compareDay(ctx context.Context) error {
 	}
 	same, err := sameContent(file, c.corpus.day)
 	if err == nil {
-		c.report("day: the restored disk equals day1.raw", same, file)
+		c.report("day", "the restored disk equals day1.raw", same, file)
 	}
 	return err
 }

@@ -12,6 +12,7 @@ import (
 
 // check is one comparison of what a tool did with what it should have done.
 type check struct {
+	Row    string `json:"row"`
 	Name   string `json:"name"`
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail"`
@@ -88,7 +89,7 @@ func (o outcome) print(w io.Writer) error {
 	}
 	fmt.Fprintln(w, "\nchecks")
 	for _, c := range o.Checks {
-		fmt.Fprintf(w, "  %-6s %s (%s)\n", map[bool]string{true: "ok", false: "FAILED"}[c.OK], c.Name, c.Detail)
+		fmt.Fprintf(w, "  %-6s %s: %s (%s)\n", map[bool]string{true: "ok", false: "FAILED"}[c.OK], c.Row, c.Name, c.Detail)
 	}
 	fmt.Fprintln(w, "\ntargets")
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -155,13 +156,21 @@ func (o outcome) ratio(row, tool string, m metric) string {
 	return fmt.Sprintf("%.3f", ours/theirs)
 }
 
-// judge fills in the verdicts.
+// judge fills in the verdicts. What a run that did something else took is no measurement of the row.
 func (o *outcome) judge() {
 	o.Targets = nil
 	for _, t := range targets() {
 		value, v := t.judge(o.Samples)
+		if v == reached && o.doubtful(t.Row) {
+			v = checkFailed
+		}
 		o.Targets = append(o.Targets, judged{Text: t.Text, Bound: t.bound(), Value: value, Verdict: v})
 	}
+}
+
+// doubtful says whether a check of the row, or of any row for "", did not hold.
+func (o outcome) doubtful(row string) bool {
+	return slices.ContainsFunc(o.Checks, func(c check) bool { return !c.OK && (row == "" || c.Row == row) })
 }
 
 // failed counts the checks that did not hold.

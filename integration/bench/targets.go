@@ -14,6 +14,7 @@ const (
 	reached     verdict = "reached"
 	notReached  verdict = "not reached"
 	notMeasured verdict = "not measured"
+	checkFailed verdict = "worth nothing: a check of the row failed"
 )
 
 // target is one promise about cairn: a quantity of it, or its ratio to the best of some others, against a limit.

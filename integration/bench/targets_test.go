@@ -54,6 +54,19 @@ func TestNothingMeasuredReachesNothing(t *testing.T) {
 	}
 }
 
+func TestFailedCheckSpoilsItsRow(t *testing.T) {
+	o := outcome{Samples: samples{one("day", "cairn", growthBytes, mib), one("second", "cairn", growthBytes, mib), one("day", "cairn", rssBytes, mib)},
+		Checks: []check{{Row: "day", OK: false}, {Row: "second", OK: true}}}
+	o.judge()
+	got := map[verdict]int{}
+	for _, j := range o.Targets {
+		got[j.Verdict]++
+	}
+	if got[checkFailed] != 2 || got[reached] != 1 { // day's growth and the RSS of all rows; second's growth
+		t.Errorf("verdicts %v", got)
+	}
+}
+
 func TestEveryTargetNamesARowThatIsShown(t *testing.T) {
 	shown := map[string]bool{"": true}
 	for _, title := range titles {
@@ -70,13 +83,13 @@ func TestReportShowsRatiosAndFailures(t *testing.T) {
 	o := outcome{Machine: "test", Rounds: 1, Samples: samples{
 		{Row: "full", Tool: "cairn", Values: values{wallS: 1, cpuS: 2, rssBytes: 64 * mib}},
 		{Row: "full", Tool: "restic", Values: values{wallS: 4, cpuS: 4, rssBytes: 128 * mib}},
-	}, Checks: []check{{"something equals", false, "it does not"}}}
+	}, Checks: []check{{"full", "something equals", false, "it does not"}}}
 	o.judge()
 	var text bytes.Buffer
 	if err := o.print(&text); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"first full backup", "0.250", "0.500", "FAILED something equals (it does not)", "first full: CPU / restic's"} {
+	for _, want := range []string{"first full backup", "0.250", "0.500", "FAILED full: something equals (it does not)", "first full: CPU / restic's"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("the report lacks %q:\n%s", want, &text)
 		}
