@@ -201,6 +201,9 @@ func TestRunMeasuresTheChild(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "why") {
 		t.Errorf("the failed child's word is lost: %v", err)
 	}
+	if _, err = run(context.Background(), command{path: "sh", args: []string{"-c", "exit 3"}, warned: 3}); err != nil {
+		t.Errorf("a warning became an error: %v", err)
+	}
 }
 
 func TestSameContentAndDigest(t *testing.T) {

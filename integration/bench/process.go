@@ -18,11 +18,12 @@ const (
 	clockTicks     = 100              // USER_HZ, which /proc/PID/stat counts in; 100 on every Linux architecture Go runs on
 )
 
-// command is a program to run; env is added to ours.
+// command is a program to run.
 type command struct {
-	path string
-	args []string
-	env  []string
+	path   string
+	args   []string
+	env    []string // added to ours
+	warned int      // the exit code that says "done, with warnings"; 0 is none
 }
 
 // usage is what a finished process cost.
@@ -44,6 +45,10 @@ func run(ctx context.Context, c command) (usage, error) {
 	cmd, out, errs := c.prepare(ctx)
 	start := time.Now()
 	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && c.warned != 0 && exit.ExitCode() == c.warned {
+		err = nil
+	}
 	if err != nil {
 		return usage{}, fmt.Errorf("%s: %w: %s", c, err, errs.last(2000))
 	}
