@@ -50,6 +50,7 @@ func (c *cairn) command(args ...string) command {
 		"CAIRN_PASSWORD_FILE=" + filepath.Join(c.dir, "password"),
 		"CAIRN_CONFIG_DIR=" + filepath.Join(c.dir, "config"),
 		"CAIRN_CACHE_DIR=" + filepath.Join(c.dir, "cache"),
+		"CAIRN_STATE_DIR=" + filepath.Join(c.dir, "state"),
 	}}
 }
 
