@@ -1,5 +1,3 @@
-// Command cairn backs up running QEMU/KVM virtual machines and shows every
-// restore point as a directory tree.
 package main
 
 import (

@@ -75,7 +75,7 @@ func (a *app) restoreDisk(ctx context.Context, cat *wire.Catalogue, point, disk,
 	if err != nil {
 		return usagef("%w; it has: %s", err, strings.Join(names, ", "))
 	}
-	n, err := job.RestoreDisk(ctx, img, m.VM.Name+" "+disk, to, format, overwrite, a.reporter())
+	n, err := job.RestoreDisk(ctx, img, m.VM.Name+" "+disk, to, format, overwrite, a.reporter().Work)
 	if err != nil {
 		return err
 	}
