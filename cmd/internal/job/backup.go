@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
+
 	"cairn/chunkstore"
 	"cairn/guest"
 	"cairn/index"
@@ -240,11 +242,17 @@ func (b *Backup) explain() {
 		}
 	}
 	var reasons []string
+	disks := map[string][]string{} // by reason
 	for _, p := range b.plans {
-		if p.decision.Incremental == (b.manifest.Read == restorepoint.ReadIncremental) {
-			reasons = append(reasons, p.disk.Name+": "+p.decision.Reason)
+		why := p.decision.Reason
+		if p.decision.Incremental == (b.manifest.Read == restorepoint.ReadIncremental) && disks[why] == nil {
+			reasons = append(reasons, why)
 		}
-		b.Step("disk %s: %s", p.disk.Name, p.decision.Reason)
+		disks[why] = append(disks[why], p.disk.Name)
+		b.Step("disk %s (%s): %s", p.disk.Name, humanize.IBytes(uint64(p.disk.Size)), why)
+	}
+	for i, why := range reasons {
+		reasons[i] = strings.Join(disks[why], ", ") + ": " + why
 	}
 	b.manifest.Reason = strings.Join(reasons, "; ")
 }
