@@ -174,6 +174,37 @@ func TestJournalFormats(t *testing.T) {
 	}
 }
 
+// TestLogReplacesItsOwnMap writes a transaction that replaces the indirect
+// block of the journal's own inode. Looking up where the copies lie must not
+// ask the log again.
+func TestLogReplacesItsOwnMap(t *testing.T) {
+	filesystemtest.NeedTool(t, "debugfs")
+	image := filesystemtest.Image(t, 8<<20, "mkfs.ext3", "-q", "-b", "1024")
+	fs := openImage(t, image)
+	in, err := fs.rawInode(fs.sb.journalIno)
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := t.TempDir() + "/script"
+	indirect := le.Uint32(in.iblock()[12*4:])
+	if err := os.WriteFile(script, fmt.Appendf(nil, "jo\njw -b %d /dev/zero\njc\n", indirect), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	filesystemtest.Run(t, "debugfs", "-w", "-f", script, image)
+	fs = openImage(t, image)
+	if len(fs.replayed.blocks) != 1 || fs.replayed.blocks[0].home != uint64(indirect) {
+		t.Fatalf("replayed: %+v", fs.replayed.blocks)
+	}
+	f, err := fs.Open(context.Background(), filesystem.Ino(in.ino))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 64<<10)
+	if _, err := f.ReadAt(b, 0); err != nil && !errors.Is(err, filesystem.ErrCorrupt) {
+		t.Fatal(err)
+	}
+}
+
 // testDamagedLog changes a block inside the log: only the file's block that it
 // stands for may fail.
 func testDamagedLog(t *testing.T, path string, in inode) {
