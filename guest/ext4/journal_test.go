@@ -84,6 +84,37 @@ func TestJournalAfterShutDown(t *testing.T) {
 	}
 }
 
+// TestFastCommitsAreNoted crashes behind a fast commit: what the last full
+// commit has must be there, and a note must tell that something is missing.
+func TestFastCommitsAreNoted(t *testing.T) {
+	filesystemtest.NeedRoot(t)
+	image := filesystemtest.Image(t, 32<<20, "mkfs.ext4", "-q", "-O", "fast_commit")
+	dir, unmount := filesystemtest.LoopMount(t, image, "")
+	if err := os.WriteFile(dir+"/full", []byte("full"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	filesystemtest.Run(t, "sync", "-f", dir)
+	f, err := os.OpenFile(dir+"/full", os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(" and more"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	filesystemtest.ShutDown(t, dir, false)
+	f.Close()
+	unmount()
+	fs := openImage(t, image)
+	at(t, fs, "full")
+	if notes := strings.Join(fs.Info().Notes, "; "); !strings.Contains(notes, "fast commits") {
+		t.Errorf("notes: %s", notes)
+	}
+}
+
 // TestJournalOfLiveCopies copies the disk under a running filesystem, as a
 // crash-consistent restore point does.
 func TestJournalOfLiveCopies(t *testing.T) {
