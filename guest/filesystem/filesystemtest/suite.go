@@ -286,7 +286,7 @@ func testParallel(t testing.TB, c *contract) {
 	for i := range workers {
 		wg.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(i), 7))
-			for range 100 {
+			for range 40 {
 				if len(files) == 0 {
 					return
 				}
