@@ -63,6 +63,7 @@ func TestJournalAfterShutDown(t *testing.T) {
 				name = l.name + "/flush"
 			}
 			t.Run(name, func(t *testing.T) {
+				t.Parallel()
 				filesystemtest.NeedRoot(t)
 				image := filesystemtest.Image(t, 64<<20, append(l.mkfs, "-q", "-N", "8192")...)
 				dir, unmount := filesystemtest.LoopMount(t, image, l.options)
@@ -123,6 +124,7 @@ func TestJournalOfLiveCopies(t *testing.T) {
 	}
 	for _, l := range journalLayouts[:2] {
 		t.Run(l.name, func(t *testing.T) {
+			t.Parallel()
 			for _, image := range filesystemtest.LiveCopies(t, 96<<20, 2, l.options, append(l.mkfs, "-q")...) {
 				compareReplayed(t, image)
 			}
