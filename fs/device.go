@@ -23,6 +23,10 @@ import (
 // started only when a request is expected to take long, when requests come in
 // side by side, or when a request has taken a tick.
 //
+// One may even have to start: while files are stored ahead (see prefetch), the
+// kernel makes the store wait for a read of the same page, which nobody else
+// would answer.
+//
 // A request that is not answered within the deadline is answered EIO by the
 // watchdog, which also interrupts it: whoever waits with its context wakes
 // up. The reader is lost: it ends when what it hangs in returns. (What a lost
@@ -276,10 +280,14 @@ func (d *device) watch() {
 	defer d.running.Done()
 	for {
 		d.parked.Store(true)
-		select {
-		case <-d.wake:
-		case <-d.gone:
-			return
+		// A request that began before it could see that the watchdog sleeps
+		// is seen here: handle counts busy first and looks at parked then.
+		if d.busy.Load() == 0 || !d.parked.CompareAndSwap(true, false) {
+			select {
+			case <-d.wake:
+			case <-d.gone:
+				return
+			}
 		}
 		seen := d.requests.Load()
 		for quiet := 0; quiet < quietTicks; quiet++ {
