@@ -15,7 +15,6 @@ import (
 
 var update = flag.Bool("update", false, "make the frozen sample of this format version anew (only before the version was ever released)")
 
-
 // sampleChunks is what the sample holds: recognisable text, one incompressible
 // chunk, a repeated one and a hole.
 func sampleChunks() []byte {
