@@ -239,6 +239,10 @@ type optionError struct {
 	message     string
 }
 
+func (e *optionError) Is(target error) bool {
+	return target == ErrNoExport && e.typ == repErrUnknown
+}
+
 func (e *optionError) Error() string {
 	what := fmt.Sprintf("error %#x", e.typ)
 	switch e.typ {

@@ -10,6 +10,8 @@ import (
 var (
 	// ErrNoContext: the server does not have a meta context that was asked for.
 	ErrNoContext = errors.New("meta context is not there")
+	// ErrNoExport: the server lives and does not have the export.
+	ErrNoExport = errors.New("no such export")
 	// ErrProtocol: the server sent what the protocol does not allow.
 	ErrProtocol = errors.New("protocol error")
 	// ErrSilent: the server sent nothing for the progress timeout.

@@ -139,7 +139,7 @@ func TestExtentsOfDirtyBitmap(t *testing.T) {
 	if !errors.Is(err, ErrNoContext) || !strings.Contains(err.Error(), "other") {
 		t.Errorf("missing context: got %v", err)
 	}
-	if _, err := Dial(testContext(t), "unix", socket, "no-such-export"); err == nil || !strings.Contains(err.Error(), "no such export") {
+	if _, err := Dial(testContext(t), "unix", socket, "no-such-export"); !errors.Is(err, ErrNoExport) {
 		t.Errorf("missing export: got %v", err)
 	}
 }

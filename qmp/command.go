@@ -1,0 +1,161 @@
+package qmp
+
+// command is one command as QEMU's schema has it (qapi/*.json); the JSON
+// names are part of QEMU's interface.
+type command interface{ name() string }
+
+type (
+	// System.
+	queryStatus       struct{}
+	queryName         struct{}
+	queryUUID         struct{}
+	queryChardev      struct{}
+	queryQMPSchema    struct{}
+	queryBlock        struct{}
+	queryBlockExports struct{}
+	queryBlockJobs    struct{}
+	queryBlockGraph   struct{}
+	queryNamedNodes   struct{}
+	stop              struct{}
+	cont              struct{}
+	nbdServerStop     struct{}
+	qomGet            struct {
+		Path     string `json:"path"`
+		Property string `json:"property"`
+	}
+	qomList struct {
+		Path string `json:"path"`
+	}
+	qomSet struct {
+		Path     string `json:"path"`
+		Property string `json:"property"`
+		Value    string `json:"value"`
+	}
+
+	// Nodes.
+	blockdevDel struct {
+		Node string `json:"node-name"`
+	}
+	addRaw struct { // blockdev-add of a raw image in a file
+		Driver string  `json:"driver"` // "raw"
+		Node   string  `json:"node-name"`
+		File   rawFile `json:"file"`
+	}
+	rawFile struct {
+		Driver   string `json:"driver"` // "file"
+		Node     string `json:"node-name"`
+		Filename string `json:"filename"`
+	}
+	addCopyBeforeWrite struct { // blockdev-add
+		Driver     string `json:"driver"` // "copy-before-write"
+		Node       string `json:"node-name"`
+		File       string `json:"file"`
+		Target     string `json:"target"`
+		OnCBWError string `json:"on-cbw-error"` // "break-snapshot": the guest's write never fails
+		CBWTimeout int    `json:"cbw-timeout"`  // seconds
+	}
+	addSnapshotAccess struct { // blockdev-add
+		Driver string `json:"driver"` // "snapshot-access"
+		Node   string `json:"node-name"`
+		File   string `json:"file"`
+	}
+	blockJobCancel struct {
+		Device string `json:"device"`
+		Force  bool   `json:"force"`
+	}
+
+	// Bitmaps. All of them may be in a transaction.
+	bitmapAdd struct {
+		Node        string `json:"node"`
+		Name        string `json:"name"`
+		Granularity int64  `json:"granularity"`
+		Persistent  bool   `json:"persistent"`
+		Disabled    bool   `json:"disabled"`
+	}
+	bitmapDisable struct {
+		Node string `json:"node"`
+		Name string `json:"name"`
+	}
+	bitmapRemove struct {
+		Node string `json:"node"`
+		Name string `json:"name"`
+	}
+	bitmapMerge struct {
+		Node    string   `json:"node"`
+		Target  string   `json:"target"`
+		Bitmaps []string `json:"bitmaps"`
+	}
+	transaction struct {
+		Actions []action `json:"actions"`
+	}
+	action struct {
+		Type string  `json:"type"`
+		Data command `json:"data"`
+	}
+
+	// Exports.
+	nbdServerStart struct {
+		Addr           socketAddress `json:"addr"`
+		MaxConnections int           `json:"max-connections"`
+	}
+	socketAddress struct {
+		Type string `json:"type"` // "unix"
+		Data struct {
+			Path string `json:"path"`
+		} `json:"data"`
+	}
+	blockExportAdd struct {
+		Type    string         `json:"type"` // "nbd"
+		ID      string         `json:"id"`
+		Node    string         `json:"node-name"`
+		Name    string         `json:"name"`
+		Bitmaps []exportBitmap `json:"bitmaps,omitempty"`
+	}
+	exportBitmap struct {
+		Node string `json:"node"`
+		Name string `json:"name"`
+	}
+	blockExportDel struct {
+		ID   string `json:"id"`
+		Mode string `json:"mode"` // "hard"
+	}
+)
+
+func (queryStatus) name() string        { return "query-status" }
+func (queryName) name() string          { return "query-name" }
+func (queryUUID) name() string          { return "query-uuid" }
+func (queryChardev) name() string       { return "query-chardev" }
+func (queryQMPSchema) name() string     { return "query-qmp-schema" }
+func (queryBlock) name() string         { return "query-block" }
+func (queryBlockExports) name() string  { return "query-block-exports" }
+func (queryBlockJobs) name() string     { return "query-block-jobs" }
+func (queryBlockGraph) name() string    { return "x-debug-query-block-graph" }
+func (queryNamedNodes) name() string    { return "query-named-block-nodes" }
+func (stop) name() string               { return "stop" }
+func (cont) name() string               { return "cont" }
+func (nbdServerStop) name() string      { return "nbd-server-stop" }
+func (qomGet) name() string             { return "qom-get" }
+func (qomList) name() string            { return "qom-list" }
+func (qomSet) name() string             { return "qom-set" }
+func (blockdevDel) name() string        { return "blockdev-del" }
+func (addRaw) name() string             { return "blockdev-add" }
+func (addCopyBeforeWrite) name() string { return "blockdev-add" }
+func (addSnapshotAccess) name() string  { return "blockdev-add" }
+func (blockJobCancel) name() string     { return "block-job-cancel" }
+func (bitmapAdd) name() string          { return "block-dirty-bitmap-add" }
+func (bitmapDisable) name() string      { return "block-dirty-bitmap-disable" }
+func (bitmapRemove) name() string       { return "block-dirty-bitmap-remove" }
+func (bitmapMerge) name() string        { return "block-dirty-bitmap-merge" }
+func (transaction) name() string        { return "transaction" }
+func (nbdServerStart) name() string     { return "nbd-server-start" }
+func (blockExportAdd) name() string     { return "block-export-add" }
+func (blockExportDel) name() string     { return "block-export-del" }
+
+// atomically makes a transaction: all of the commands happen, or none.
+func atomically(commands []command) transaction {
+	var t transaction
+	for _, c := range commands {
+		t.Actions = append(t.Actions, action{c.name(), c})
+	}
+	return t
+}

@@ -1,0 +1,316 @@
+package qmp
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	greetingTimeout = 3 * time.Second  // longer than QEMU ever needs, when it is free
+	commandTimeout  = 60 * time.Second // for commands whose context ends later
+	maxMessage      = 16 << 20         // bytes of one line from QEMU; query-qmp-schema has 0.2 MB
+)
+
+// Conn is a connection to a QMP monitor. It may be used from many goroutines;
+// QEMU runs their commands one after the other.
+type Conn struct {
+	nc         net.Conn
+	version    string
+	readerDone chan struct{}
+
+	writeMu sync.Mutex
+	mu      sync.Mutex // all below
+	nextID  uint64
+	pending map[uint64]chan<- reply // each with room for one reply
+	subs    map[*Subscription]struct{}
+	dead    error // why no more commands are taken
+}
+
+type reply struct {
+	value json.RawMessage
+	err   error
+}
+
+// message is any line that QEMU sends. The schema of QMP: docs/interop/qmp-spec.txt.
+type message struct {
+	ID     *uint64         `json:"id"`
+	Return json.RawMessage `json:"return"`
+	Error  *struct {
+		Class string `json:"class"`
+		Desc  string `json:"desc"`
+	} `json:"error"`
+	Event     string          `json:"event"`
+	Data      json.RawMessage `json:"data"`
+	Timestamp struct {
+		Seconds      int64 `json:"seconds"`
+		Microseconds int64 `json:"microseconds"`
+	} `json:"timestamp"`
+	Greeting *struct {
+		Version struct {
+			QEMU struct {
+				Major int `json:"major"`
+				Minor int `json:"minor"`
+				Micro int `json:"micro"`
+			} `json:"qemu"`
+		} `json:"version"`
+	} `json:"QMP"`
+}
+
+// Dial connects to the monitor at a unix socket and makes it ready for
+// commands. A monitor that takes the connection but does not greet within 3 s
+// gives an error that wraps ErrMonitorBusy.
+func Dial(ctx context.Context, path string) (*Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, greetingTimeout)
+	defer cancel()
+	var d net.Dialer
+	nc, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("qmp: monitor %s: %w (is the VM running, and is this its -qmp socket?)", path, err)
+	}
+	c := &Conn{
+		nc:         nc,
+		readerDone: make(chan struct{}),
+		pending:    map[uint64]chan<- reply{},
+		subs:       map[*Subscription]struct{}{},
+	}
+	stop := context.AfterFunc(ctx, func() { nc.SetReadDeadline(time.Unix(1, 0)) })
+	r := bufio.NewReaderSize(nc, 64<<10)
+	err = c.greet(r)
+	if !stop() || err != nil {
+		nc.Close()
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return nil, fmt.Errorf("qmp: monitor %s: %w", path, ErrMonitorBusy)
+		}
+		return nil, fmt.Errorf("qmp: monitor %s: %w", path, errors.Join(err, ctx.Err()))
+	}
+	nc.SetReadDeadline(time.Time{})
+	go c.read(r)
+	if err := c.Execute(ctx, "qmp_capabilities", nil, nil); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Conn) greet(r *bufio.Reader) error {
+	line, err := readLine(r, maxMessage)
+	if err != nil {
+		return err
+	}
+	var m message
+	if err := json.Unmarshal(line, &m); err != nil || m.Greeting == nil {
+		return fmt.Errorf("this is not a QMP monitor: it says %.80q", line)
+	}
+	v := m.Greeting.Version.QEMU
+	c.version = fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro)
+	return nil
+}
+
+// Version gives QEMU's version for people: never decide by it.
+func (c *Conn) Version() string { return c.version }
+
+// Execute runs a command. args is what becomes "arguments", nil for none; the
+// answer is decoded into out unless that is nil. When ctx ends first, QEMU may
+// still run the command. QEMU's refusal is an *Error.
+func (c *Conn) Execute(ctx context.Context, name string, args, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	answer := make(chan reply, 1)
+	id, err := c.send(name, args, answer)
+	if err != nil {
+		return fmt.Errorf("qmp: %s: %w", name, err)
+	}
+	select {
+	case r := <-answer:
+		var refused *Error
+		if errors.As(r.err, &refused) {
+			refused.Command = name
+			return refused
+		}
+		if r.err != nil {
+			return fmt.Errorf("qmp: %s: %w", name, r.err)
+		}
+		if out == nil {
+			return nil
+		}
+		if err := json.Unmarshal(r.value, out); err != nil {
+			return fmt.Errorf("qmp: %s: answer does not have the expected shape: %w", name, err)
+		}
+		return nil
+	case <-ctx.Done():
+		c.mu.Lock()
+		delete(c.pending, id) // its late reply is dropped by the reader
+		c.mu.Unlock()
+		return fmt.Errorf("qmp: %s: no answer, QEMU may still do it: %w", name, ctx.Err())
+	}
+}
+
+// run runs a command of ours.
+func (c *Conn) run(ctx context.Context, cmd command, out any) error {
+	return c.Execute(ctx, cmd.name(), cmd, out)
+}
+
+func (c *Conn) send(name string, args any, answer chan<- reply) (id uint64, err error) {
+	c.writeMu.Lock() // ids go out in order
+	defer c.writeMu.Unlock()
+	c.mu.Lock()
+	if err := c.dead; err != nil {
+		c.mu.Unlock()
+		return 0, err
+	}
+	c.nextID++
+	id = c.nextID
+	c.pending[id] = answer
+	c.mu.Unlock()
+	line, err := json.Marshal(struct {
+		Execute   string `json:"execute"`
+		Arguments any    `json:"arguments,omitempty"`
+		ID        uint64 `json:"id"`
+	}{name, args, id})
+	if err == nil {
+		c.nc.SetWriteDeadline(time.Now().Add(commandTimeout))
+		_, err = c.nc.Write(append(line, '\n'))
+	}
+	if err != nil {
+		c.mu.Lock()
+		delete(c.pending, id)
+		c.mu.Unlock()
+		return 0, gone(err)
+	}
+	return id, nil
+}
+
+// read is the reader goroutine.
+func (c *Conn) read(r *bufio.Reader) {
+	defer close(c.readerDone)
+	for {
+		line, err := readLine(r, maxMessage)
+		if err == nil {
+			err = c.take(line)
+		}
+		if err != nil {
+			c.end(gone(err))
+			return
+		}
+	}
+}
+
+// take handles one line.
+func (c *Conn) take(line []byte) error {
+	var m message
+	if err := json.Unmarshal(line, &m); err != nil {
+		return fmt.Errorf("the monitor sends what is not QMP (%.80q): %w", line, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case m.Event != "":
+		e := Event{Name: m.Event, Data: m.Data, Time: time.Unix(m.Timestamp.Seconds, m.Timestamp.Microseconds*1000)}
+		for s := range c.subs {
+			s.put(e)
+		}
+	case m.ID == nil:
+		return fmt.Errorf("the monitor answers without an id: %.200q", line)
+	default:
+		answer, ok := c.pending[*m.ID]
+		delete(c.pending, *m.ID)
+		switch {
+		case !ok: // its caller has gave up waiting
+		case m.Error != nil:
+			answer <- reply{err: &Error{Class: m.Error.Class, Desc: m.Error.Desc}}
+		default:
+			answer <- reply{value: m.Return}
+		}
+	}
+	return nil
+}
+
+// end breaks the connection: all callers and subscribers get err.
+func (c *Conn) end(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dead == nil {
+		c.dead = err
+	}
+	for id, answer := range c.pending {
+		answer <- reply{err: c.dead}
+		delete(c.pending, id)
+	}
+	for s := range c.subs {
+		s.end(c.dead)
+	}
+	c.nc.Close()
+}
+
+// Close ends the connection and waits for its goroutine.
+func (c *Conn) Close() error {
+	c.end(ErrClosed)
+	<-c.readerDone
+	return nil
+}
+
+// Dead gives the reason why the connection is broken, nil while it lives. It
+// wraps io.ErrUnexpectedEOF when QEMU ended.
+func (c *Conn) Dead() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.dead
+}
+
+// gone puts the end of the stream into words.
+func gone(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		return fmt.Errorf("QEMU closed the monitor, the VM has ended: %w", io.ErrUnexpectedEOF)
+	}
+	return err
+}
+
+// readLine reads a line of at most limit bytes; the result is its own memory.
+func readLine(r *bufio.Reader, limit int) ([]byte, error) {
+	var line []byte
+	for {
+		part, err := r.ReadSlice('\n')
+		if len(line)+len(part) > limit {
+			return nil, fmt.Errorf("the monitor sends a message of more than %d bytes", limit)
+		}
+		line = append(line, part...)
+		switch {
+		case err == nil:
+			return bytes.TrimSpace(line), nil
+		case err != bufio.ErrBufferFull:
+			return nil, err
+		}
+	}
+}
+
+// peer gives the user and group that listened on the monitor's socket: QEMU's,
+// or libvirt's if it passed the socket on.
+func (c *Conn) peer() (uid, gid int, ok bool) {
+	u, isUnix := c.nc.(*net.UnixConn)
+	if !isUnix {
+		return 0, 0, false
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return 0, 0, false
+	}
+	var cred *unix.Ucred
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		cred, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err != nil || failed != nil {
+		return 0, 0, false
+	}
+	return int(cred.Uid), int(cred.Gid), true
+}

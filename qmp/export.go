@@ -1,0 +1,117 @@
+package qmp
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"cairn/qmp/nbd"
+)
+
+// Export opens the fleece for reading and gives one source for each disk, in
+// the order of FleeceOptions.Disks. On an error call Release.
+func (f *Fleece) Export(ctx context.Context) ([]*Source, error) {
+	if len(f.inserted) != len(f.opt.Disks) {
+		return nil, fmt.Errorf("qmp: Export without a point in time")
+	}
+	if err := f.mergeBitmaps(ctx); err != nil {
+		return nil, f.explain(err)
+	}
+	state, err := readBlockState(ctx, f.conn)
+	if err != nil {
+		return nil, f.explain(err)
+	}
+	var sources []*Source
+	for i, d := range f.opt.Disks {
+		s, err := f.exportDisk(ctx, i)
+		if err != nil {
+			return nil, f.explain(fmt.Errorf("export of disk %s: %w", d.Disk.Name, err))
+		}
+		s.dirtyBytes = s.Size()
+		if s.Incremental {
+			for _, b := range state.nodes[d.Disk.Node].bitmaps() {
+				if b.Name == mergedName(f.opt.Repo) {
+					s.dirtyBytes = b.Count
+				}
+			}
+		}
+		sources = append(sources, s)
+	}
+	return sources, nil
+}
+
+// mergeBitmaps makes for each incremental disk one temporary bitmap of all
+// that changed since the committed point.
+func (f *Fleece) mergeBitmaps(ctx context.Context) error {
+	var commands []command
+	for i, d := range f.opt.Disks {
+		if !d.Decision.Incremental {
+			continue
+		}
+		f.merged = append(f.merged, i)
+		name := mergedName(f.opt.Repo)
+		commands = append(commands,
+			bitmapAdd{Node: d.Disk.Node, Name: name, Granularity: Granularity, Disabled: true},
+			bitmapMerge{d.Disk.Node, name, d.Decision.Merge})
+	}
+	if len(commands) == 0 {
+		return nil
+	}
+	if err := f.conn.run(ctx, atomically(commands), nil); err != nil {
+		return fmt.Errorf("merging bitmaps: %w", err)
+	}
+	return nil
+}
+
+// exportDisk makes the export of disk i and connects to it.
+func (f *Fleece) exportDisk(ctx context.Context, i int) (*Source, error) {
+	d := f.opt.Disks[i]
+	access, id := objectName(prefixAccess, i), objectName(prefixExport, i)
+	err := f.conn.run(ctx, addSnapshotAccess{Driver: "snapshot-access", Node: access, File: objectName(prefixFilter, i)}, nil)
+	if err != nil {
+		return nil, err
+	}
+	export := blockExportAdd{Type: "nbd", ID: id, Node: access, Name: id}
+	if d.Decision.Incremental {
+		export.Bitmaps = []exportBitmap{{Node: d.Disk.Node, Name: mergedName(f.opt.Repo)}}
+	}
+	if err := f.conn.run(ctx, export, nil); err != nil {
+		return nil, err
+	}
+	s := &Source{Disk: d.Disk, Incremental: d.Decision.Incremental}
+	if s.data, err = f.dial(ctx, id, nbd.BaseAllocation); err != nil {
+		return nil, err
+	}
+	if s.data.Size() != d.Disk.Size {
+		return nil, fmt.Errorf("the export has %d bytes, the disk %d", s.data.Size(), d.Disk.Size)
+	}
+	if !d.Decision.Incremental {
+		return s, nil
+	}
+	// A connection of its own: with both contexts on one, QEMU works out the
+	// allocation of the whole disk for each question about the bitmap.
+	s.context = nbd.DirtyBitmap(mergedName(f.opt.Repo))
+	s.dirty, err = f.dial(ctx, id, s.context)
+	return s, err
+}
+
+func (f *Fleece) dial(ctx context.Context, export, context string) (*nbd.Conn, error) {
+	c, err := f.opt.Dialer.Dial(ctx, "unix", f.socket, export, context)
+	if err != nil {
+		f.doubtful = true
+		return nil, err
+	}
+	f.conns = append(f.conns, c)
+	return c, nil
+}
+
+// isOurNode says whether a node's name is one that we give.
+func isOurNode(name string) bool {
+	return numbered(name, prefixFilter) || numbered(name, prefixScratch) || numbered(name, prefixFile) || numbered(name, prefixAccess)
+}
+
+// numbered says whether name is prefix and a number.
+func numbered(name, prefix string) bool {
+	digits, ok := strings.CutPrefix(name, prefix)
+	return ok && digits != "" && strings.Trim(digits, "0123456789") == ""
+}

@@ -1,0 +1,155 @@
+package qmp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// PointInfo says when the point in time was and what it cost.
+type PointInfo struct {
+	Time   time.Time     // host's clock
+	Paused time.Duration // how long the VM stood still; 0 if it was not paused
+}
+
+// Point puts the filters into the data path of all disks: what is read from
+// the fleece is the disks' content at this instant. pause stops a running VM
+// meanwhile: needed with more than one disk unless the guest is frozen,
+// because the filters go in one after the other. A VM that was not running
+// is left as it is.
+//
+// The order loses no write: the new bitmaps record, then the filters go in,
+// then the old bitmaps stop. A write in between is in both and is sent twice.
+// On an error the filters are out again, the VM runs if it ran before, and a
+// bitmap that was added stays: the next attempt merges it.
+func (f *Fleece) Point(ctx context.Context, pause bool) (info PointInfo, err error) {
+	_, running, err := status(ctx, f.conn)
+	if err != nil {
+		return PointInfo{}, err
+	}
+	if pause && running {
+		begin := f.opt.Now()
+		// A stop without an answer may still happen, so cont goes out whatever stop said.
+		defer func() {
+			if resumed := f.resume(ctx); resumed != nil {
+				err = errors.Join(err, resumed)
+			}
+			info.Paused = f.opt.Now().Sub(begin)
+		}()
+		if err := f.conn.run(ctx, stop{}, nil); err != nil {
+			return PointInfo{}, err
+		}
+	}
+	if err := f.point(ctx); err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		return PointInfo{}, errors.Join(f.explain(err), f.takeOut(undo))
+	}
+	return PointInfo{Time: f.opt.Now()}, nil
+}
+
+func (f *Fleece) point(ctx context.Context) error {
+	var add, disable []command
+	state, err := readBlockState(ctx, f.conn)
+	if err != nil {
+		return err
+	}
+	name := BitmapName(f.opt.Repo, f.opt.Seq)
+	for _, d := range f.opt.Disks {
+		if got := state.belowOurs(state.top(d.Disk.QOMPath)); got != d.Disk.Top {
+			return fmt.Errorf("qmp: disk %s: its device reads node %q now, not %q: a snapshot or a job came in between", d.Disk.Name, got, d.Disk.Top)
+		}
+		add = append(add, bitmapAdd{Node: d.Disk.Node, Name: name, Granularity: Granularity, Persistent: d.Disk.Persistent})
+		for _, b := range ours(state.nodes[d.Disk.Node].bitmaps(), f.opt.Repo) {
+			if b.Recording && !b.Inconsistent {
+				disable = append(disable, bitmapDisable{d.Disk.Node, b.Name})
+			}
+		}
+	}
+	if err := f.conn.run(ctx, atomically(add), nil); err != nil {
+		return fmt.Errorf("new bitmaps: %w", err)
+	}
+	for i, d := range f.opt.Disks {
+		// Noted before it is tried: without an answer it may have happened.
+		f.inserted = append(f.inserted, i)
+		if err := f.conn.run(ctx, qomSet{d.Disk.QOMPath, "drive", objectName(prefixFilter, i)}, nil); err != nil {
+			return fmt.Errorf("filter for disk %s: %w", d.Disk.Name, err)
+		}
+	}
+	if len(disable) == 0 {
+		return nil
+	}
+	if err := f.conn.run(ctx, atomically(disable), nil); err != nil {
+		return fmt.Errorf("old bitmaps: %w", err)
+	}
+	return nil
+}
+
+// top gives the node that a device reads now.
+func (s *blockState) top(object string) string {
+	for _, dev := range s.devices {
+		if objectPath(dev.QDev) == object && dev.Inserted != nil {
+			return dev.Inserted.Node
+		}
+	}
+	return ""
+}
+
+// takeOut takes the filters out of the data path again.
+func (f *Fleece) takeOut(ctx context.Context) error {
+	if len(f.inserted) == 0 || f.conn.Dead() != nil {
+		return nil
+	}
+	state, err := readBlockState(ctx, f.conn)
+	if err != nil {
+		return err
+	}
+	for _, i := range slices.Backward(f.inserted) {
+		if err := state.takeOutFilter(ctx, f.conn, objectName(prefixFilter, i)); err != nil {
+			return err
+		}
+	}
+	f.inserted = nil
+	return nil
+}
+
+// takeOutFilter gives a device the node below our filter again, if the device
+// has the filter. That node is asked for: a live snapshot may have changed it.
+func (s *blockState) takeOutFilter(ctx context.Context, conn *Conn, filter string) error {
+	for _, dev := range s.devices {
+		if dev.Inserted == nil || dev.Inserted.Node != filter {
+			continue
+		}
+		below := s.graph[filter]["file"]
+		if below == "" {
+			return fmt.Errorf("qmp: nothing is below filter %s", filter)
+		}
+		if err := conn.run(ctx, qomSet{objectPath(dev.QDev), "drive", below}, nil); err != nil {
+			return fmt.Errorf("taking filter %s out of %s: %w", filter, dev.QDev, err)
+		}
+	}
+	return nil
+}
+
+// resume lets the VM go on. It does not end with ctx and tries more than once:
+// a VM that stands still is the worst that we can do to a guest.
+func (f *Fleece) resume(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	var failed error
+	for range 3 {
+		if failed = f.conn.run(ctx, cont{}, nil); failed == nil {
+			return nil
+		}
+		state, running, err := status(ctx, f.conn)
+		if err == nil && (running || state != "paused") {
+			return nil // it runs, or it ended meanwhile, which is not our doing
+		}
+		if f.conn.Dead() != nil {
+			return f.conn.Dead()
+		}
+	}
+	return fmt.Errorf("THE VM IS STILL PAUSED, resume it by hand (QMP \"cont\", virsh resume): %w", failed)
+}
