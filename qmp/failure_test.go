@@ -325,6 +325,7 @@ func failEachCommand(t *testing.T, verdict qmptest.Verdict) {
 	conn, err := Dial(testContext(t), proxy.Path)
 	must(t, err)
 	defer conn.Close()
+	conn.timeout = 5 * time.Second // a lost answer in an undo is waited for
 	for n := 1; ; n++ {
 		v.conn, count, failAt, failed = direct, 0, 0, ""
 		v.write("vda", n, int64(n)*8*kib, 4*kib)

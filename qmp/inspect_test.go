@@ -163,3 +163,14 @@ func TestMissingFeatures(t *testing.T) {
 		t.Error("torn schema")
 	}
 }
+
+func FuzzParseSchema(f *testing.F) {
+	f.Add([]byte(`[{"name": "blockdev-add", "meta-type": "command", "arg-type": "1"}, {"name": "1", "meta-type": "object", "variants": [{"case": "copy-before-write", "type": "1"}]}]`))
+	f.Add([]byte(`[{"name": "", "meta-type": "command"}]`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		features, err := parseSchema(raw)
+		if err != nil && features != (Features{}) {
+			t.Error("features out of a broken schema")
+		}
+	})
+}
