@@ -331,7 +331,11 @@ func failEachCommand(t *testing.T, verdict qmptest.Verdict) {
 		v.write("vda", n, int64(n)*8*kib, 4*kib)
 		v.write("vdb", n, int64(n)*4*kib, 4*kib)
 		v.conn, failAt = conn, n
+		begin := time.Now()
 		err := attempt(t, b, verdict)
+		if d := time.Since(begin); d > 4*time.Second {
+			t.Logf("%d (%s) took %v: %v", n, failed, d, err)
+		}
 		done := count < n
 		failAt = 0
 		if done && errors.Is(err, context.DeadlineExceeded) {
