@@ -12,6 +12,7 @@ import (
 	"runtime"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"cairn/index/restorepoint"
 )
@@ -67,7 +68,7 @@ func RestoreDisk(ctx context.Context, img restorepoint.Image, name, path, format
 }
 
 // copyImage copies what is not a hole, in pieces, in parallel.
-func copyImage(ctx context.Context, to io.WriterAt, img restorepoint.Image, add func(int64)) (int64, error) {
+func copyImage(ctx context.Context, to *os.File, img restorepoint.Image, add func(int64)) (int64, error) {
 	type span struct{ off, n int64 }
 	spans := make(chan span)
 	g, gctx := errgroup.WithContext(ctx)
@@ -111,6 +112,9 @@ func copyImage(ctx context.Context, to io.WriterAt, img restorepoint.Image, add 
 				if _, err := to.WriteAt(p, s.off); err != nil {
 					return fmt.Errorf("write at %d: %w", s.off, err)
 				}
+				// The disk begins to write now, so that the sync at the end,
+				// which sees errors, is short.
+				_ = unix.SyncFileRange(int(to.Fd()), s.off, s.n, unix.SYNC_FILE_RANGE_WRITE)
 				counts[i] += s.n
 				add(s.n)
 			}
