@@ -43,6 +43,7 @@ type device struct {
 	running  sync.WaitGroup // readers that are not lost, and the watchdog
 	gone     chan struct{}  // closed when the mount is gone
 	goneOnce sync.Once
+	closed   sync.Once
 	idle     atomic.Int32 // readers in read(2), or about to be
 	busy     atomic.Int32 // requests being handled, lost ones too
 	requests atomic.Uint64
@@ -148,9 +149,15 @@ func (d *device) start() {
 }
 
 // wait returns when the mount is gone and all that runs for it has ended,
-// except lost readers.
+// except lost readers. The device is closed unless one of those may yet use
+// its number, which would then be another file's.
 func (d *device) wait() {
 	d.running.Wait()
+	d.closed.Do(func() {
+		if d.busy.Load() == 0 {
+			unix.Close(d.fd)
+		}
+	})
 }
 
 func (d *device) spawn() {
