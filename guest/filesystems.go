@@ -75,7 +75,7 @@ func parseFilesystems(raw []byte) ([]Filesystem, error) {
 		} `json:"disk"`
 	}
 	if err := json.Unmarshal(raw, &answer); err != nil {
-		return nil, fmt.Errorf("guest agent: %s: %w: %v", command, ErrBadAnswer, err)
+		return nil, fmt.Errorf("guest agent: %s: %w: %w", command, ErrBadAnswer, err)
 	}
 	if len(answer) > maxFilesystems {
 		return nil, fmt.Errorf("guest agent: %s: %w: %d filesystems", command, ErrBadAnswer, len(answer))

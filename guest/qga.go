@@ -73,7 +73,7 @@ func (a *Agent) open(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	a.disconnect()
+	_ = a.disconnect() // err is what counts
 	if ctx.Err() != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return fmt.Errorf("guest agent: %w", ctx.Err())
 	}
@@ -148,7 +148,7 @@ func (a *Agent) exchange(ctx context.Context, command string, args, out any, lim
 		return fmt.Errorf("guest agent: %s: %w: null", command, ErrBadAnswer)
 	}
 	if err := json.Unmarshal(raw, out); err != nil {
-		return fmt.Errorf("guest agent: %s: %w: %v", command, ErrBadAnswer, err)
+		return fmt.Errorf("guest agent: %s: %w: %w", command, ErrBadAnswer, err)
 	}
 	return nil
 }
@@ -233,7 +233,7 @@ func (a *Agent) failed(ctx context.Context, command string, err error) error {
 		}
 		return fmt.Errorf("guest agent: %s: %w: %w", command, ErrNoAnswer, cause)
 	case isClosed(err):
-		a.disconnect()
+		_ = a.disconnect() // it is closed already
 		return fmt.Errorf("guest agent: %s: %w, the channel was closed: %w", command, ErrNoAgent, err)
 	}
 	return fmt.Errorf("guest agent: %s: %w", command, err)

@@ -102,7 +102,7 @@ func parseAnswer(command string, line []byte) (json.RawMessage, error) {
 		} `json:"error"`
 	}
 	if err := json.Unmarshal(line, &answer); err != nil {
-		return nil, fmt.Errorf("guest agent: %s: %w: %v", command, ErrBadAnswer, err)
+		return nil, fmt.Errorf("guest agent: %s: %w: %w", command, ErrBadAnswer, err)
 	}
 	switch {
 	case answer.Error != nil && answer.Return == nil:

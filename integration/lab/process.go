@@ -36,7 +36,7 @@ func startProcess(ctx context.Context, program string, args []string, log string
 		return nil, err
 	}
 	defer out.Close()
-	cmd := exec.Command(path, args...)
+	cmd := exec.Command(path, args...) //nolint:noctx // it dies with ctx too, by the AfterFunc below, which kill can detach
 	cmd.Stdout, cmd.Stderr = out, out
 	// A group of its own: Ctrl-C at the terminal is for us to handle.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
@@ -56,7 +56,7 @@ func startProcess(ctx context.Context, program string, args []string, log string
 		return nil, fmt.Errorf("starting %s: %w", path, err)
 	}
 	p.pid = cmd.Process.Pid
-	p.stop = context.AfterFunc(ctx, func() { p.cmd.Process.Kill() })
+	p.stop = context.AfterFunc(ctx, func() { _ = p.cmd.Process.Kill() })
 	return p, nil
 }
 
