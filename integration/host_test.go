@@ -337,9 +337,9 @@ func (h *host) awaitStep(t *testing.T, r *running, step string) bool {
 	}
 }
 
-// countFiles counts the regular files and sockets below a folder; none if it
+// listFiles lists the files and sockets below a folder; none if it
 // is not there.
-func countFiles(t *testing.T, dir string) (names []string) {
+func listFiles(t *testing.T, dir string) (names []string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {

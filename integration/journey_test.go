@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -41,6 +42,9 @@ func TestBackupJourney(t *testing.T) {
 		t.Errorf("the second backup's numbers: %+v", second)
 	}
 	isTidy(t, h, g)
+	if files := listFiles(t, filepath.Join(h.state, "nbd")); len(files) > 0 {
+		t.Errorf("the NBD server's socket was left: %q", files)
+	}
 
 	labtest.Shell(t, g, "head -c 500000 /dev/urandom >/srv/third; rm /srv/new; sync")
 	third := backupPaused(t, h, g)

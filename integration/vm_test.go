@@ -186,12 +186,12 @@ func isTidy(t *testing.T, h *host, g *lab.Guest) {
 	if left := leftovers(t, g); len(left) > 0 {
 		t.Errorf("left in QEMU: %q", left)
 	}
-	for _, dir := range []string{"scratch", "nbd"} {
-		if files := countFiles(t, filepath.Join(h.state, dir)); len(files) > 0 {
-			t.Errorf("left on the host: %q", files)
-		}
+	// The NBD server and its socket may stay: QEMU 7.2 can hang if it is
+	// stopped while a handshake of a dead run is open (package qmp).
+	if files := listFiles(t, filepath.Join(h.state, "scratch")); len(files) > 0 {
+		t.Errorf("left on the host: %q", files)
 	}
-	if files := countFiles(t, filepath.Join(h.state, "journal")); len(files) > 1 { // the lock stays
+	if files := listFiles(t, filepath.Join(h.state, "journal")); len(files) > 1 { // the lock stays
 		t.Errorf("left in the journal: %q", files)
 	}
 	for disk, names := range bitmaps(t, g) {

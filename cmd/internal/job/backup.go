@@ -377,17 +377,34 @@ func (b *Backup) quiescedPoint(ctx context.Context, fleece *qmp.Fleece, agent *g
 	if err := b.step("point"); err != nil {
 		return err
 	}
-	if err := b.guardian.say(sayStopping); err != nil {
-		return err
+	if b.machine.Running { // one that somebody else has paused is not for the guardian to resume
+		if err := b.guardian.say(sayStopping); err != nil {
+			return err
+		}
 	}
 	pctx, cancel := context.WithTimeout(ctx, pointTimeout)
 	defer cancel()
 	point, err := fleece.Point(pctx, !frozen || len(b.plans) > 1)
 	if err != nil {
-		return fmt.Errorf("take the point: %w", err)
+		return errors.Join(fmt.Errorf("take the point: %w", err), b.sayIfRunning(ctx))
 	}
 	b.manifest.Time = point.Time.UTC()
 	b.manifest.Statistics.PausedUS = point.Paused.Microseconds()
+	return b.guardian.say(sayRunning)
+}
+
+// sayIfRunning tells the guardian that the VM goes on, if it does: after a
+// point that failed the fleece has seen to that, or the guardian must.
+func (b *Backup) sayIfRunning(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), inspectTimeout)
+	defer cancel()
+	m, err := qmp.Inspect(ctx, b.conn)
+	if err != nil {
+		return err
+	}
+	if m.Status == "paused" {
+		return fmt.Errorf("the VM is paused and goes on when this run has ended: %w", errNotReleased)
+	}
 	return b.guardian.say(sayRunning)
 }
 
