@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -56,7 +57,14 @@ func TestKilledBackup(t *testing.T) {
 	h := newHost(t)
 	g := startVM(t, h)
 	startWriter(t, g)
-	h.backup(t)
+	first := h.backup(t).Point
+	kept := map[string]string{}
+	for _, disk := range guestDisks {
+		kept[disk] = h.restoreDisk(t, first, disk) + ".kept"
+		if err := os.Rename(strings.TrimSuffix(kept[disk], ".kept"), kept[disk]); err != nil {
+			t.Fatal(err)
+		}
+	}
 	hit := 0
 	for i, m := range moments() {
 		before := h.points(t)
@@ -82,7 +90,7 @@ func TestKilledBackup(t *testing.T) {
 			h.restoreDisk(t, after[len(after)-1].ID, "vdb")
 		}
 		s := h.backup(t)
-		if s.Consistency != "filesystem" {
+		if s.Consistency != "filesystem" || s.Read != "incremental" {
 			t.Errorf("the backup behind the kill %v: %+v", m, s)
 		}
 		isTidy(t, h, g)
@@ -96,6 +104,9 @@ func TestKilledBackup(t *testing.T) {
 	t.Logf("the guest wrote %d times", stopWriter(t, g))
 	backupPaused(t, h, g)
 	h.run(t, exitOK, "check", "--read-data")
+	for _, disk := range guestDisks {
+		sameImage(t, disk+" of the first point", h.restoreDisk(t, first, disk), kept[disk])
+	}
 }
 
 // backupOfRound makes every third doomed backup a full read, which takes long

@@ -146,6 +146,9 @@ func (b *Backup) probe(ctx context.Context) error {
 		Machine: restorepoint.Machine{QEMUVersion: b.machine.Version, Type: b.machine.Type, CommandLine: commandLine(b.VM.QMP)},
 	}
 	b.entry = entry{VM: b.VM.Name, QMP: b.VM.QMP, Agent: b.agentSocket()}
+	if b.entry.Scratch, err = b.scratchDir(); err != nil {
+		return err
+	}
 	ok = true
 	return nil
 }
@@ -171,7 +174,35 @@ func (b *Backup) cleanDead(ctx context.Context) error {
 	if len(removed) > 0 {
 		b.Step("removed what an earlier run left in QEMU: %s", strings.Join(removed, ", "))
 	}
+	if d := b.journal.Dead; d != nil && filepath.IsAbs(d.Scratch) {
+		return removeScratch(d.Scratch)
+	}
 	return nil
+}
+
+// removeScratch removes the scratch files that a dead run had not yet given to
+// QEMU, or that QEMU has not outlived: nothing in QEMU tells of them.
+func removeScratch(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, "cairn-fleece-*"))
+	if err != nil {
+		return err
+	}
+	for _, d := range left {
+		if err := os.RemoveAll(d); err != nil {
+			return fmt.Errorf("clean up after an earlier run: %w", err)
+		}
+	}
+	return nil
+}
+
+// scratchDir is where this VM's scratch files go: a folder that no other VM's
+// run uses, so that what a dead run left in it is known to be dead.
+func (b *Backup) scratchDir() (string, error) {
+	dir := b.Scratch
+	if dir == "" {
+		dir = filepath.Join(b.Repo.Dirs.State, "scratch")
+	}
+	return filepath.Abs(filepath.Join(dir, b.VM.Name))
 }
 
 // agentSocket is the stock agent's socket: as configured, else as QEMU says.
@@ -214,7 +245,8 @@ func (b *Backup) plan(ctx context.Context) error {
 		}
 		p := diskPlan{disk: d, decision: qmp.Plan(d, repo, records[d.Name])}
 		if b.FullRead && p.decision.Incremental {
-			p.decision = qmp.Decision{Reason: "full read: asked for with --full-read", Remove: qmp.OurBitmaps(d, repo)}
+			// The bitmaps stay: if this run dies the next one still can use them.
+			p.decision = qmp.Decision{Reason: "full read: asked for with --full-read", Remove: p.decision.Remove}
 		}
 		if records[d.Name] != nil {
 			m, err := b.Catalogue.Map(b.parent, d.Name)
@@ -450,10 +482,7 @@ func (b *Backup) thaw(ctx context.Context, guard *guest.Guard) error {
 
 // prepare makes the fleece's nodes, not yet in the data path.
 func (b *Backup) prepare(ctx context.Context) (*qmp.Fleece, error) {
-	o := qmp.FleeceOptions{Repo: b.repoTag(), Seq: b.seq, ScratchDir: b.Scratch, SocketDir: filepath.Join(b.Repo.Dirs.State, "nbd", b.VM.Name), Now: b.Now}
-	if o.ScratchDir == "" {
-		o.ScratchDir = filepath.Join(b.Repo.Dirs.State, "scratch")
-	}
+	o := qmp.FleeceOptions{Repo: b.repoTag(), Seq: b.seq, ScratchDir: b.entry.Scratch, SocketDir: filepath.Join(b.Repo.Dirs.State, "nbd", b.VM.Name), Now: b.Now}
 	for _, dir := range []string{o.ScratchDir, o.SocketDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("prepare the fleece: %w", err)
