@@ -146,6 +146,9 @@ func (b *Backup) probe(ctx context.Context) error {
 		Machine: restorepoint.Machine{QEMUVersion: b.machine.Version, Type: b.machine.Type, CommandLine: commandLine(b.VM.QMP)},
 	}
 	b.entry = entry{VM: b.VM.Name, QMP: b.VM.QMP, Agent: b.agentSocket()}
+	if b.entry.Scratch, err = b.scratchDir(); err != nil {
+		return err
+	}
 	ok = true
 	return nil
 }
@@ -171,7 +174,35 @@ func (b *Backup) cleanDead(ctx context.Context) error {
 	if len(removed) > 0 {
 		b.Step("removed what an earlier run left in QEMU: %s", strings.Join(removed, ", "))
 	}
+	if d := b.journal.Dead; d != nil && filepath.IsAbs(d.Scratch) {
+		return removeScratch(d.Scratch)
+	}
 	return nil
+}
+
+// removeScratch removes the scratch files that a dead run had not yet given to
+// QEMU, or that QEMU has not outlived: nothing in QEMU tells of them.
+func removeScratch(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, "cairn-fleece-*"))
+	if err != nil {
+		return err
+	}
+	for _, d := range left {
+		if err := os.RemoveAll(d); err != nil {
+			return fmt.Errorf("clean up after an earlier run: %w", err)
+		}
+	}
+	return nil
+}
+
+// scratchDir is where this VM's scratch files go: a folder that no other VM's
+// run uses, so that what a dead run left in it is known to be dead.
+func (b *Backup) scratchDir() (string, error) {
+	dir := b.Scratch
+	if dir == "" {
+		dir = filepath.Join(b.State, "scratch")
+	}
+	return filepath.Abs(filepath.Join(dir, b.VM.Name))
 }
 
 // agentSocket is the stock agent's socket: as configured, else as QEMU says.
@@ -214,7 +245,8 @@ func (b *Backup) plan(ctx context.Context) error {
 		}
 		p := diskPlan{disk: d, decision: qmp.Plan(d, repo, records[d.Name])}
 		if b.FullRead && p.decision.Incremental {
-			p.decision = qmp.Decision{Reason: "full read: asked for with --full-read", Remove: qmp.OurBitmaps(d, repo)}
+			// The bitmaps stay: if this run dies the next one still can use them.
+			p.decision = qmp.Decision{Reason: "full read: asked for with --full-read", Remove: p.decision.Remove}
 		}
 		if records[d.Name] != nil {
 			m, err := b.Catalogue.Map(b.parent, d.Name)
@@ -383,17 +415,34 @@ func (b *Backup) quiescedPoint(ctx context.Context, fleece *qmp.Fleece, agent *g
 	if err := b.step("point"); err != nil {
 		return err
 	}
-	if err := b.guardian.say(sayStopping); err != nil {
-		return err
+	if b.machine.Running { // one that somebody else has paused is not for the guardian to resume
+		if err := b.guardian.say(sayStopping); err != nil {
+			return err
+		}
 	}
 	pctx, cancel := context.WithTimeout(ctx, pointTimeout)
 	defer cancel()
 	point, err := fleece.Point(pctx, !frozen || len(b.plans) > 1)
 	if err != nil {
-		return fmt.Errorf("take the point: %w", err)
+		return errors.Join(fmt.Errorf("take the point: %w", err), b.sayIfRunning(ctx))
 	}
 	b.manifest.Time = point.Time.UTC()
 	b.manifest.Statistics.PausedUS = point.Paused.Microseconds()
+	return b.guardian.say(sayRunning)
+}
+
+// sayIfRunning tells the guardian that the VM goes on, if it does: after a
+// point that failed the fleece has seen to that, or the guardian must.
+func (b *Backup) sayIfRunning(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), inspectTimeout)
+	defer cancel()
+	m, err := qmp.Inspect(ctx, b.conn)
+	if err != nil {
+		return err
+	}
+	if m.Status == "paused" {
+		return fmt.Errorf("the VM is paused and goes on when this run has ended: %w", errNotReleased)
+	}
 	return b.guardian.say(sayRunning)
 }
 
@@ -439,10 +488,7 @@ func (b *Backup) thaw(ctx context.Context, guard *guest.Guard) error {
 
 // prepare makes the fleece's nodes, not yet in the data path.
 func (b *Backup) prepare(ctx context.Context) (*qmp.Fleece, error) {
-	o := qmp.FleeceOptions{Repo: b.repoTag(), Seq: b.seq, ScratchDir: b.Scratch, SocketDir: filepath.Join(b.State, "nbd", b.VM.Name), Now: b.Now}
-	if o.ScratchDir == "" {
-		o.ScratchDir = filepath.Join(b.State, "scratch")
-	}
+	o := qmp.FleeceOptions{Repo: b.repoTag(), Seq: b.seq, ScratchDir: b.entry.Scratch, SocketDir: filepath.Join(b.State, "nbd", b.VM.Name), Now: b.Now}
 	for _, dir := range []string{o.ScratchDir, o.SocketDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("prepare the fleece: %w", err)

@@ -33,8 +33,10 @@ const (
 // thaws the guest and lets the VM go on. Neither the stock agent nor QEMU has
 // a time limit of its own, and a killed process cannot do it.
 type guardian struct {
-	cmd *exec.Cmd
-	to  io.WriteCloser
+	cmd     *exec.Cmd
+	to      io.WriteCloser
+	frozen  bool // it was told so, and not yet of the thaw
+	stopped bool // it was told so, and not yet that the VM goes on
 }
 
 // startGuardian starts one for a VM's sockets; agent may be "".
@@ -56,12 +58,32 @@ func (g *guardian) say(b byte) error {
 	if _, err := g.to.Write([]byte{b}); err != nil {
 		return fmt.Errorf("the guardian process is gone: %w", err)
 	}
+	note(b, &g.frozen, &g.stopped)
 	return nil
 }
 
-// stop ends the guardian; what it was not told to be over it finishes first.
+// note keeps what a byte of a run's says.
+func note(b byte, frozen, stopped *bool) {
+	switch b {
+	case sayFreezing:
+		*frozen = true
+	case sayThawed:
+		*frozen = false
+	case sayStopping:
+		*stopped = true
+	case sayRunning:
+		*stopped = false
+	}
+}
+
+// stop ends the guardian. One that has something to undo is not waited for: it
+// needs the monitor and the agent's socket, which are this run's until it
+// ends, and it outlives the run.
 func (g *guardian) stop() error {
 	err := g.to.Close()
+	if g.frozen || g.stopped {
+		return err
+	}
 	return errors.Join(err, g.cmd.Wait())
 }
 
@@ -74,16 +96,7 @@ func RunGuardian(ctx context.Context, from io.Reader, qmpSocket, agent string, l
 		if _, err := from.Read(b[:]); err != nil {
 			break // the run ended, one way or the other
 		}
-		switch b[0] {
-		case sayFreezing:
-			frozen = true
-		case sayThawed:
-			frozen = false
-		case sayStopping:
-			stopped = true
-		case sayRunning:
-			stopped = false
-		}
+		note(b[0], &frozen, &stopped)
 	}
 	ctx, cancel := context.WithTimeout(ctx, guardianPatience)
 	defer cancel()

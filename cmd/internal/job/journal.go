@@ -31,6 +31,7 @@ type entry struct {
 	QMP     string    `json:"qmp"`
 	Agent   string    `json:"agent,omitempty"`
 	Session string    `json:"session,omitempty"`
+	Scratch string    `json:"scratch,omitempty"` // folder of this VM's scratch files
 	Step    string    `json:"step"`
 	PID     int       `json:"pid"`
 	Time    time.Time `json:"time"`

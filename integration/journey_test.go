@@ -1,0 +1,96 @@
+package integration
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cairn/integration/lab/labtest"
+)
+
+// TestBackupJourney is the way of a new user: init, vm add, doctor, a full
+// backup of the running guest, changes, an incremental one, and both restored.
+//
+// Two truths are compared with. The first point is taken of the running guest
+// with its filesystems frozen by the guest agent, see backupHeld. For the
+// others the VM is stopped by the tests' own monitor, see backupPaused.
+func TestBackupJourney(t *testing.T) {
+	h := bareHost(t)
+	h.run(t, exitNoRepository, "points")
+	h.init(t)
+	h.run(t, exitUsage, "backup", vmName)
+	g := startVM(t, h)
+	h.run(t, exitOK, "doctor", vmName).mentions(t, "filesystem-consistent")
+
+	first := h.backup(t, "--tag", "first")
+	if first.Read != "full" || first.Consistency != "filesystem" || first.VM != vmName || len(first.Warnings) > 0 {
+		t.Errorf("the first backup: %+v", first)
+	}
+	if first.BytesDisk != 768<<20 || first.BytesRead <= 0 || first.BytesRead > first.BytesDisk || first.BytesStored <= 0 || first.ChunksNew <= 0 ||
+		first.FrozenMS <= 0 || first.PausedUS <= 0 || first.DurationMS <= 0 || first.Reason == "" || first.Why == "" {
+		t.Errorf("the first backup's numbers: %+v", first)
+	}
+	isTidy(t, h, g)
+
+	labtest.Shell(t, g, "echo changed >>/home/anna/notes.md; head -c 700000 /dev/urandom >/srv/new; rm /var/lib/many/file-0007; sync")
+	second := h.backup(t)
+	if second.Read != "incremental" || second.Consistency != "filesystem" {
+		t.Errorf("the second backup: %+v", second)
+	}
+	if second.BytesDirty < 700_000 || second.BytesDirty > 32<<20 || second.BytesRead > second.BytesDirty || second.BytesStored > 8<<20 {
+		t.Errorf("the second backup's numbers: %+v", second)
+	}
+	isTidy(t, h, g)
+	if files := listFiles(t, filepath.Join(h.state, "nbd")); len(files) > 0 {
+		t.Errorf("the NBD server's socket was left: %q", files)
+	}
+
+	labtest.Shell(t, g, "head -c 500000 /dev/urandom >/srv/third; rm /srv/new; sync")
+	third := backupPaused(t, h, g)
+	if third.Read != "incremental" || third.Consistency != "crash" {
+		t.Errorf("the backup of the stopped VM: %+v", third)
+	}
+	isAlive(t, g)
+	held := backupHeld(t, h, g)
+	if held.Read != "incremental" || held.Consistency != "filesystem" {
+		t.Errorf("the backup that was held: %+v", held)
+	}
+	isAlive(t, g)
+
+	list := h.points(t)
+	if len(list) != 4 {
+		t.Fatalf("%d points, want 4", len(list))
+	}
+	for i, s := range []summary{first, second, third, held} {
+		p := list[i]
+		if p.ID != s.Point || p.VM != vmName || p.Read != s.Read || p.Consistency != s.Consistency || len(p.Disks) != 2 || p.BytesStored <= 0 {
+			t.Errorf("point %d: %+v, the backup said %+v", i, p, s)
+		}
+		if i > 0 && p.Parent != list[i-1].ID {
+			t.Errorf("point %d has the parent %s", i, p.Parent)
+		}
+		if i == 0 && strings.Join(p.Tags, " ") != "first" {
+			t.Errorf("tags %q", p.Tags)
+		}
+	}
+	var shown struct {
+		ID string `json:"id"`
+		VM struct {
+			Name string `json:"name"`
+		} `json:"vm"`
+		Time time.Time `json:"time"`
+	}
+	h.run(t, exitOK, "show", vmName+"@latest~3", "--json").decode(t, &shown)
+	if shown.ID != first.Point || shown.VM.Name != vmName || time.Since(shown.Time).Abs() > time.Hour {
+		t.Errorf("show: %+v", shown)
+	}
+	h.run(t, exitOK, "show", first.Point[:8]).mentions(t, "Cairn lab guest 1")
+	h.run(t, exitOK, "check", "--read-data").mentions(t, "no damage")
+
+	t.Run("Mount", func(t *testing.T) { testMount(t, h, g) })
+	t.Run("Keys", func(t *testing.T) { testKeys(t, h, first) })
+	t.Run("LostIndex", func(t *testing.T) { testLostIndex(t, h, g) })
+	t.Run("DamagedPack", func(t *testing.T) { testDamagedPack(t, h) })
+	t.Run("Unencrypted", func(t *testing.T) { testUnencrypted(t, g) })
+}
