@@ -3,6 +3,7 @@ package integration
 import (
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -88,9 +89,26 @@ func TestBackupJourney(t *testing.T) {
 	h.run(t, exitOK, "show", first.Point[:8]).mentions(t, "Cairn lab guest 1")
 	h.run(t, exitOK, "check", "--read-data").mentions(t, "no damage")
 
+	t.Run("Busy", func(t *testing.T) { testBusy(t, h) })
 	t.Run("Mount", func(t *testing.T) { testMount(t, h, g) })
 	t.Run("Keys", func(t *testing.T) { testKeys(t, h, first) })
 	t.Run("LostIndex", func(t *testing.T) { testLostIndex(t, h, g) })
 	t.Run("DamagedPack", func(t *testing.T) { testDamagedPack(t, h) })
 	t.Run("Unencrypted", func(t *testing.T) { testUnencrypted(t, g) })
+}
+
+// testBusy: two backups of one VM do not meet in QEMU. The first is halted
+// while it reads, so that the second must find it.
+func testBusy(t *testing.T, h *host) {
+	r := h.start(t, "backup", vmName, "--json")
+	if !h.awaitStep(t, r, "read") {
+		t.Fatalf("the run ended before it read: %+v", r.wait())
+	}
+	r.signal(t, syscall.SIGSTOP)
+	h.run(t, exitFailed, "backup", vmName, "--index-wait", "1s")
+	h.run(t, exitOK, "points")
+	r.signal(t, syscall.SIGCONT)
+	if got := r.wait(); got.code != exitOK {
+		t.Errorf("the first of two: exit code %d\n%s", got.code, got.stderr)
+	}
 }
