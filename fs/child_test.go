@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -73,6 +74,7 @@ func serve(name string, stdin io.Reader, stdout, stderr io.Writer) int {
 
 // world is a source made for a test.
 type world struct {
+	mu        sync.Mutex // for points and the counts
 	points    []restorepoint.Summary
 	images    map[string]restorepoint.Image
 	manifest  *restorepoint.Manifest
@@ -85,11 +87,15 @@ type world struct {
 }
 
 func (w *world) Points(context.Context) ([]restorepoint.Summary, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.listings++
 	return append([]restorepoint.Summary(nil), w.points...), nil
 }
 
 func (w *world) Manifest(_ context.Context, id string) (*restorepoint.Manifest, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.manifests++
 	for _, s := range w.points {
 		if s.ID == id {
@@ -110,6 +116,8 @@ func (w *world) Image(_ context.Context, _ *restorepoint.Manifest, disk string) 
 
 // command does what a test asks the child for.
 func (w *world) command(s *Server, line string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	switch {
 	case line == "counts":
 		return fmt.Sprintf("manifests=%d listings=%d held=%d", w.manifests, w.listings, s.table.size())

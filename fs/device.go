@@ -23,6 +23,10 @@ import (
 // started only when a request is expected to take long, when requests come in
 // side by side, or when a request has taken a tick.
 //
+// One may even have to start: while files are stored ahead (see prefetch), the
+// kernel makes the store wait for a read of the same page, which nobody else
+// would answer.
+//
 // A request that is not answered within the deadline is answered EIO by the
 // watchdog, which also interrupts it: whoever waits with its context wakes
 // up. The reader is lost: it ends when what it hangs in returns. (What a lost
@@ -32,10 +36,14 @@ type device struct {
 	protocol *fuse.ProtocolServer
 	deadline time.Duration
 	report   func(error)
+	// after is called when a file was read from its beginning by a small
+	// read, with a buffer to use; nil: nothing.
+	after func(id uint64, buffer []byte)
 
 	running  sync.WaitGroup // readers that are not lost, and the watchdog
 	gone     chan struct{}  // closed when the mount is gone
 	goneOnce sync.Once
+	closed   sync.Once
 	idle     atomic.Int32 // readers in read(2), or about to be
 	busy     atomic.Int32 // requests being handled, lost ones too
 	requests atomic.Uint64
@@ -44,6 +52,7 @@ type device struct {
 
 	mu      sync.Mutex
 	readers map[*reader]bool
+	spare   sync.Pool // of *reader: their buffers are large
 }
 
 const (
@@ -57,6 +66,10 @@ const (
 	// largeRead is from what size on a read is expected to take long.
 	largeRead = 64 << 10
 )
+
+// noRequest stands for the number of a request while a reader stores files
+// that nobody asked for.
+const noRequest = ^uint64(0)
 
 // Opcodes and sizes of linux/fuse.h that the loop must know.
 const (
@@ -100,7 +113,7 @@ func openDevice(dir string, o Options, raw fuse.RawFileSystem, report func(error
 
 // init answers the kernel's first request, which agrees on the protocol.
 func (d *device) init() error {
-	r := newReader()
+	r := d.newReader()
 	n, err := unix.Read(d.fd, r.in)
 	if err != nil || n < inHeaderSize {
 		return fmt.Errorf("read the kernel's first request: %d bytes, %w", n, err)
@@ -121,7 +134,10 @@ type reader struct {
 }
 
 // newReader gives a reader; the kernel demands room for the largest request.
-func newReader() *reader {
+func (d *device) newReader() *reader {
+	if r, ok := d.spare.Get().(*reader); ok {
+		return r
+	}
 	return &reader{in: make([]byte, maxWrite+8192), out: make([]byte, maxWrite+8192)}
 }
 
@@ -133,13 +149,19 @@ func (d *device) start() {
 }
 
 // wait returns when the mount is gone and all that runs for it has ended,
-// except lost readers.
+// except lost readers. The device is closed unless one of those may yet use
+// its number, which would then be another file's.
 func (d *device) wait() {
 	d.running.Wait()
+	d.closed.Do(func() {
+		if d.busy.Load() == 0 {
+			unix.Close(d.fd)
+		}
+	})
 }
 
 func (d *device) spawn() {
-	r := newReader()
+	r := d.newReader()
 	d.mu.Lock()
 	d.readers[r] = true
 	d.mu.Unlock()
@@ -147,6 +169,7 @@ func (d *device) spawn() {
 	d.idle.Add(1)
 	go func() {
 		if d.serve(r) {
+			defer d.spare.Put(r) // not before it is out of the list
 			d.remove(r)
 		}
 	}()
@@ -218,7 +241,19 @@ func (d *device) handle(r *reader, request []byte, alone bool) bool {
 	case n > 0:
 		d.write(r.out[:n])
 	}
+	if opcode == opRead && d.after != nil && fromStart(request) {
+		r.started.Store(time.Now().UnixNano())
+		r.unique.Store(noRequest) // watched as a request is
+		d.after(binary.NativeEndian.Uint64(request[16:]), r.out)
+		return r.unique.CompareAndSwap(noRequest, 0)
+	}
 	return true
+}
+
+// fromStart says whether a read is of the first bytes of a file, and no more
+// than a small file has.
+func fromStart(request []byte) bool {
+	return len(request) >= inHeaderSize+20 && binary.NativeEndian.Uint64(request[inHeaderSize+8:]) == 0 && binary.NativeEndian.Uint32(request[inHeaderSize+16:]) <= maxStored
 }
 
 func takesLong(opcode uint32, request []byte) bool {
@@ -252,10 +287,14 @@ func (d *device) watch() {
 	defer d.running.Done()
 	for {
 		d.parked.Store(true)
-		select {
-		case <-d.wake:
-		case <-d.gone:
-			return
+		// A request that began before it could see that the watchdog sleeps
+		// is seen here: handle counts busy first and looks at parked then.
+		if d.busy.Load() == 0 || !d.parked.CompareAndSwap(true, false) {
+			select {
+			case <-d.wake:
+			case <-d.gone:
+				return
+			}
 		}
 		seen := d.requests.Load()
 		for quiet := 0; quiet < quietTicks; quiet++ {
@@ -266,10 +305,7 @@ func (d *device) watch() {
 			}
 			if d.busy.Load() > 0 {
 				quiet = 0
-				if d.idle.Load() == 0 {
-					d.spawn()
-				}
-				d.expire(time.Now())
+				d.look(time.Now())
 			}
 			if now := d.requests.Load(); now != seen {
 				seen, quiet = now, 0
@@ -278,24 +314,35 @@ func (d *device) watch() {
 	}
 }
 
-// expire gives up the requests that are over their deadline.
-func (d *device) expire(now time.Time) {
+// look starts another reader when a request takes long and nobody waits for
+// the next one, and gives up the requests that are over their deadline.
+func (d *device) look(now time.Time) {
 	d.mu.Lock()
 	var late []*reader
+	slow := false
 	for r := range d.readers {
-		if r.unique.Load() != 0 && now.Sub(time.Unix(0, r.started.Load())) > d.deadline {
-			late = append(late, r)
+		if r.unique.Load() != 0 {
+			took := now.Sub(time.Unix(0, r.started.Load()))
+			slow = slow || took > watchTick
+			if took > d.deadline {
+				late = append(late, r)
+			}
 		}
 	}
 	d.mu.Unlock()
+	if slow && d.idle.Load() == 0 {
+		d.spawn()
+	}
 	for _, r := range late {
 		unique := r.unique.Load()
 		if unique == 0 || now.Sub(time.Unix(0, r.started.Load())) <= d.deadline || !r.unique.CompareAndSwap(unique, 0) {
 			continue
 		}
 		d.report(fmt.Errorf("a request was given up: %w after %v", context.DeadlineExceeded, d.deadline))
-		d.fail(unique, unix.EIO)
-		d.interrupt(unique)
+		if unique != noRequest {
+			d.fail(unique, unix.EIO)
+			d.interrupt(unique)
+		}
 		d.remove(r)
 	}
 }

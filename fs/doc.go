@@ -38,7 +38,9 @@
 // directory cache, as with FOPEN_KEEP_CACHE and FOPEN_CACHE_DIR); directories
 // are listed with attributes; attributes and names, also names that do not
 // exist, stay valid for a day. Only the two upper levels, where points appear
-// and go, are asked for again after a second.
+// and go, are asked for again after a second. Small files of a directory that
+// somebody reads in order are put into the kernel's page cache ahead of him
+// (prefetch).
 //
 // # Deadlocks
 //
@@ -46,5 +48,6 @@
 // the thread that should answer. Tests mount from a child process. Locks are
 // taken in the order Server.listing, point.turn, Server.mu, table.mu; none is
 // held while a reader or the Source is called, except point.turn and
-// Server.listing, which are waited for with the request's context.
+// Server.listing, which are waited for with the request's context. The locks
+// of prefetch, fileCache and device are taken with no other held.
 package fs

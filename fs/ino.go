@@ -12,13 +12,11 @@ func hash(names ...string) uint64 {
 	return mix(h.Sum64())
 }
 
-// stable gives st_ino of an inode under a volume's seed. It is one to one for
-// each seed: two inodes of a volume never meet. It is never 0.
+// stable gives st_ino of an inode under a volume's seed: never the same for
+// two inodes of a volume, never 0, and in the guest's order. cp and others
+// read the files of a directory in that order, which is that of the disk.
 func stable(seed, ino uint64) uint64 {
-	if n := mix(seed + ino); n != 0 {
-		return n
-	}
-	return 1
+	return seed>>1 + ino + 1
 }
 
 // mix is the finalizer of SplitMix64, a bijection (Steele, Lea, Flood: Fast

@@ -16,8 +16,8 @@ import (
 // msNoSymFollow is MS_NOSYMFOLLOW of linux/mount.h (Linux 5.10).
 const msNoSymFollow = 256
 
-// mountFlags gives the flags of mount(2). go-fuse's own are replaced by any
-// that are given, so all are named.
+// mountFlags gives the flags of mount(2): nothing in a guest runs, is a device
+// or raises rights on the host.
 func mountFlags(o Options) uintptr {
 	flags := uintptr(unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME)
 	if o.RawLinks {

@@ -23,7 +23,7 @@ func (r *raw) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntr
 // tell. A child whose attributes are costly or cannot be read is listed by
 // name; the kernel looks it up when somebody wants to know.
 func (r *raw) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	ctx := r.begin(cancel)
+	ctx, first := r.begin(cancel), true
 	return r.readDir(ctx, in, func(e fuse.DirEntry, c *child) bool {
 		entry := out.AddDirLookupEntry(e)
 		if entry == nil {
@@ -38,6 +38,8 @@ func (r *raw) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.Dir
 			return true
 		}
 		r.tell(in.NodeId, *c, valid, entry)
+		r.server.prefetch.listed(in.NodeId, in.Offset == 0 && first, c, &entry.Attr)
+		first = false
 		return true
 	})
 }

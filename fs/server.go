@@ -57,10 +57,11 @@ type Server struct {
 	// wrap lets a test stand between the kernel and us.
 	wrap func(fuse.RawFileSystem) fuse.RawFileSystem
 
-	table   *table
-	current atomic.Pointer[listing]
-	listing chan struct{} // holds a token while somebody asks the source for points
-	files   fileCache
+	table    *table
+	current  atomic.Pointer[listing]
+	listing  chan struct{} // holds a token while somebody asks the source for points
+	files    fileCache
+	prefetch prefetch
 
 	mu        sync.Mutex // for the two below
 	open      []*point   // in the order they were opened
@@ -99,9 +100,15 @@ func (s *Server) mount(ctx context.Context, dir string) (*Server, error) {
 	if err := detachStale(dir); err != nil {
 		return nil, err
 	}
-	device, err := openDevice(dir, s.options, s.wrap(&raw{fuse.NewDefaultRawFileSystem(), s}), s.report)
+	r := &raw{fuse.NewDefaultRawFileSystem(), s}
+	device, err := openDevice(dir, s.options, s.wrap(r), s.report)
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
+	}
+	device.after = func(id uint64, buffer []byte) {
+		for _, f := range s.prefetch.after(id) {
+			r.store(device, buffer, f)
+		}
 	}
 	s.device, s.dir = device, dir
 	device.start() // ends when the mount does; Wait waits for it

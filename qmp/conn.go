@@ -26,6 +26,7 @@ const (
 type Conn struct {
 	nc         net.Conn
 	version    string
+	timeout    time.Duration // of a command whose context ends later
 	readerDone chan struct{}
 
 	writeMu sync.Mutex
@@ -79,6 +80,7 @@ func Dial(ctx context.Context, path string) (*Conn, error) {
 	}
 	c := &Conn{
 		nc:         nc,
+		timeout:    commandTimeout,
 		readerDone: make(chan struct{}),
 		pending:    map[uint64]chan<- reply{},
 		subs:       map[*Subscription]struct{}{},
@@ -123,7 +125,7 @@ func (c *Conn) Version() string { return c.version }
 // answer is decoded into out unless that is nil. When ctx ends first, QEMU may
 // still run the command. QEMU's refusal is an *Error.
 func (c *Conn) Execute(ctx context.Context, name string, args, out any) error {
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	answer := make(chan reply, 1)
 	id, err := c.send(name, args, answer)
@@ -225,7 +227,7 @@ func (c *Conn) take(line []byte) error {
 		answer, ok := c.pending[*m.ID]
 		delete(c.pending, *m.ID)
 		switch {
-		case !ok: // its caller has gave up waiting
+		case !ok: // its caller has given up
 		case m.Error != nil:
 			answer <- reply{err: &Error{Class: m.Error.Class, Desc: m.Error.Desc}}
 		default:

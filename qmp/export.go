@@ -44,11 +44,10 @@ func (f *Fleece) Export(ctx context.Context) ([]*Source, error) {
 // that changed since the committed point.
 func (f *Fleece) mergeBitmaps(ctx context.Context) error {
 	var commands []command
-	for i, d := range f.opt.Disks {
+	for _, d := range f.opt.Disks {
 		if !d.Decision.Incremental {
 			continue
 		}
-		f.merged = append(f.merged, i)
 		name := mergedName(f.opt.Repo)
 		commands = append(commands,
 			bitmapAdd{Node: d.Disk.Node, Name: name, Granularity: Granularity, Disabled: true},
@@ -98,7 +97,7 @@ func (f *Fleece) exportDisk(ctx context.Context, i int) (*Source, error) {
 func (f *Fleece) dial(ctx context.Context, export, context string) (*nbd.Conn, error) {
 	c, err := f.opt.Dialer.Dial(ctx, "unix", f.socket, export, context)
 	if err != nil {
-		f.doubtful = true
+		f.doubtHandshake()
 		return nil, err
 	}
 	f.conns = append(f.conns, c)

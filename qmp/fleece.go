@@ -61,12 +61,11 @@ type Fleece struct {
 	socket  string
 	sub     *Subscription
 
-	server   bool        // the NBD server is ours to stop
-	doubtful bool        // a handshake of ours may still be open in QEMU
-	inserted []int       // disks whose device has our filter
-	merged   []int       // disks with a temporary bitmap
-	conns    []*nbd.Conn // of all sources
-	done     bool        // Release has succeeded
+	server     bool        // the NBD server is ours to stop
+	doubtUntil time.Time   // until then a handshake of ours may still be open in QEMU
+	inserted   []int       // disks whose device has our filter
+	conns      []*nbd.Conn // of all sources
+	done       bool        // Release has succeeded
 }
 
 // Prepare makes the scratch files, the filters (not in the data path yet) and
@@ -217,6 +216,9 @@ func (f *Fleece) startServer(ctx context.Context, uid, gid int) error {
 	if isRefusal(err) && f.serverIsOurs(ctx) {
 		err = nil
 	}
+	if isRefusal(err) && ctx.Err() != nil {
+		return fmt.Errorf("asking whose NBD server runs in QEMU: %w", ctx.Err())
+	}
 	if isRefusal(err) {
 		return fmt.Errorf("%w; QEMU says: %w", ErrNBDServerBusy, err)
 	}
@@ -237,9 +239,13 @@ func (f *Fleece) serverIsOurs(ctx context.Context) bool {
 	if !errors.Is(err, nbd.ErrNoExport) {
 		return false
 	}
-	f.doubtful = true // QEMU may still be at the end of that handshake
+	f.doubtHandshake()
 	return true
 }
+
+// doubtHandshake notes that a handshake ended on our side just now. QEMU has
+// noticed that after a tenth of a second; a whole one is on the safe side.
+func (f *Fleece) doubtHandshake() { f.doubtUntil = f.opt.Now().Add(time.Second) }
 
 // explain adds to an error what QEMU's events say about its cause.
 func (f *Fleece) explain(err error) error {

@@ -116,24 +116,23 @@ func (m *Machine) readUsers(ctx context.Context, conn *Conn) error {
 	if !m.Features.BlockExportAdd {
 		return nil
 	}
-	var err error
-	m.Exports, err = exports(ctx, conn)
+	list, err := exports(ctx, conn)
+	for _, e := range list {
+		m.Exports = append(m.Exports, e.ID)
+	}
 	return err
 }
 
-// exports gives the ids of the present exports.
-func exports(ctx context.Context, conn *Conn) ([]string, error) {
-	var list []struct {
-		ID string `json:"id"`
-	}
-	if err := conn.run(ctx, queryBlockExports{}, &list); err != nil {
-		return nil, err
-	}
-	var ids []string
-	for _, e := range list {
-		ids = append(ids, e.ID)
-	}
-	return ids, nil
+// exportInfo is an entry of query-block-exports.
+type exportInfo struct {
+	ID           string `json:"id"`
+	ShuttingDown bool   `json:"shutting-down"` // was told to go, and a client still holds it
+}
+
+func exports(ctx context.Context, conn *Conn) ([]exportInfo, error) {
+	var list []exportInfo
+	err := conn.run(ctx, queryBlockExports{}, &list)
+	return list, err
 }
 
 // readChannels finds the virtio-serial ports and the sockets behind them.

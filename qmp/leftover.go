@@ -41,13 +41,13 @@ func Leftovers(ctx context.Context, conn *Conn) ([]Leftover, error) {
 
 func leftovers(ctx context.Context, conn *Conn, state *blockState) ([]Leftover, error) {
 	var found []Leftover
-	ids, err := exports(ctx, conn)
+	list, err := exports(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
-	for _, id := range ids {
-		if numbered(id, prefixExport) {
-			found = append(found, Leftover{Kind: "export", Name: id})
+	for _, e := range list {
+		if numbered(e.ID, prefixExport) {
+			found = append(found, Leftover{Kind: "export", Name: e.ID})
 		}
 	}
 	jobs, err := ourJobs(ctx, conn)
@@ -165,27 +165,29 @@ func tearDown(ctx context.Context, conn *Conn, abandon func(), removed func(stri
 	return failed
 }
 
+// deleteExports tells all exports to go, calls abandon, and waits. If one of
+// them refuses, abandon is not called: a live export whose client closes its
+// connection is what kills a guest.
 func deleteExports(ctx context.Context, conn *Conn, sub *Subscription, found []Leftover, abandon func()) error {
-	any := false
+	told := false
 	for _, l := range found {
 		if l.Kind != "export" {
 			continue
 		}
-		any = true
-		err := conn.run(ctx, blockExportDel{l.Name, "hard"}, nil)
-		if err != nil && !isRefusal(err) { // refused: it is going already
+		told = true
+		if err := deleteExport(ctx, conn, l.Name); err != nil {
 			return err
 		}
 	}
 	abandon()
-	if !any {
+	if !told {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, goneTimeout)
 	defer cancel()
-	err := waitGone(ctx, conn, sub, func(ctx context.Context) (bool, error) {
-		ids, err := exports(ctx, conn)
-		return !slices.ContainsFunc(ids, func(id string) bool { return numbered(id, prefixExport) }), err
+	err := waitGone(ctx, sub, func(ctx context.Context) (bool, error) {
+		list, err := exports(ctx, conn)
+		return !slices.ContainsFunc(list, func(e exportInfo) bool { return numbered(e.ID, prefixExport) }), err
 	})
 	if err != nil {
 		return fmt.Errorf("waiting for the end of our exports: %w", err)
@@ -193,24 +195,40 @@ func deleteExports(ctx context.Context, conn *Conn, sub *Subscription, found []L
 	return nil
 }
 
+// deleteExport tells an export to go. QEMU refuses that if it was told before.
+func deleteExport(ctx context.Context, conn *Conn, id string) error {
+	refused := conn.run(ctx, blockExportDel{id, "hard"}, nil)
+	if !isRefusal(refused) {
+		return refused
+	}
+	list, err := exports(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(list, func(e exportInfo) bool { return e.ID == id && !e.ShuttingDown }) {
+		return refused
+	}
+	return nil
+}
+
 func cancelJobs(ctx context.Context, conn *Conn, sub *Subscription, found []Leftover) error {
-	any := false
+	told := false
 	for _, l := range found {
 		if l.Kind != "job" {
 			continue
 		}
-		any = true
+		told = true
 		err := conn.run(ctx, blockJobCancel{l.Name, true}, nil)
 		if err != nil && !isRefusal(err) {
 			return err
 		}
 	}
-	if !any {
+	if !told {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, goneTimeout)
 	defer cancel()
-	err := waitGone(ctx, conn, sub, func(ctx context.Context) (bool, error) {
+	err := waitGone(ctx, sub, func(ctx context.Context) (bool, error) {
 		ids, err := ourJobs(ctx, conn)
 		return len(ids) == 0, err
 	})

@@ -1,9 +1,3 @@
-//go:build goqemu
-
-// TODO: remove the build tag when go.mod requires go-qemu's own dependency,
-// github.com/digitalocean/go-libvirt: without its line in go.sum, go-qemu's
-// package does not build.
-
 package qmp
 
 import (

@@ -133,6 +133,9 @@ func (s *blockState) takeOutFilter(ctx context.Context, conn *Conn, filter strin
 	return nil
 }
 
+// contTimeout bounds one try of resume: QEMU needs 0.4 to 3 ms.
+const contTimeout = 3 * time.Second
+
 // resume lets the VM go on. It does not end with ctx and tries more than once:
 // a VM that stands still is the worst that we can do to a guest.
 func (f *Fleece) resume(ctx context.Context) error {
@@ -140,7 +143,10 @@ func (f *Fleece) resume(ctx context.Context) error {
 	defer cancel()
 	var failed error
 	for range 3 {
-		if failed = f.conn.run(ctx, cont{}, nil); failed == nil {
+		try, stop := context.WithTimeout(ctx, contTimeout)
+		failed = f.conn.run(try, cont{}, nil)
+		stop()
+		if failed == nil {
 			return nil
 		}
 		state, running, err := status(ctx, f.conn)

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -252,6 +251,7 @@ func (v *vm) truth(id string) []byte {
 type backup struct {
 	*vm
 	ids       []string
+	repo      string
 	committed uint64
 	records   map[string]BitmapRecord
 	images    map[string][]byte
@@ -260,17 +260,21 @@ type backup struct {
 	decisions map[string]Decision
 	point     PointInfo
 	bytesRead int64
+	begins    context.Context // for begin, nil for the test's
 }
 
 func newBackup(v *vm, ids ...string) *backup {
-	return &backup{vm: v, ids: ids, records: map[string]BitmapRecord{}, images: map[string][]byte{}}
+	return &backup{vm: v, ids: ids, repo: testRepo, records: map[string]BitmapRecord{}, images: map[string][]byte{}}
 }
 
 // begin prepares a fleece as the next attempt would.
 func (b *backup) begin() (*Fleece, uint64, error) {
 	b.t.Helper()
 	ctx := testContext(b.t)
-	opt := FleeceOptions{Repo: testRepo, ScratchDir: b.dir, SocketDir: b.dir + "/s", MinScratch: 1}
+	if b.begins != nil {
+		ctx = b.begins
+	}
+	opt := FleeceOptions{Repo: b.repo, ScratchDir: b.dir, SocketDir: b.dir + "/s", MinScratch: 1}
 	b.decisions = map[string]Decision{}
 	var disks []Disk
 	for _, id := range b.ids {
@@ -280,10 +284,10 @@ func (b *backup) begin() (*Fleece, uint64, error) {
 		if r, ok := b.records[id]; ok {
 			committed = &r
 		}
-		b.decisions[id] = Plan(d, testRepo, committed)
+		b.decisions[id] = Plan(d, b.repo, committed)
 		opt.Disks = append(opt.Disks, FleeceDisk{d, b.decisions[id]})
 	}
-	opt.Seq = NextSeq(disks, testRepo, b.committed)
+	opt.Seq = NextSeq(disks, b.repo, b.committed)
 	if b.options != nil {
 		b.options(&opt)
 	}
@@ -321,20 +325,19 @@ func (b *backup) run(fail bool) error {
 	if fail {
 		return nil
 	}
-	b.commit(images, sources, seq)
-	return nil
+	return b.commit(ctx, images, sources, seq)
 }
 
-func (b *backup) commit(images map[string][]byte, sources []*Source, seq uint64) {
+func (b *backup) commit(ctx context.Context, images map[string][]byte, sources []*Source, seq uint64) error {
 	b.t.Helper()
 	b.committed = seq
 	var disks []Disk
 	for i, id := range b.ids {
 		b.images[id] = images[id]
-		b.records[id] = sources[i].Disk.Record(testRepo, seq)
+		b.records[id] = sources[i].Disk.Record(b.repo, seq)
 		disks = append(disks, sources[i].Disk)
 	}
-	must(b.t, Advance(testContext(b.t), b.conn, disks, testRepo, seq))
+	return Advance(ctx, b.conn, disks, b.repo, seq)
 }
 
 // apply gives the image of a source: the last one with what is read now.
@@ -379,5 +382,3 @@ func pretty(v any) string {
 	b, _ := json.MarshalIndent(v, "", " ")
 	return string(b)
 }
-
-var _ = io.EOF

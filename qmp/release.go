@@ -38,7 +38,7 @@ func (f *Fleece) release(ctx context.Context) error {
 	if err := tearDown(ctx, f.conn, f.abandon, func(string) {}); err != nil {
 		return err
 	}
-	f.inserted, f.merged = nil, nil
+	f.inserted = nil
 	return f.stopServer(ctx)
 }
 
@@ -50,11 +50,11 @@ func (f *Fleece) abandon() {
 	f.conns = nil
 }
 
-// stopServer stops the NBD server unless a handshake of ours may be open: QEMU
-// 7.2 would never come back from that. A server that is left is found again by
+// stopServer stops the NBD server unless a handshake of ours may still be open
+// in QEMU: 7.2 would never come back from that. A server that is left is found again by
 // the next run; it does no harm, except that other programs cannot start theirs.
 func (f *Fleece) stopServer(ctx context.Context) error {
-	if !f.server || f.doubtful {
+	if !f.server || f.opt.Now().Before(f.doubtUntil) {
 		return nil
 	}
 	err := f.conn.run(ctx, nbdServerStop{}, nil)
@@ -65,9 +65,9 @@ func (f *Fleece) stopServer(ctx context.Context) error {
 	return err
 }
 
-// waitGone waits until none of the exports with the given ids is there. It
-// asks again at each event: an event alone may be lost.
-func waitGone(ctx context.Context, conn *Conn, sub *Subscription, gone func(context.Context) (bool, error)) error {
+// waitGone waits until gone says yes. It asks again at each event and ten
+// times a second: an event alone may be lost.
+func waitGone(ctx context.Context, sub *Subscription, gone func(context.Context) (bool, error)) error {
 	for {
 		ok, err := gone(ctx)
 		if ok || err != nil {

@@ -123,11 +123,12 @@ func (s schema) member(object, name string) string {
 	return ""
 }
 
-// required gives an error that names what is missing.
-func (f Features) required(version string) error {
-	missing := f.Missing()
+// Supported gives an error that wraps ErrFeature and names all that is missing
+// for a backup, nil if nothing is.
+func (m *Machine) Supported() error {
+	missing := m.Features.Missing()
 	if len(missing) == 0 {
 		return nil
 	}
-	return fmt.Errorf("qmp: QEMU %s: %w: %s", version, ErrFeature, strings.Join(missing, "; "))
+	return fmt.Errorf("qmp: QEMU %s: %w: %s", m.Version, ErrFeature, strings.Join(missing, "; "))
 }

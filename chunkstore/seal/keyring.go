@@ -119,12 +119,16 @@ const (
 // identityPrefix marks a secret that is an age identity, not a passphrase.
 const identityPrefix = "AGE-SECRET-KEY-1"
 
+// IsIdentity says whether a secret is an age identity, which needs no slow
+// key derivation.
+func IsIdentity(secret string) bool { return strings.HasPrefix(secret, identityPrefix) }
+
 // Slot wraps the keys for a secret: a passphrase, or an age identity
 // ("AGE-SECRET-KEY-1…"), which needs no slow key derivation as nobody can
 // guess it.
 func (k *Keyring) Slot(secret string) ([]byte, error) {
 	var to age.Recipient
-	if strings.HasPrefix(secret, identityPrefix) {
+	if IsIdentity(secret) {
 		id, err := age.ParseX25519Identity(secret)
 		if err != nil {
 			return nil, errors.New("the secret begins like an age identity but cannot be parsed: check that the file is complete")
@@ -144,7 +148,7 @@ func (k *Keyring) Slot(secret string) ([]byte, error) {
 // OpenSlot opens a slot with a secret, or gives ErrWrongSecret.
 func OpenSlot(slot []byte, secret string) (*Keyring, error) {
 	var id age.Identity
-	if strings.HasPrefix(secret, identityPrefix) {
+	if IsIdentity(secret) {
 		x, err := age.ParseX25519Identity(secret)
 		if err != nil {
 			return nil, ErrWrongSecret

@@ -1,11 +1,11 @@
-// Command cairn backs up running QEMU/KVM virtual machines and shows every
-// restore point as a directory tree.
 package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"runtime/debug"
+	"runtime/pprof"
 
 	"cairn/cmd/internal/cli"
 )
@@ -21,5 +21,28 @@ func main() {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
 	}
-	os.Exit(cli.Run(context.Background(), version, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	stop := profile(os.Getenv("CAIRN_CPU_PROFILE"))
+	code := cli.Run(context.Background(), version, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// profile writes a CPU profile of the run to path, for developers; "" writes
+// none.
+func profile(path string) (stop func()) {
+	if path == "" {
+		return func() {}
+	}
+	f, err := os.Create(path)
+	if err == nil {
+		err = pprof.StartCPUProfile(f)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "cairn: CPU profile:", err)
+		return func() {}
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = f.Close() // a developer looks at it anyway
+	}
 }

@@ -153,6 +153,10 @@ func (l *lister) list(block []byte, start uint64) (more bool, err error) {
 	return true, err
 }
 
+// maxMapFaults is how many blocks of a directory may lie under damaged parts
+// of its map before the rest is given up: its size may be a lie as well.
+const maxMapFaults = 4096
+
 // eachDirBlock calls fn for every block from the one with byte from on, until
 // it returns false. Damaged blocks are passed over and reported at the end.
 func (fs *FS) eachDirBlock(ctx context.Context, in *inode, from uint64, fn func(block []byte, start uint64) (bool, error)) error {
@@ -167,12 +171,14 @@ func (fs *FS) eachDirBlock(ctx context.Context, in *inode, from uint64, fn func(
 			damage = err
 		}
 	}
-	for block := from / bs; block*bs < size; {
+	faults := 0
+	for block := from / bs; block*bs < size && faults < maxMapFaults; {
 		r, err := fs.mapBlock(in, block)
 		if err != nil {
 			// Nothing tells how far the damage reaches; the next block may be fine.
 			keep(err)
 			r.count = 1
+			faults++
 		} else if r.phys == 0 {
 			keep(corrupt("hole at block %d", block))
 		}

@@ -63,6 +63,7 @@ func TestJournalAfterShutDown(t *testing.T) {
 				name = l.name + "/flush"
 			}
 			t.Run(name, func(t *testing.T) {
+				t.Parallel()
 				filesystemtest.NeedRoot(t)
 				image := filesystemtest.Image(t, 64<<20, append(l.mkfs, "-q", "-N", "8192")...)
 				dir, unmount := filesystemtest.LoopMount(t, image, l.options)
@@ -84,6 +85,37 @@ func TestJournalAfterShutDown(t *testing.T) {
 	}
 }
 
+// TestFastCommitsAreNoted crashes behind a fast commit: what the last full
+// commit has must be there, and a note must tell that something is missing.
+func TestFastCommitsAreNoted(t *testing.T) {
+	filesystemtest.NeedRoot(t)
+	image := filesystemtest.Image(t, 32<<20, "mkfs.ext4", "-q", "-O", "fast_commit")
+	dir, unmount := filesystemtest.LoopMount(t, image, "")
+	if err := os.WriteFile(dir+"/full", []byte("full"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	filesystemtest.Run(t, "sync", "-f", dir)
+	f, err := os.OpenFile(dir+"/full", os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(" and more"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	filesystemtest.ShutDown(t, dir, false)
+	f.Close()
+	unmount()
+	fs := openImage(t, image)
+	at(t, fs, "full")
+	if notes := strings.Join(fs.Info().Notes, "; "); !strings.Contains(notes, "fast commits") {
+		t.Errorf("notes: %s", notes)
+	}
+}
+
 // TestJournalOfLiveCopies copies the disk under a running filesystem, as a
 // crash-consistent restore point does.
 func TestJournalOfLiveCopies(t *testing.T) {
@@ -92,6 +124,7 @@ func TestJournalOfLiveCopies(t *testing.T) {
 	}
 	for _, l := range journalLayouts[:2] {
 		t.Run(l.name, func(t *testing.T) {
+			t.Parallel()
 			for _, image := range filesystemtest.LiveCopies(t, 96<<20, 2, l.options, append(l.mkfs, "-q")...) {
 				compareReplayed(t, image)
 			}
@@ -171,6 +204,37 @@ func TestJournalFormats(t *testing.T) {
 				testDamagedLog(t, image, in)
 			}
 		})
+	}
+}
+
+// TestLogReplacesItsOwnMap writes a transaction that replaces the indirect
+// block of the journal's own inode. Looking up where the copies lie must not
+// ask the log again.
+func TestLogReplacesItsOwnMap(t *testing.T) {
+	filesystemtest.NeedTool(t, "debugfs")
+	image := filesystemtest.Image(t, 8<<20, "mkfs.ext3", "-q", "-b", "1024")
+	fs := openImage(t, image)
+	in, err := fs.rawInode(fs.sb.journalIno)
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := t.TempDir() + "/script"
+	indirect := le.Uint32(in.iblock()[12*4:])
+	if err := os.WriteFile(script, fmt.Appendf(nil, "jo\njw -b %d /dev/zero\njc\n", indirect), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	filesystemtest.Run(t, "debugfs", "-w", "-f", script, image)
+	fs = openImage(t, image)
+	if len(fs.replayed.blocks) != 1 || fs.replayed.blocks[0].home != uint64(indirect) {
+		t.Fatalf("replayed: %+v", fs.replayed.blocks)
+	}
+	f, err := fs.Open(context.Background(), filesystem.Ino(in.ino))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 64<<10)
+	if _, err := f.ReadAt(b, 0); err != nil && !errors.Is(err, filesystem.ErrCorrupt) {
+		t.Fatal(err)
 	}
 }
 

@@ -70,6 +70,7 @@ func TestTruth(t *testing.T) {
 		{"large_dir", 48 * mib, []string{"mkfs.ext4", "-b", "1024", "-O", "large_dir"}, func(s *filesystemtest.Scale) { s.Entries = 6000 }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel() // most of the time is the disk's
 			scale := filesystemtest.SmallScale()
 			if test.tune != nil {
 				test.tune(&scale)

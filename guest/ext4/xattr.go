@@ -99,13 +99,13 @@ func (fs *FS) Xattrs(ctx context.Context, ino filesystem.Ino) ([]filesystem.Xatt
 	if err != nil {
 		return nil, err
 	}
-	c := xattrCollector{fs: fs, ctx: ctx}
+	c := xattrCollector{fs: fs}
 	body := in.bodyXattrs()
-	c.collect(body, body)
+	c.collect(ctx, body, body)
 	if b := in.xattrBlock(); b != 0 {
 		block, err := fs.readXattrBlock(b)
 		if err == nil {
-			c.collect(block[32:], block)
+			c.collect(ctx, block[32:], block)
 		} else {
 			c.err = errors.Join(c.err, err)
 		}
@@ -119,7 +119,6 @@ func (fs *FS) Xattrs(ctx context.Context, ino filesystem.Ino) ([]filesystem.Xatt
 
 type xattrCollector struct {
 	fs    *FS
-	ctx   context.Context // of the one call that the collector lives in
 	found []filesystem.Xattr
 	total int
 	err   error
@@ -127,7 +126,7 @@ type xattrCollector struct {
 
 // collect adds the attributes of one list; area is what value offsets count
 // from. The first fault of a list ends it, a bad value only itself.
-func (c *xattrCollector) collect(entries, area []byte) {
+func (c *xattrCollector) collect(ctx context.Context, entries, area []byte) {
 	for len(entries) > 0 {
 		e, length, err := parseXattrEntry(entries)
 		if err != nil {
@@ -138,18 +137,18 @@ func (c *xattrCollector) collect(entries, area []byte) {
 			return
 		}
 		entries = entries[length:]
-		if err := c.add(&e, area); err != nil {
+		if err := c.add(ctx, &e, area); err != nil {
 			if c.err == nil {
 				c.err = err
 			}
-			if c.ctx.Err() != nil || c.total > maxXattrTotal {
+			if ctx.Err() != nil || c.total > maxXattrTotal {
 				return
 			}
 		}
 	}
 }
 
-func (c *xattrCollector) add(e *xattrEntry, area []byte) error {
+func (c *xattrCollector) add(ctx context.Context, e *xattrEntry, area []byte) error {
 	prefix, known := xattrPrefixes[e.prefix]
 	name := prefix + string(e.name)
 	if !known || e.prefix == xattrSystem && name == "system.data" {
@@ -158,7 +157,7 @@ func (c *xattrCollector) add(e *xattrEntry, area []byte) error {
 	var value []byte
 	var err error
 	if e.valueInode != 0 {
-		value, err = c.fs.xattrInode(c.ctx, e)
+		value, err = c.fs.xattrInode(ctx, e)
 	} else {
 		value, err = e.valueIn(area)
 	}

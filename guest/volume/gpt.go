@@ -26,11 +26,20 @@ type gptHeader struct {
 }
 
 // readGPT reads the first header, or the backup when that one or its entries
-// are damaged.
+// are damaged. A disk whose MBR has partitions and does not protect a GPT has
+// none: as Linux, we take what is there for a leftover.
 func (t *table) readGPT(d Disk, mbr []byte) {
-	protective := false
-	for i := range 4 {
-		protective = protective || mbr[446+16*i+4] == 0xEE
+	entries, signed := mbrEntries(mbr)
+	protective, used := false, false
+	for _, e := range entries {
+		protective = protective || e.kind == 0xEE
+		used = used || signed && !e.isEmpty()
+	}
+	if used && !protective {
+		if _, err := readGPTHeader(d, 512, 1); err == nil {
+			t.note("a GPT is ignored: the disk's MBR has partitions and does not protect it")
+		}
+		return
 	}
 	var firstErr error
 	for _, sector := range []int64{512, 4096} {
@@ -57,11 +66,6 @@ func (t *table) readGPT(d Disk, mbr []byte) {
 			b, err := readGPTHeader(d, sector, lba)
 			if err != nil {
 				continue
-			}
-			if !protective && h == nil && mbr[510] == 0x55 {
-				// An MBR was written over the GPT, whose backup is a leftover.
-				t.note("a GPT backup at the end of the disk is ignored: the disk has an MBR now")
-				return
 			}
 			if raw, err := readGPTEntries(d, b); err == nil {
 				t.note("the partition table (GPT) is damaged (%v); its backup at the end of the disk is used", firstErr)

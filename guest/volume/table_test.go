@@ -125,6 +125,18 @@ func TestGPT4096(t *testing.T) {
 	}
 }
 
+// TestMBROverGPT writes an MBR with a partition over a GPT: the MBR counts.
+func TestMBROverGPT(t *testing.T) {
+	d := imageDisk(t, partition(t, 64<<20, gptScript))
+	b, _ := io.ReadAll(io.NewSectionReader(d.Image, 0, d.Size))
+	clear(b[446:510])
+	putMBR(b, 0, 0x83, 2048, 1000)
+	d.Image = bytes.NewReader(b)
+	if s := scan(t, d); len(s.Volumes) != 1 || s.Volumes[0].PartType != "0x83" || len(s.Notes) != 1 {
+		t.Errorf("notes %q\n%s", s.Notes, summary(s))
+	}
+}
+
 // TestProbe holds type, label and UUID against blkid.
 func TestProbe(t *testing.T) {
 	filesystemtest.NeedTool(t, "blkid")

@@ -1,6 +1,7 @@
 package restorepoint
 
 import (
+	"encoding/hex"
 	"errors"
 	"reflect"
 	"testing"
@@ -74,4 +75,21 @@ func FuzzDecodeMiddle(f *testing.F) {
 			}
 		}
 	})
+}
+
+// The nodes' bytes are part of the on-disk format: these were written by the
+// first cairn of format 1.
+func TestNodeBytesStayAsTheyAre(t *testing.T) {
+	l := &leaf{packs: []chunk.PackRef{ref(1), ref(2)}, runs: []run{{0, 1, 0, 77}, {5, 4000, 1, 300}}}
+	const hash = "000000000000000000000000000000" + "000000000000000000000000000000" // behind the two bytes that ref sets
+	const wantLeaf = "0102" + "01000000000000000000000000000000" + "0101" + hash +
+		"02000000000000000000000000000000" + "0201" + hash + "02" + "0000004d" + "049f1f01ac02"
+	if got := hex.EncodeToString(encodeLeaf(l)); got != wantLeaf {
+		t.Errorf("leaf:\n got %s\nwant %s", got, wantLeaf)
+	}
+	m := encodeMiddle([]child{{index: 1, self: true, record: 3}, {index: 7, pack: ref(4), record: 200}})
+	const wantMiddle = "0201" + "04000000000000000000000000000000" + "0401" + hash + "02" + "010003" + "0501c801"
+	if got := hex.EncodeToString(m); got != wantMiddle {
+		t.Errorf("middle:\n got %s\nwant %s", got, wantMiddle)
+	}
 }

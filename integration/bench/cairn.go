@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"time"
 )
 
@@ -59,9 +60,21 @@ func (c *cairn) Begin(ctx context.Context, dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "password"), []byte("bench\n"), 0o600); err != nil {
 		return err
 	}
-	_, err := run(ctx, c.command("init", "-r", filepath.Join(dir, "repo"), "--password-file", filepath.Join(dir, "password")))
-	return err
+	u, err := run(ctx, c.command("init", "-r", filepath.Join(dir, "repo"), "--password-file", filepath.Join(dir, "password")))
+	if err != nil {
+		return err
+	}
+	key := recoveryKey.Find(u.stdout)
+	if key == nil {
+		return errors.New("cairn init printed no recovery key")
+	}
+	return os.WriteFile(filepath.Join(dir, keyFile), append(key, '\n'), 0o600)
 }
+
+// recoveryKey is an age identity, as init prints it once. As a secret it needs no slow derivation.
+var recoveryKey = regexp.MustCompile(`AGE-SECRET-KEY-1[0-9A-Z]+`)
+
+const keyFile = "key" // the recovery key, as a --password-file
 
 // start makes a qcow2 disk of a raw image and runs a VM on it.
 func (c *cairn) start(ctx context.Context, name, image, uuid string) (*machine, error) {
@@ -217,8 +230,9 @@ func (c *cairn) Mount(ctx context.Context, dir string) (*mounted, error) {
 	return c.mountOf(ctx, dir, "web01")
 }
 
-func (c *cairn) mountOf(ctx context.Context, dir, vm string) (*mounted, error) {
-	return mount(ctx, c.command("mount", "--foreground", dir), dir, filepath.Join(dir, vm, "latest", "disks", "vda.raw"))
+// mountOf looks for a VM's disk; flags are added to the command.
+func (c *cairn) mountOf(ctx context.Context, dir, vm string, flags ...string) (*mounted, error) {
+	return mount(ctx, c.command(append([]string{"mount", "--foreground", dir}, flags...)...), dir, filepath.Join(dir, vm, "latest", "disks", "vda.raw"))
 }
 
 func (c *cairn) End() error {

@@ -70,8 +70,19 @@ func TestWritesReachTheBitmap(t *testing.T) {
 	if n, err := m.loseBitmaps(); n != 1 || err != nil {
 		t.Errorf("%d bitmaps removed, %v; want 1", n, err)
 	}
-	if _, err := m.cpu(); err != nil {
-		t.Error(err)
+	before, err := m.cpu()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pause(ctx, time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := m.cpu(); err != nil || after-before > 100*time.Millisecond {
+		t.Errorf("the idle machine took %v of CPU in a second (%v): it would slow down what is measured", after-before, err)
+	}
+	var status struct{ Status string }
+	if err := m.control.do("query-status", nil, &status); err != nil || status.Status != "running" {
+		t.Errorf("the machine is %q (%v), not running", status.Status, err)
 	}
 	stopped = true
 	if err := m.stop(); err != nil {

@@ -43,12 +43,14 @@ var titles = [...][2]string{
 	{"lost", "all read again (cairn: bitmap lost), a day's difference, no new content"},
 	{"second", "second VM of the same distribution"},
 	{"restore", "restore to a sparse file, cold"},
-	{"open", "mount, cold"},
+	{"open", "mount by a passphrase, cold"},
+	{"open-key", "mount by a key (no slow derivation), cold"},
 	{"seq", "mount: sequential read of the disk, cold"},
 	{"rand", "mount: random 4 KiB reads of allocated data, cold"},
 	{"copy", "cp -a of 50,000 small files, cold (peers: kernel's loop mount of the file in their mount)"},
 	{"idle", "idle incremental of a 1 TiB disk"},
-	{"open-many", "mount with many points, cold"},
+	{"open-many", "mount with many points by a passphrase, cold"},
+	{"open-many-key", "mount with many points by a key, cold"},
 }
 
 // column shows one metric; a row shows only the columns that it has values for.

@@ -175,22 +175,16 @@ func (b *bench) idle(ctx context.Context) (err error) {
 	return b.openMany(ctx, &c, dir, run)
 }
 
+// openMany mounts by passphrase and by key.
 func (b *bench) openMany(ctx context.Context, c *cairn, dir string, points int) error {
+	more := values{pointsCount: float64(points)}
 	for range manyOpens {
-		if err := dropCaches(); err != nil {
+		if err := b.open(ctx, 0, "open-many", c, dir, "idle", more); err != nil {
 			return err
 		}
-		m, err := c.mountOf(ctx, filepath.Join(dir, "mnt"), "idle")
-		if err != nil {
+		if err := b.openByKey(ctx, 0, "open-many-key", c, dir, "idle", more); err != nil {
 			return err
 		}
-		u, err := m.unmount()
-		if err != nil {
-			return err
-		}
-		v := m.opened
-		v[rssBytes], v[pointsCount] = float64(u.rss), float64(points)
-		b.add(0, "open-many", c.Name(), v)
 	}
 	return nil
 }

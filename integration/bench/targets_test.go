@@ -27,6 +27,7 @@ func TestTargetsAreJudgedByMeasurement(t *testing.T) {
 	}{
 		{"ratio to the fastest", lower, samples{one("day", "cairn", wallS, 2), one("day", "restic", wallS, 8), one("day", "kopia", wallS, 4)}, 0.5, reached},
 		{"not to the slowest", lower, samples{one("day", "cairn", wallS, 3), one("day", "restic", wallS, 8), one("day", "kopia", wallS, 4)}, 0.75, notReached},
+		{"to a run of another row", target{Row: "lost", Metric: cpuS, Against: both[:1], Other: "day", Limit: 0.35}, samples{one("lost", "cairn", cpuS, 3), one("day", "restic", cpuS, 12), one("lost", "restic", cpuS, 4)}, 0.25, reached},
 		{"a peer is missing", lower, samples{one("day", "cairn", wallS, 1), one("day", "restic", wallS, 8)}, 0, notMeasured},
 		{"cairn is missing", lower, samples{one("day", "restic", wallS, 8), one("day", "kopia", wallS, 8)}, 0, notMeasured},
 		{"at least, against the best", higher, samples{one("seq", "cairn", seqMBs, 500), one("seq", "restic", seqMBs, 250), one("seq", "kopia", seqMBs, 100)}, 2, reached},

@@ -199,6 +199,10 @@ func (c *Conn) openExport(export string) error {
 		}
 		return nil // information nobody asked for may be sent and is ignored
 	})
+	var refused *optionError
+	if errors.As(err, &refused) {
+		c.abort(err) // we are still in the handshake
+	}
 	if err == nil && !seen {
 		err = protocolError("no size came with the export")
 	}

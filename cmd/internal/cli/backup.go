@@ -61,7 +61,7 @@ twice), and the output says why.`,
 				if err != nil {
 					return err
 				}
-				b := job.Backup{Repo: repo, Catalogue: cat, Index: ix, Exe: a.exe, FullRead: full, NoFreeze: noFreeze, Tags: tags, Scratch: scratch}
+				b := job.Backup{Store: repo.Store, State: repo.Dirs.State, Catalogue: cat, Index: ix, Exe: a.exe, FullRead: full, NoFreeze: noFreeze, Tags: tags, Scratch: scratch}
 				err = a.backupAll(c.Context(), b, names)
 				if cerr := ix.Close(); cerr != nil {
 					a.say("the index on this host could not be closed cleanly and will be rebuilt: %v", cerr)
@@ -117,12 +117,13 @@ func (a *app) backupAll(ctx context.Context, b job.Backup, names []string) error
 }
 
 func (a *app) backupOne(ctx context.Context, run job.Backup, name string) (*restorepoint.Manifest, error) {
-	var err error
-	if run.VM, err = a.dirs().VM(name); err != nil {
+	v, err := a.dirs().VM(name)
+	if err != nil {
 		return nil, err
 	}
+	run.VM = job.VM{Name: v.Name, QMP: v.QMP, Agent: v.Agent, Exclude: v.Exclude}
 	run.Step = func(format string, args ...any) { a.say(name+": "+format, args...) }
-	run.Progress, run.Now = a.reporter(), a.now
+	run.Progress, run.Now = a.reporter().Work, a.now
 	return run.Run(ctx)
 }
 

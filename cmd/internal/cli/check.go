@@ -23,7 +23,7 @@ pack against its name, each frame against its seal, each chunk against its ID.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.withCatalogue(c.Context(), commandCache, func(repo *wire.Repo, cat *wire.Catalogue) error {
 				start := a.now()
-				r, err := job.Check(c.Context(), repo, cat, readData, a.reporter())
+				r, err := job.Check(c.Context(), repo.Store, cat, readData, a.reporter().Work)
 				if err != nil {
 					return err
 				}

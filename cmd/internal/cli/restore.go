@@ -13,6 +13,7 @@ import (
 	"cairn/cmd/internal/job"
 	"cairn/cmd/internal/wire"
 	"cairn/fs/tree"
+	"cairn/index/restorepoint"
 )
 
 func (a *app) restoreCmd() *cobra.Command {
@@ -71,11 +72,12 @@ func (a *app) restoreDisk(ctx context.Context, cat *wire.Catalogue, point, disk,
 	for _, d := range m.Disks {
 		names = append(names, d.Name)
 	}
-	img, err := cat.Image(ctx, m, disk)
+	dm, err := cat.Map(m, disk)
 	if err != nil {
 		return usagef("%w; it has: %s", err, strings.Join(names, ", "))
 	}
-	n, err := job.RestoreDisk(ctx, img, m.VM.Name+" "+disk, to, format, overwrite, a.reporter())
+	img := restorepoint.NewImage(dm, nil) // its readers are parallel already
+	n, err := job.RestoreDisk(ctx, img, m.VM.Name+" "+disk, to, format, overwrite, a.reporter().Work)
 	if err != nil {
 		return err
 	}

@@ -11,10 +11,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
+
 	"cairn/chunkstore"
-	"cairn/cmd/internal/config"
-	"cairn/cmd/internal/progress"
-	"cairn/cmd/internal/wire"
 	"cairn/guest"
 	"cairn/index"
 	"cairn/index/restorepoint"
@@ -33,9 +32,10 @@ const (
 
 // Backup is one run for one VM.
 type Backup struct {
-	VM        config.VM
-	Repo      *wire.Repo
-	Catalogue *wire.Catalogue
+	VM        VM
+	Store     *chunkstore.Store
+	Catalogue Catalogue
+	State     string // folder for journals, sockets and scratch on this host
 	Index     *index.Index
 	Exe       string // cairn's own path, for the guardian
 	FullRead  bool
@@ -43,7 +43,7 @@ type Backup struct {
 	Tags      []string
 	Scratch   string // folder for scratch files; "": in the state folder
 	Step      func(format string, args ...any)
-	Progress  progress.Reporter
+	Progress  Progress
 	Now       func() time.Time
 
 	conn     *qmp.Conn
@@ -71,7 +71,7 @@ type diskPlan struct {
 func (b *Backup) Run(ctx context.Context) (*restorepoint.Manifest, error) {
 	b.start = b.Now()
 	var err error
-	if b.journal, err = openJournal(b.Repo.Dirs.State, b.VM.Name); err != nil {
+	if b.journal, err = openJournal(b.State, b.VM.Name); err != nil {
 		return nil, err
 	}
 	defer b.journal.close()
@@ -86,7 +86,7 @@ func (b *Backup) Run(ctx context.Context) (*restorepoint.Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	session, err := b.Repo.Store.Begin(ctx, b.Index, intent)
+	session, err := b.Store.Begin(ctx, b.Index, intent)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +200,7 @@ func removeScratch(dir string) error {
 func (b *Backup) scratchDir() (string, error) {
 	dir := b.Scratch
 	if dir == "" {
-		dir = filepath.Join(b.Repo.Dirs.State, "scratch")
+		dir = filepath.Join(b.State, "scratch")
 	}
 	return filepath.Abs(filepath.Join(dir, b.VM.Name))
 }
@@ -274,17 +274,23 @@ func (b *Backup) explain() {
 		}
 	}
 	var reasons []string
+	disks := map[string][]string{} // by reason
 	for _, p := range b.plans {
-		if p.decision.Incremental == (b.manifest.Read == restorepoint.ReadIncremental) {
-			reasons = append(reasons, p.disk.Name+": "+p.decision.Reason)
+		why := p.decision.Reason
+		if p.decision.Incremental == (b.manifest.Read == restorepoint.ReadIncremental) && disks[why] == nil {
+			reasons = append(reasons, why)
 		}
-		b.Step("disk %s: %s", p.disk.Name, p.decision.Reason)
+		disks[why] = append(disks[why], p.disk.Name)
+		b.Step("disk %s (%s): %s", p.disk.Name, humanize.IBytes(uint64(p.disk.Size)), why)
+	}
+	for i, why := range reasons {
+		reasons[i] = strings.Join(disks[why], ", ") + ": " + why
 	}
 	b.manifest.Reason = strings.Join(reasons, "; ")
 }
 
 // repoTag names the repository in bitmaps.
-func (b *Backup) repoTag() string { return b.Repo.Store.Config.ID[:8] }
+func (b *Backup) repoTag() string { return b.Store.Config.ID[:8] }
 
 // findParent reads the VM's newest point, if there is one. That it is read
 // here is what lets bitmaps older than it go.
@@ -482,7 +488,7 @@ func (b *Backup) thaw(ctx context.Context, guard *guest.Guard) error {
 
 // prepare makes the fleece's nodes, not yet in the data path.
 func (b *Backup) prepare(ctx context.Context) (*qmp.Fleece, error) {
-	o := qmp.FleeceOptions{Repo: b.repoTag(), Seq: b.seq, ScratchDir: b.entry.Scratch, SocketDir: filepath.Join(b.Repo.Dirs.State, "nbd", b.VM.Name), Now: b.Now}
+	o := qmp.FleeceOptions{Repo: b.repoTag(), Seq: b.seq, ScratchDir: b.entry.Scratch, SocketDir: filepath.Join(b.State, "nbd", b.VM.Name), Now: b.Now}
 	for _, dir := range []string{o.ScratchDir, o.SocketDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("prepare the fleece: %w", err)
@@ -514,14 +520,14 @@ func (b *Backup) read(ctx context.Context, session *chunkstore.Session, fleece *
 	for _, src := range sources {
 		total += src.DirtyBytes()
 	}
-	bar := b.Progress.Start(b.VM.Name, total)
-	defer bar.Done()
+	add, end := b.Progress(b.VM.Name, total)
+	defer end()
 	for i := range b.plans {
 		p := &b.plans[i]
 		if p.builder, err = restorepoint.NewBuilder(ctx, session, p.parent, p.disk.Size); err != nil {
 			return err
 		}
-		read, err := readDisk(ctx, session, p.builder, sources[i], p.parent != nil, bar.Add)
+		read, err := readDisk(ctx, session, p.builder, sources[i], p.parent != nil, add)
 		st.BytesRead += read
 		if p.decision.Incremental {
 			st.BytesDirty += sources[i].DirtyBytes()

@@ -9,9 +9,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"cairn/chunkstore"
 	"cairn/chunkstore/chunk"
-	"cairn/cmd/internal/progress"
-	"cairn/cmd/internal/wire"
 	"cairn/index/restorepoint"
 )
 
@@ -38,7 +37,7 @@ const maxPerDisk = 10
 
 // Check looks at everything that the points need; with readData every byte of
 // every pack is read and compared, too.
-func Check(ctx context.Context, repo *wire.Repo, cat *wire.Catalogue, readData bool, prog progress.Reporter) (*Report, error) {
+func Check(ctx context.Context, store *chunkstore.Store, cat Catalogue, readData bool, prog Progress) (*Report, error) {
 	r := &Report{Findings: []Finding{}}
 	points, err := cat.Points(ctx)
 	if err != nil {
@@ -47,12 +46,12 @@ func Check(ctx context.Context, repo *wire.Repo, cat *wire.Catalogue, readData b
 	for id, err := range cat.Damaged() {
 		r.Findings = append(r.Findings, Finding{Kind: "point", Name: id, Error: err.Error()})
 	}
-	if r.Unknown, err = repo.Store.Unknown(ctx); err != nil {
+	if r.Unknown, err = store.Unknown(ctx); err != nil {
 		return nil, err
 	}
-	reader := repo.Store.NewReader(32 << 20)
-	checker := restorepoint.NewChecker(reader, repo.Store.PackCount)
-	if err := r.packs(ctx, repo, readData, checker, prog); err != nil {
+	reader := store.NewReader(32 << 20)
+	checker := restorepoint.NewChecker(reader, store.PackCount)
+	if err := r.packs(ctx, store, readData, checker, prog); err != nil {
 		return nil, err
 	}
 	for _, p := range points {
@@ -75,10 +74,10 @@ func Check(ctx context.Context, repo *wire.Repo, cat *wire.Catalogue, readData b
 }
 
 // packs lists all packs and, if asked, reads them.
-func (r *Report) packs(ctx context.Context, repo *wire.Repo, readData bool, checker *restorepoint.Checker, prog progress.Reporter) error {
+func (r *Report) packs(ctx context.Context, store *chunkstore.Store, readData bool, checker *restorepoint.Checker, prog Progress) error {
 	var total int64
 	var refs []chunk.PackRef
-	err := repo.Store.Packs(ctx, func(ref chunk.PackRef, size int64) error {
+	err := store.Packs(ctx, func(ref chunk.PackRef, size int64) error {
 		refs = append(refs, ref)
 		total += size
 		return nil
@@ -87,8 +86,8 @@ func (r *Report) packs(ctx context.Context, repo *wire.Repo, readData bool, chec
 	if err != nil || !readData {
 		return err
 	}
-	bar := prog.Start("reading all packs", total)
-	defer bar.Done()
+	add, end := prog("reading all packs", total)
+	defer end()
 	g, gctx := errgroup.WithContext(ctx)
 	next := make(chan chunk.PackRef)
 	g.Go(func() error {
@@ -105,13 +104,13 @@ func (r *Report) packs(ctx context.Context, repo *wire.Repo, readData bool, chec
 	var mu sync.Mutex
 	for range runtime.GOMAXPROCS(0) {
 		g.Go(func() error {
-			v := repo.Store.NewVerifier()
+			v := store.NewVerifier()
 			for ref := range next {
 				n, err := v.Pack(gctx, ref)
 				if gctx.Err() != nil {
 					return gctx.Err()
 				}
-				bar.Add(n)
+				add(n)
 				mu.Lock()
 				r.PacksRead++
 				r.BytesRead += n

@@ -12,8 +12,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
-	"cairn/cmd/internal/progress"
 	"cairn/index/restorepoint"
 )
 
@@ -28,7 +28,7 @@ const restorePiece = 2 << 20
 
 // RestoreDisk writes a disk's image to a new file, holes kept. The file has
 // its name only when it is whole. It gives the bytes written.
-func RestoreDisk(ctx context.Context, img restorepoint.Image, name, path, format string, overwrite bool, prog progress.Reporter) (written int64, err error) {
+func RestoreDisk(ctx context.Context, img restorepoint.Image, name, path, format string, overwrite bool, prog Progress) (written int64, err error) {
 	if _, err := os.Lstat(path); err == nil && !overwrite {
 		return 0, fmt.Errorf("%s exists already: name another file, or use --overwrite", path)
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -53,9 +53,9 @@ func RestoreDisk(ctx context.Context, img restorepoint.Image, name, path, format
 	if err := f.Truncate(img.Size()); err != nil {
 		return 0, fmt.Errorf("%s: %w", tmp, err)
 	}
-	bar := prog.Start("restoring "+name, img.Size())
-	defer bar.Done()
-	if written, err = copyImage(ctx, f, img, bar); err != nil {
+	add, end := prog("restoring "+name, img.Size())
+	defer end()
+	if written, err = copyImage(ctx, f, img, add); err != nil {
 		return written, err
 	}
 	if err := f.Sync(); err != nil {
@@ -68,7 +68,7 @@ func RestoreDisk(ctx context.Context, img restorepoint.Image, name, path, format
 }
 
 // copyImage copies what is not a hole, in pieces, in parallel.
-func copyImage(ctx context.Context, to io.WriterAt, img restorepoint.Image, bar *progress.Bar) (int64, error) {
+func copyImage(ctx context.Context, to *os.File, img restorepoint.Image, add func(int64)) (int64, error) {
 	type span struct{ off, n int64 }
 	spans := make(chan span)
 	g, gctx := errgroup.WithContext(ctx)
@@ -77,13 +77,13 @@ func copyImage(ctx context.Context, to io.WriterAt, img restorepoint.Image, bar 
 		for at := int64(0); ; {
 			start, end, err := img.NextData(at)
 			if errors.Is(err, io.EOF) {
-				bar.Add(img.Size() - at)
+				add(img.Size() - at)
 				return nil
 			}
 			if err != nil {
 				return err
 			}
-			bar.Add(start - at)
+			add(start - at)
 			// Pieces end on multiples of their size, so that frames, which
 			// lie in disk order, are rarely cut.
 			for at = start; at < end; {
@@ -112,8 +112,11 @@ func copyImage(ctx context.Context, to io.WriterAt, img restorepoint.Image, bar 
 				if _, err := to.WriteAt(p, s.off); err != nil {
 					return fmt.Errorf("write at %d: %w", s.off, err)
 				}
+				// The disk begins to write now, so that the sync at the end,
+				// which sees errors, is short.
+				_ = unix.SyncFileRange(int(to.Fd()), s.off, s.n, unix.SYNC_FILE_RANGE_WRITE)
 				counts[i] += s.n
-				bar.Add(s.n)
+				add(s.n)
 			}
 			return nil
 		})

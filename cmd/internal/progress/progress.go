@@ -43,14 +43,10 @@ func (r Reporter) Start(name string, total int64) *Bar {
 	return b
 }
 
-// Total corrects the amount of work.
-func (b *Bar) Total(n int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.total = n
-	if b.line != nil {
-		b.line.ChangeMax64(max(n, 1))
-	}
+// Work is Start in the form that a job asks for.
+func (r Reporter) Work(name string, total int64) (add func(int64), end func()) {
+	b := r.Start(name, total)
+	return b.Add, b.Done
 }
 
 // Add counts n more bytes done.

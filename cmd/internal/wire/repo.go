@@ -12,6 +12,7 @@ import (
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
 	"cairn/chunkstore/backend/local"
+	"cairn/chunkstore/seal"
 	"cairn/cmd/internal/config"
 )
 
@@ -88,11 +89,29 @@ func OpenRepo(ctx context.Context, path string, secret Secret, dirs config.Dirs)
 			return nil, err
 		}
 	}
-	keys, err := chunkstore.Unlock(ctx, place, c, s)
+	keys, err := unlock(ctx, place, c, s)
 	if err != nil {
 		return nil, fmt.Errorf("open repository %s: %w", path, err)
 	}
 	return &Repo{Path: path, Store: chunkstore.NewStore(place, c, keys), Dirs: dirs, place: place}, nil
+}
+
+// unlock opens the keys. What a passphrase opened once stays in the kernel's
+// keyring for a while: its derivation is slow on purpose, and a mount should
+// answer at once.
+func unlock(ctx context.Context, place backend.Backend, c *chunkstore.Config, secret string) (*seal.Keyring, error) {
+	name := "cairn:" + c.ID
+	slow := c.Protection == chunkstore.ProtectionSecret && !seal.IsIdentity(secret)
+	if slow {
+		if keys, ok := seal.Recall(name, secret); ok {
+			return keys, nil
+		}
+	}
+	keys, err := chunkstore.Unlock(ctx, place, c, secret)
+	if err == nil && slow {
+		keys.Remember(name, secret)
+	}
+	return keys, err
 }
 
 // Close gives back what the repository holds.
