@@ -3,9 +3,11 @@ package integration
 import (
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"cairn/integration/lab"
 	"cairn/integration/lab/labtest"
 )
 
@@ -88,9 +90,75 @@ func TestBackupJourney(t *testing.T) {
 	h.run(t, exitOK, "show", first.Point[:8]).mentions(t, "Cairn lab guest 1")
 	h.run(t, exitOK, "check", "--read-data").mentions(t, "no damage")
 
+	t.Run("Busy", func(t *testing.T) { testBusy(t, h) })
+	t.Run("RestoredVM", func(t *testing.T) { testRestoredVM(t, h, g) })
+	t.Run("ExcludedDisk", func(t *testing.T) { testExcludedDisk(t, h, g) })
 	t.Run("Mount", func(t *testing.T) { testMount(t, h, g) })
 	t.Run("Keys", func(t *testing.T) { testKeys(t, h, first) })
 	t.Run("LostIndex", func(t *testing.T) { testLostIndex(t, h, g) })
 	t.Run("DamagedPack", func(t *testing.T) { testDamagedPack(t, h) })
 	t.Run("Unencrypted", func(t *testing.T) { testUnencrypted(t, g) })
+}
+
+// testBusy: two backups of one VM do not meet in QEMU. The first is halted
+// while it reads, so that the second must find it.
+func testBusy(t *testing.T, h *host) {
+	r := h.start(t, "backup", vmName, "--json")
+	if !h.awaitStep(t, r, "read") {
+		t.Fatalf("the run ended before it read: %+v", r.wait())
+	}
+	r.signal(t, syscall.SIGSTOP)
+	busy := h.run(t, exitFailed, "backup", vmName, "--index-wait", "1s")
+	t.Logf("the second of two: %s", busy.stderr)
+	busy.mentions(t, "another")
+	h.run(t, exitOK, "points")
+	r.signal(t, syscall.SIGCONT)
+	if got := r.wait(); got.code != exitOK {
+		t.Errorf("the first of two: exit code %d\n%s", got.code, got.stderr)
+	}
+}
+
+// testRestoredVM: the proof of a backup is a VM that boots from it.
+func testRestoredVM(t *testing.T, h *host, g *lab.Guest) {
+	const sum = "cat /home/anna/photo.jpg /home/anna/notes.md /srv/third /srv/data/* | md5sum"
+	labtest.Shell(t, g, "sync")
+	s := h.backup(t)
+	qcow2 := filepath.Join(h.dir, "vdb-back.qcow2")
+	h.run(t, exitOK, "restore", s.Point, "--disk", "vdb", "--to", qcow2, "--format", "qcow2", "--quiet")
+	raw := h.restoreDisk(t, s.Point, "vda")
+	back := labtest.Start(t, func(o *lab.Options) {
+		o.Disks = []lab.Disk{{ID: "vda", Format: "raw", Path: raw}, {ID: "vdb", Format: "qcow2", Path: qcow2}}
+	})
+	if got, want := labtest.Shell(t, back, sum), labtest.Shell(t, g, sum); got != want {
+		t.Errorf("the restored guest has %s, the guest %s", got, want)
+	}
+	isAlive(t, back)
+	if out := labtest.Shell(t, back, "dmesg | grep -i 'EXT4-fs error' || :"); out != "" {
+		t.Errorf("the restored guest's kernel says: %s", out)
+	}
+	back.Close()
+}
+
+// testExcludedDisk: a disk that was left out of some points is read whole
+// when it is wanted again, whatever bitmap of it is still there.
+func testExcludedDisk(t *testing.T, h *host, g *lab.Guest) {
+	h.backup(t)
+	h.run(t, exitOK, "vm", "add", vmName, "--qmp", g.QMPSocket, "--exclude", "vdb", "--replace")
+	labtest.Shell(t, g, "head -c 300000 /dev/urandom >/srv/excluded; sync")
+	if s := h.backup(t); s.BytesDisk != 512<<20 || s.Read != "incremental" {
+		t.Errorf("with one disk left out: %+v", s)
+	}
+	if list := h.points(t); len(list[len(list)-1].Disks) != 1 {
+		t.Errorf("with one disk left out: %+v", list[len(list)-1])
+	}
+	h.run(t, exitOK, "show", vmName+"@latest").mentions(t, "left out: excluded")
+	h.run(t, exitOK, "vm", "add", vmName, "--qmp", g.QMPSocket, "--replace")
+	if s := backupPaused(t, h, g); s.Read != "full" {
+		t.Errorf("with all disks again: %+v", s)
+	}
+	labtest.Shell(t, g, "head -c 300000 /dev/urandom >/srv/excluded; sync")
+	if s := backupPaused(t, h, g); s.Read != "incremental" {
+		t.Errorf("the one behind it: %+v", s)
+	}
+	isTidy(t, h, g)
 }

@@ -321,6 +321,12 @@ func testMount(t *testing.T, h *host, g *lab.Guest) {
 	checkMountedDisks(t, h, filepath.Join(dir, vmName, "latest"), s)
 	checkFiles(t, h, s, want)
 
+	// A point made now appears in the mount that is there.
+	next := h.backup(t)
+	time.Sleep(1500 * time.Millisecond) // what the kernel may keep of the upper levels
+	checkDocument(t, filepath.Join(dir, vmName, "latest", "point.json"), next)
+	checkDocument(t, filepath.Join(dir, vmName, next.Time, "point.json"), next)
+
 	// The two ways of unmounting.
 	if err := unix.Unmount(dir, 0); err != nil {
 		t.Errorf("umount: %v", err)
