@@ -1,9 +1,12 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -202,4 +205,69 @@ func testPausedVM(t *testing.T, h *host, g *lab.Guest) {
 	isAlive(t, g)
 	h.backup(t)
 	isTidy(t, h, g)
+}
+
+// TestKilledWithGuardian: cairn and its guardian are killed together while the
+// guest is frozen, or stopped: nobody is left to undo it. The next run finds
+// it in the journal.
+func TestKilledWithGuardian(t *testing.T) {
+	h := newHost(t)
+	g := startVM(t, h)
+	startWriter(t, g)
+	h.backup(t)
+	for _, after := range []time.Duration{0, 2 * time.Millisecond, 5 * time.Millisecond, 9 * time.Millisecond} {
+		r := h.start(t, "backup", vmName, "--quiet")
+		if !h.awaitMoment(t, r, moment{"point", after}) {
+			t.Fatalf("the run ended before its point: %+v", r.wait())
+		}
+		r.signal(t, syscall.SIGSTOP)
+		for _, pid := range childrenOf(t, r.cmd.Process.Pid) {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+				t.Fatal(err)
+			}
+		}
+		r.signal(t, syscall.SIGKILL)
+		r.wait()
+		time.Sleep(300 * time.Millisecond) // what is on its way arrives
+		var status struct{ Status string }
+		if err := g.Command(t.Context(), "query-status", nil, &status); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("killed with its guardian %v into the point: the VM is %s", after, status.Status)
+		if s := h.backup(t); s.Consistency != "filesystem" || s.Read != "incremental" {
+			t.Errorf("the next run: %+v", s)
+		}
+		isRunning(t, g)
+		isAlive(t, g)
+		isTidy(t, h, g)
+	}
+	stopWriter(t, g)
+	backupPaused(t, h, g)
+}
+
+// childrenOf lists the processes that a process has started.
+func childrenOf(t *testing.T, pid int) []int {
+	t.Helper()
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pids []int
+	for _, list := range lists {
+		b, err := os.ReadFile(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, word := range strings.Fields(string(b)) {
+			child, err := strconv.Atoi(word)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pids = append(pids, child)
+		}
+	}
+	if len(pids) == 0 {
+		t.Fatalf("process %d has no guardian", pid)
+	}
+	return pids
 }

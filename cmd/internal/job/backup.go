@@ -103,7 +103,7 @@ func (b *Backup) Run(ctx context.Context) (*restorepoint.Manifest, error) {
 }
 
 // errNotReleased: something of the run is still in the guest or in QEMU.
-var errNotReleased = errors.New("the next run, or cairn doctor, cleans up")
+var errNotReleased = errors.New("the next run cleans up")
 
 // clearIfSafe keeps the journal while something is left to undo.
 func (b *Backup) clearIfSafe(err error) error {
@@ -158,6 +158,15 @@ func (b *Backup) probe(ctx context.Context) error {
 func (b *Backup) cleanDead(ctx context.Context) error {
 	if d := b.journal.Dead; d != nil {
 		b.Step("an earlier run died at step %q: cleaning up", d.Step)
+		if d.Stops { // its guardian died with it, if the VM still is paused
+			paused, err := resumeBy(ctx, b.conn)
+			if err != nil {
+				return fmt.Errorf("clean up after an earlier run: %w", err)
+			}
+			if paused {
+				b.Step("it had stopped the VM: it goes on now")
+			}
+		}
 		if d.Agent != "" {
 			tctx, cancel := context.WithTimeout(ctx, agentTimeout)
 			_, err := guest.Thaw(tctx, d.Agent)
@@ -412,9 +421,11 @@ func (b *Backup) quiescedPoint(ctx context.Context, fleece *qmp.Fleece, agent *g
 			return err
 		}
 	}
+	b.entry.Stops = b.machine.Running
 	if err := b.step("point"); err != nil {
 		return err
 	}
+	b.entry.Stops = false
 	if b.machine.Running { // one that somebody else has paused is not for the guardian to resume
 		if err := b.guardian.say(sayStopping); err != nil {
 			return err

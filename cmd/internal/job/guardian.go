@@ -125,11 +125,17 @@ func resume(ctx context.Context, socket string) error {
 		return err
 	}
 	defer conn.Close()
+	_, err = resumeBy(ctx, conn)
+	return err
+}
+
+// resumeBy lets a VM go on if it is paused, and says whether it was.
+func resumeBy(ctx context.Context, conn *qmp.Conn) (bool, error) {
 	m, err := qmp.Inspect(ctx, conn)
 	if err != nil || m.Status != "paused" {
-		return err
+		return false, err
 	}
-	return conn.Execute(ctx, "cont", nil, nil)
+	return true, conn.Execute(ctx, "cont", nil, nil)
 }
 
 // retry calls f every half second until it succeeds or ctx ends.

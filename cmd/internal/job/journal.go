@@ -33,6 +33,7 @@ type entry struct {
 	Session string    `json:"session,omitempty"`
 	Scratch string    `json:"scratch,omitempty"` // folder of this VM's scratch files
 	Step    string    `json:"step"`
+	Stops   bool      `json:"stops,omitempty"` // the step stops the VM, which was running, for a moment
 	PID     int       `json:"pid"`
 	Time    time.Time `json:"time"`
 }
