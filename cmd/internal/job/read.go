@@ -104,11 +104,7 @@ func readDisk(ctx context.Context, s *chunkstore.Session, b *restorepoint.Builde
 	queue := make(chan piece, readsInFlight)
 	appended := make(chan error, 1)
 	go func() { // appends in order what was read in any order
-		err := appendPieces(ctx, s, b, queue, hasParent, done)
-		if err != nil {
-			cancel()
-		}
-		appended <- err
+		appended <- appendPieces(ctx, cancel, s, b, queue, hasParent, done)
 	}()
 	defer func() {
 		close(queue)
@@ -157,9 +153,11 @@ func fill(ctx context.Context, src source, p []byte, off int64) error {
 	return nil
 }
 
-// appendPieces hands pieces to the session until the queue is closed. After
-// an error it goes on waiting for the reads under way.
-func appendPieces(ctx context.Context, s *chunkstore.Session, b *restorepoint.Builder, queue <-chan piece, hasParent bool, done func(int64)) error {
+// appendPieces hands pieces to the session until the queue is closed. Its
+// first error it tells by stop at once, as the buffers of what comes behind are
+// lost to the session, and a reader waiting for one would wait for ever. It
+// then goes on waiting for the reads under way.
+func appendPieces(ctx context.Context, stop func(), s *chunkstore.Session, b *restorepoint.Builder, queue <-chan piece, hasParent bool, done func(int64)) error {
 	var failed error
 	for p := range queue {
 		if p.ready != nil {
@@ -170,9 +168,11 @@ func appendPieces(ctx context.Context, s *chunkstore.Session, b *restorepoint.Bu
 		if failed == nil {
 			failed = appendPiece(ctx, s, b, p, hasParent)
 		}
-		if failed == nil {
-			done(p.n)
+		if failed != nil {
+			stop()
+			continue
 		}
+		done(p.n)
 	}
 	return failed
 }
