@@ -42,6 +42,8 @@ type cutter struct {
 	end  int64 // all before is cut
 	open piece
 	emit func(piece) error
+
+	zero, zeroEnd int64 // the zeros told of last, joined with those they touch
 }
 
 func (c *cutter) extent(off, length int64, zero bool) error {
@@ -50,7 +52,13 @@ func (c *cutter) extent(off, length int64, zero bool) error {
 	}
 	stop := off + length
 	if zero {
-		off, stop = roundUp(off), roundDown(stop, c.size)
+		// A chunk where two ranges of zeros meet is a hole, too: neither holds
+		// it whole, and left out it would keep the parent's bytes.
+		if off != c.zeroEnd {
+			c.zero = off
+		}
+		c.zeroEnd = stop
+		off, stop = roundUp(c.zero), roundDown(stop, c.size)
 		if off = max(off, c.end); off >= stop {
 			return nil
 		}
