@@ -13,7 +13,7 @@ import (
 const maxRecordFrame = 32 << 10
 
 // MaxMapRecord bounds a record of a map pack in bytes.
-const MaxMapRecord = pack.MaxFrameSize
+const MaxMapRecord = pack.MaxMapFrameSize
 
 // mapWriter puts records into map packs. Map packs are small beside data
 // packs, so it works in the caller's goroutine.

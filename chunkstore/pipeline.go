@@ -61,11 +61,12 @@ type pipeline struct {
 	wg       sync.WaitGroup
 
 	// The sorter's own:
-	next  uint64     // number of the next new chunk
-	open  *rawFrame  // unfinished frame
-	own   []chunk.ID // new chunks that are in known's table but in no group yet
-	locs  [batchChunks]Loc
-	hooks []chunk.ID
+	patience, waited int        // batches until the open pack is closed, and so far
+	next             uint64     // number of the next new chunk
+	open             *rawFrame  // unfinished frame
+	own              []chunk.ID // new chunks that are in known's table but in no group yet
+	locs             [batchChunks]Loc
+	hooks            []chunk.ID
 }
 
 type storeJob struct {
@@ -87,6 +88,12 @@ const (
 	packCapacity    = targetPack + 1<<20
 )
 
+// maxWait is how many batches may pass until the open pack is closed, full or
+// not. Where nearly everything is known a pack would not fill for terabytes,
+// and whoever waits for its name (restorepoint.Builder, up to 64 KiB for each
+// 16 MiB of disk) would need memory without a bound.
+const maxWait = 4096
+
 func startPipeline(w *Session) *pipeline {
 	p := &pipeline{
 		w:       w,
@@ -95,6 +102,7 @@ func startPipeline(w *Session) *pipeline {
 		storing: make(chan storeJob),
 		buffers: make(chan []byte, batchesInFlight), rawPool: make(chan *rawFrame, framesInFlight),
 		packPool: make(chan []byte, packsInFlight),
+		patience: maxWait,
 	}
 	for range batchesInFlight {
 		p.buffers <- nil // made when first used
@@ -211,6 +219,12 @@ func (p *pipeline) sort() error {
 		b, err := receive(p, p.batches)
 		if err != nil {
 			return nil
+		}
+		if p.waited++; p.waited > p.patience {
+			p.waited = 0
+			if err := p.flushFrames(make(chan struct{})); err != nil {
+				return err
+			}
 		}
 		if len(b.Data) == 0 && b.Placed != nil {
 			if err := b.Placed(nil); err != nil {

@@ -142,7 +142,7 @@ func (s *Store) recordOffsets(ctx context.Context, ref PackRef, f *pack.Footer) 
 		off := int32(0)
 		for _, n := range lens[fr.First : int(fr.First)+int(fr.Count)] {
 			offsets = append(offsets, off)
-			if off += int32(n); off > pack.MaxFrameSize {
+			if off += int32(n); off > pack.MaxMapFrameSize {
 				return nil, fmt.Errorf("%s: %w: records longer than their frame", packName(ref), pack.ErrCorrupt)
 			}
 		}
@@ -166,7 +166,7 @@ func (r *Reader) decode(ctx context.Context, p *openPack, n int, dst []byte) ([]
 	defer r.decoders.Put(s)
 	fr := p.foot.Frames[n]
 	if cap(s.sealed) < int(fr.Stored) {
-		s.sealed = make([]byte, fr.Stored, pack.MaxFrameSize+64)
+		s.sealed = make([]byte, max(int(fr.Stored), pack.MaxFrameSize+64))
 	}
 	s.sealed = s.sealed[:fr.Stored]
 	name := packName(p.ref)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"cairn/chunkstore/backend"
 	"cairn/chunkstore/chunk"
@@ -23,6 +24,9 @@ type Index interface {
 
 // targetPack is the stored size at which a pack is closed, in bytes.
 const targetPack = 16 << 20
+
+// commitTimeout bounds storing the commit and reading it back.
+const commitTimeout = time.Minute
 
 const (
 	newBit    = Loc(1) << 63
@@ -221,6 +225,10 @@ func (w *Session) Commit(ctx context.Context, body []byte) error {
 	if err != nil {
 		return err
 	}
+	// A caller that gives up from here on must still hear whether its point
+	// exists.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+	defer cancel()
 	put := w.store.place.Put(ctx, name, sealed)
 	if put != nil && !errors.Is(put, backend.ErrExist) {
 		return fmt.Errorf("store the commit: %w", put)

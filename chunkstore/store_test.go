@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -375,6 +376,36 @@ func TestCommitRaces(t *testing.T) {
 	}
 	if err := w2.Commit(ctx, []byte("mine")); err != nil {
 		t.Errorf("commit after a lost answer: %v", err)
+	}
+}
+
+// A caller that gives up while the commit is on its way still hears the
+// truth: without a nil there is no point.
+func TestCancelDuringCommit(t *testing.T) {
+	m := mem.New()
+	s := newStore(t, m)
+	for n := 1; n <= 3; n++ {
+		ctx, cancel := context.WithCancel(context.Background())
+		w, err := s.Begin(ctx, newMemIndex(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := 0
+		m.Fault = func(_, name string) error {
+			if strings.HasPrefix(name, pointsPrefix) {
+				if i++; i == n {
+					cancel()
+				}
+			}
+			return nil
+		}
+		err = w.Commit(ctx, []byte("mine"))
+		m.Fault = nil
+		w.Close()
+		cancel()
+		if _, there := s.ReadCommit(context.Background(), w.ID()); (err == nil) != (there == nil) {
+			t.Errorf("cancelled at operation %d: the commit says %v, the store %v", n, err, there)
+		}
 	}
 }
 

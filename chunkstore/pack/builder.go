@@ -65,7 +65,7 @@ func NewBuilder(kind Kind, keys *seal.Keyring, buf []byte) (*Builder, error) {
 // Append seals one encoded frame of count chunks (or records) and their index
 // entries, and opens it again to compare.
 func (b *Builder) Append(e Encoding, encoded []byte, count int, index []byte) error {
-	if count < 1 || count > 0xffff || b.count+count > MaxChunks || len(encoded) == 0 || len(encoded) > MaxFrameSize {
+	if count < 1 || count > 0xffff || b.count+count > MaxChunks || len(encoded) == 0 || len(encoded) > maxFrame(b.kind) {
 		panic("internal error: a frame out of bounds")
 	}
 	at := len(b.buf)

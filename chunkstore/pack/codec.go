@@ -23,9 +23,22 @@ const (
 // Part of the on-disk format, do not change.
 const MaxFrameChunks = 32
 
-// MaxFrameSize bounds a decoded frame in bytes, in either kind of pack.
+// MaxFrameSize bounds a decoded frame of a data pack in bytes.
 // Part of the on-disk format, do not change.
 const MaxFrameSize = MaxFrameChunks * chunk.Size
+
+// MaxMapFrameSize bounds a decoded frame of a map pack in bytes: it holds the
+// largest node there can be, a leaf whose 4,096 chunks lie in as many packs.
+// Part of the on-disk format, do not change.
+const MaxMapFrameSize = 2 * MaxFrameSize
+
+// maxFrame bounds a decoded frame of a kind of pack in bytes.
+func maxFrame(k Kind) int {
+	if k == KindMap {
+		return MaxMapFrameSize
+	}
+	return MaxFrameSize
+}
 
 // ErrCorrupt says that stored bytes are not what was written.
 var ErrCorrupt = errors.New("damaged")
@@ -50,7 +63,7 @@ func NewEncoder() *Encoder {
 	return &Encoder{enc: enc, dec: NewDecoder()}
 }
 
-// Encode compresses raw (1..MaxFrameSize bytes) behind dst[:0], decodes the
+// Encode compresses raw (1..MaxMapFrameSize bytes) behind dst[:0], decodes the
 // result and compares: a bit flipped in memory must not become a sealed lie.
 // What does not shrink is kept raw.
 func (e *Encoder) Encode(dst, raw []byte) (Encoding, []byte, error) {
@@ -71,7 +84,7 @@ type Decoder struct{ dec *zstd.Decoder }
 // NewDecoder gives a Decoder.
 func NewDecoder() *Decoder {
 	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-		zstd.IgnoreChecksum(true), zstd.WithDecoderMaxMemory(MaxFrameSize))
+		zstd.IgnoreChecksum(true), zstd.WithDecoderMaxMemory(MaxMapFrameSize))
 	if err != nil {
 		panic("internal error: " + err.Error())
 	}

@@ -111,7 +111,7 @@ func (f *Footer) parseTable(b []byte) error {
 		stored := binary.LittleEndian.Uint32(b)
 		fr := Frame{Offset: off, Stored: int32(min(stored, MaxSize)), First: int32(f.Count),
 			Count: binary.LittleEndian.Uint16(b[4:]), Enc: Encoding(b[6])}
-		if fr.Stored <= seal.Overhead || fr.Stored > MaxFrameSize+seal.Overhead || fr.Count == 0 ||
+		if fr.Stored <= seal.Overhead || int(fr.Stored) > maxFrame(f.Kind)+seal.Overhead || fr.Count == 0 ||
 			f.Kind == KindData && fr.Count > MaxFrameChunks {
 			return fmt.Errorf("%w: pack frame table: frame %d out of bounds", ErrCorrupt, len(f.Frames))
 		}
@@ -162,7 +162,7 @@ func (f *Footer) OpenRecords(sealed []byte) ([]int, error) {
 	lens := make([]int, f.Count)
 	for i := range lens {
 		n := binary.LittleEndian.Uint32(b[i*recordEntrySize:])
-		if n > MaxFrameSize {
+		if n > MaxMapFrameSize {
 			return nil, fmt.Errorf("%w: a record of %d bytes", ErrCorrupt, n)
 		}
 		lens[i] = int(n)

@@ -3,6 +3,7 @@ package restorepoint
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -33,6 +34,11 @@ const minIDPrefix = 4
 func Select(points []Summary, spec string) (Summary, error) {
 	vm, when, hasAt := strings.Cut(spec, "@")
 	if !hasAt {
+		// A VM may be called db01 or cafe: its name comes before IDs that
+		// happen to begin so, which can be written longer.
+		if slices.ContainsFunc(points, func(p Summary) bool { return p.VM == vm }) {
+			return Select(points, vm+"@latest")
+		}
 		if s, err := selectID(points, spec); !errors.Is(err, ErrNoPoint) {
 			return s, err
 		}

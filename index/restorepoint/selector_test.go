@@ -18,6 +18,7 @@ func TestSelect(t *testing.T) {
 		{ID: "aaaa1111", VM: "web01", Time: at("2026-10-11T02:00:00Z")},
 		{ID: "aaaa2222", VM: "web01", Time: at("2026-10-12T02:00:00Z")},
 		{ID: "bbbb1111", VM: "db", Time: at("2026-10-12T03:00:00Z")},
+		{ID: "dddd1111", VM: "bbbb", Time: at("2026-10-12T04:00:00Z")},
 		{ID: "cccc1111", VM: "web01", Time: at("2026-10-12T14:30:05Z")},
 	}
 	for _, c := range []struct {
@@ -37,6 +38,8 @@ func TestSelect(t *testing.T) {
 		{spec: "aaaa2", want: "aaaa2222"},
 		{spec: "aaaa", err: ErrAmbiguous},
 		{spec: "aa", err: ErrNoPoint},
+		{spec: "bbbb", want: "dddd1111"}, // a VM's name, not the other VM's ID
+		{spec: "bbbb1", want: "bbbb1111"},
 		{spec: "web02", err: ErrNoPoint},
 		{spec: "db@bbbb1111", want: "bbbb1111"},
 	} {

@@ -56,6 +56,7 @@ type Backup struct {
 	plans    []diskPlan
 	manifest restorepoint.Manifest
 	start    time.Time
+	left     bool // the fleece could not be released
 }
 
 // diskPlan is one disk and how it will be read.
@@ -97,9 +98,12 @@ func (b *Backup) Run(ctx context.Context) (*restorepoint.Manifest, error) {
 		return nil, errors.Join(err, b.clearIfSafe(err))
 	}
 	if err := b.commit(ctx, session); err != nil {
-		return nil, errors.Join(err, b.journal.clear())
+		return nil, errors.Join(err, b.clearIfSafe(err))
 	}
-	return &b.manifest, b.journal.clear()
+	if err := b.clearIfSafe(nil); err != nil { // the point exists all the same
+		b.Step("the next run will clean up once more: %v", err)
+	}
+	return &b.manifest, nil
 }
 
 // errNotReleased: something of the run is still in the guest or in QEMU.
@@ -107,7 +111,7 @@ var errNotReleased = errors.New("the next run cleans up")
 
 // clearIfSafe keeps the journal while something is left to undo.
 func (b *Backup) clearIfSafe(err error) error {
-	if errors.Is(err, errNotReleased) {
+	if b.left || errors.Is(err, errNotReleased) {
 		return nil
 	}
 	return b.journal.clear()
@@ -341,6 +345,7 @@ func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err err
 			defer cancel()
 			if rerr := fleece.Release(rctx); rerr != nil {
 				rerr = fmt.Errorf("release the fleece: %w: %w", rerr, errNotReleased)
+				b.left = true
 				if err == nil { // what was read is whole: the point may be committed
 					b.warn("%v", rerr)
 					return

@@ -42,6 +42,8 @@ type cutter struct {
 	end  int64 // all before is cut
 	open piece
 	emit func(piece) error
+
+	zero, zeroEnd int64 // the zeros told of last, joined with those they touch
 }
 
 func (c *cutter) extent(off, length int64, zero bool) error {
@@ -50,7 +52,13 @@ func (c *cutter) extent(off, length int64, zero bool) error {
 	}
 	stop := off + length
 	if zero {
-		off, stop = roundUp(off), roundDown(stop, c.size)
+		// A chunk where two ranges of zeros meet is a hole, too: neither holds
+		// it whole, and left out it would keep the parent's bytes.
+		if off != c.zeroEnd {
+			c.zero = off
+		}
+		c.zeroEnd = stop
+		off, stop = roundUp(c.zero), roundDown(stop, c.size)
 		if off = max(off, c.end); off >= stop {
 			return nil
 		}
@@ -104,11 +112,7 @@ func readDisk(ctx context.Context, s *chunkstore.Session, b *restorepoint.Builde
 	queue := make(chan piece, readsInFlight)
 	appended := make(chan error, 1)
 	go func() { // appends in order what was read in any order
-		err := appendPieces(ctx, s, b, queue, hasParent, done)
-		if err != nil {
-			cancel()
-		}
-		appended <- err
+		appended <- appendPieces(ctx, cancel, s, b, queue, hasParent, done)
 	}()
 	defer func() {
 		close(queue)
@@ -157,9 +161,11 @@ func fill(ctx context.Context, src source, p []byte, off int64) error {
 	return nil
 }
 
-// appendPieces hands pieces to the session until the queue is closed. After
-// an error it goes on waiting for the reads under way.
-func appendPieces(ctx context.Context, s *chunkstore.Session, b *restorepoint.Builder, queue <-chan piece, hasParent bool, done func(int64)) error {
+// appendPieces hands pieces to the session until the queue is closed. Its
+// first error it tells by stop at once, as the buffers of what comes behind are
+// lost to the session, and a reader waiting for one would wait for ever. It
+// then goes on waiting for the reads under way.
+func appendPieces(ctx context.Context, stop func(), s *chunkstore.Session, b *restorepoint.Builder, queue <-chan piece, hasParent bool, done func(int64)) error {
 	var failed error
 	for p := range queue {
 		if p.ready != nil {
@@ -170,9 +176,11 @@ func appendPieces(ctx context.Context, s *chunkstore.Session, b *restorepoint.Bu
 		if failed == nil {
 			failed = appendPiece(ctx, s, b, p, hasParent)
 		}
-		if failed == nil {
-			done(p.n)
+		if failed != nil {
+			stop()
+			continue
 		}
+		done(p.n)
 	}
 	return failed
 }
