@@ -109,6 +109,9 @@ func (r *Reader) sharedFooter(ctx context.Context, ref PackRef) (*openPack, bool
 	r.mu.Unlock()
 
 	p.foot, p.err = r.store.ReadFooter(ctx, ref)
+	if p.err == nil {
+		p.foot.OpenKey(r.store.keys)
+	}
 	if p.err == nil && p.foot.Kind == pack.KindMap {
 		p.offsets, p.err = r.store.recordOffsets(ctx, ref, p.foot)
 	}
@@ -319,8 +322,8 @@ func (r *Reader) ReadChunks(ctx context.Context, ref PackRef, first int, dst []b
 	return nil
 }
 
-// Prefetch brings the frames of n chunks from first on into the cache. Its
-// errors are the later reader's to see.
+// Prefetch brings the frames of n chunks from first on into the cache, and in
+// any case the pack's footer. Its errors are the later reader's to see.
 func (r *Reader) Prefetch(ctx context.Context, ref PackRef, first, n int) {
 	p, err := r.footer(ctx, ref)
 	if err != nil || p.foot.Kind != pack.KindData {

@@ -191,8 +191,9 @@ func (d *device) serve(r *reader) bool {
 		switch err {
 		case nil:
 			if n < inHeaderSize {
-				d.report(fmt.Errorf("internal error: the kernel sent a request of %d bytes", n))
-				break
+				d.report(fmt.Errorf("the kernel sent a request of %d bytes: the mount ends", n))
+				d.goneOnce.Do(func() { close(d.gone) })
+				return true
 			}
 			if !d.handle(r, r.in[:n], waiting == 0) {
 				return false

@@ -112,7 +112,7 @@ func manyWorld(setting string) (*world, error) {
 func hungWorld(string) (*world, error) {
 	w, err := guestWorld("")
 	w.images["vda"] = hungImage{w.images["vda"]}
-	w.deadline = 200 * time.Millisecond
+	w.deadline = time.Second
 	return w, err
 }
 

@@ -3,6 +3,7 @@ package fs
 import (
 	"encoding/binary"
 	"io"
+	"slices"
 	"sort"
 	"sync"
 
@@ -124,7 +125,7 @@ func (d *recent) readAt(at int) []small {
 		return nil
 	}
 	end := min(d.next+ahead, len(d.files))
-	files := d.files[d.next:end:end]
+	files := slices.Clone(d.files[d.next:end]) // find may sort again meanwhile
 	d.next = end
 	return files
 }

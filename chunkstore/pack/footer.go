@@ -184,13 +184,19 @@ func (f *Footer) openIndex(sealed []byte, k Kind, entry int) ([]byte, error) {
 	return b, nil
 }
 
-// OpenFrame opens frame n's sealed bytes in place and appends the encoded
-// bytes to dst[:0].
-func (f *Footer) OpenFrame(dst []byte, keys *seal.Keyring, n int, sealed []byte) ([]byte, error) {
+// OpenKey unwraps the pack's own key now rather than at the first OpenFrame,
+// which gives its error.
+func (f *Footer) OpenKey(keys *seal.Keyring) {
 	f.keyOnce.Do(func() {
 		k, err := keys.UnwrapPackKey(f.wrapped)
 		f.key, f.keyErr = seal.NewBox(k), err
 	})
+}
+
+// OpenFrame opens frame n's sealed bytes in place and appends the encoded
+// bytes to dst[:0].
+func (f *Footer) OpenFrame(dst []byte, keys *seal.Keyring, n int, sealed []byte) ([]byte, error) {
+	f.OpenKey(keys)
 	if f.keyErr != nil {
 		return nil, f.keyErr
 	}

@@ -38,12 +38,16 @@ type ReadAhead struct {
 	cancel context.CancelFunc
 	src    Source
 	jobs   chan Extent
+	warm   chan *Map
 	wg     sync.WaitGroup
 }
 
+// maxWarm bounds the packs that are made ready for random readers of an image.
+const maxWarm = 256
+
 // NewReadAhead starts its workers; they end with ctx or Close.
 func NewReadAhead(ctx context.Context, src Source) *ReadAhead {
-	a := &ReadAhead{src: src, jobs: make(chan Extent, 64)}
+	a := &ReadAhead{src: src, jobs: make(chan Extent, 64), warm: make(chan *Map, 8)}
 	a.ctx, a.cancel = context.WithCancel(ctx)
 	for range aheadWorkers {
 		a.wg.Go(func() {
@@ -51,6 +55,8 @@ func NewReadAhead(ctx context.Context, src Source) *ReadAhead {
 				select {
 				case e := <-a.jobs:
 					a.src.Prefetch(a.ctx, e.Pack, e.First, e.Chunks)
+				case m := <-a.warm:
+					a.warmUp(m)
 				case <-a.ctx.Done():
 					return
 				}
@@ -66,6 +72,22 @@ func (a *ReadAhead) Close() {
 	a.wg.Wait()
 }
 
+// warmUp opens the footers of the packs that a map begins with, so that a
+// random reader seldom waits for one.
+func (a *ReadAhead) warmUp(m *Map) {
+	seen := map[chunk.PackRef]bool{}
+	_ = m.Extents(a.ctx, func(e Extent) error { // its error is the reader's to see
+		if !seen[e.Pack] {
+			seen[e.Pack] = true
+			a.src.Prefetch(a.ctx, e.Pack, e.First, 0)
+		}
+		if len(seen) == maxWarm {
+			return io.EOF // enough
+		}
+		return a.ctx.Err()
+	})
+}
+
 // offer hands a range over, or drops it when the workers are behind.
 func (a *ReadAhead) offer(e Extent) {
 	select {
@@ -78,6 +100,8 @@ func (a *ReadAhead) offer(e Extent) {
 type diskImage struct {
 	m     *Map
 	ahead *ReadAhead // may be nil
+
+	warmed atomic.Bool
 
 	next atomic.Int64 // end of the last read
 	seq  atomic.Int64 // bytes read in sequence
@@ -222,6 +246,12 @@ func (d *diskImage) NextData(off int64) (int64, int64, error) {
 func (d *diskImage) readAhead(ctx context.Context, off, n int64) {
 	if d.ahead == nil {
 		return
+	}
+	if d.warmed.CompareAndSwap(false, true) {
+		select {
+		case d.ahead.warm <- d.m:
+		default: // the workers are behind
+		}
 	}
 	last := d.next.Swap(off + n)
 	// The kernel may deliver a sequential reader's requests out of order.

@@ -15,7 +15,8 @@ type Source interface {
 	ReadRecord(ctx context.Context, ref chunk.PackRef, n int) ([]byte, error)
 	// ReadChunks fills dst from the chunks first… of a data pack.
 	ReadChunks(ctx context.Context, ref chunk.PackRef, first int, dst []byte) error
-	// Prefetch makes ready n chunks from first on.
+	// Prefetch makes ready n chunks from first on; with n 0 only what reading
+	// any of the pack needs.
 	Prefetch(ctx context.Context, ref chunk.PackRef, first, n int)
 }
 

@@ -49,7 +49,8 @@ func (a *app) backupCmd() *cobra.Command {
 the next ones read what the VM's dirty bitmaps mark. When the bitmaps cannot be
 trusted, the disk is read whole again (what is stored already is not stored
 twice), and the output says why.`,
-		Args: args(1, -1),
+		Args:              args(1, -1),
+		ValidArgsFunction: a.completeVMs,
 		RunE: func(c *cobra.Command, names []string) error {
 			for _, name := range names { // refuse a misspelt one before work begins
 				if _, err := a.dirs().VM(name); err != nil {

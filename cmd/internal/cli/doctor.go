@@ -38,9 +38,10 @@ func (d *doctor) add(state, what, advice, format string, args ...any) {
 
 func (a *app) doctorCmd() *cobra.Command {
 	return &cobra.Command{
-		Use:   "doctor [VM]",
-		Short: "Say what works here, what does not, why, and what to do",
-		Args:  args(0, 1),
+		Use:               "doctor [VM]",
+		Short:             "Say what works here, what does not, why, and what to do",
+		Args:              args(0, 1),
+		ValidArgsFunction: a.completeVMs,
 		RunE: func(c *cobra.Command, argv []string) error {
 			vms, err := a.dirs().VMs()
 			if len(argv) == 1 {

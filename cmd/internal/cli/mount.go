@@ -49,7 +49,7 @@ func (a *app) mountCmd() *cobra.Command {
 
 The command returns when the mount answers. End it with: umount FOLDER
 Symbolic links of a guest are shown so that they stay inside its tree; the raw
-target is in the attribute user.cairn.link, and --raw-links shows it.`,
+target is in the attribute security.cairn.link, and --raw-links shows it.`,
 		Args: args(1, 1),
 		RunE: func(c *cobra.Command, argv []string) error {
 			if a.repo == "" {

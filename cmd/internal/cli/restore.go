@@ -17,8 +17,9 @@ import (
 )
 
 func (a *app) restoreCmd() *cobra.Command {
-	var disk, to, format string
-	var overwrite, special bool
+	var disk, to string
+	var o job.RestoreOptions
+	var special bool
 	c := &cobra.Command{
 		Use:   "restore POINT --disk NAME --to FILE | POINT:PATH --to FOLDER",
 		Short: "Copy a disk, a file or a folder out of a restore point",
@@ -41,14 +42,14 @@ attributes and holes:
 				return usagef("say what to restore: --disk NAME, or POINT:PATH")
 			case disk != "" && hasPath:
 				return usagef("either --disk NAME or POINT:PATH, not both")
-			case format != job.FormatRaw && format != job.FormatQCOW2:
-				return usagef("format %q is not known: raw or qcow2", format)
+			case o.Format != job.FormatRaw && o.Format != job.FormatQCOW2:
+				return usagef("format %q is not known: raw or qcow2", o.Format)
 			}
 			return a.withCatalogue(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
 				if disk != "" {
-					return a.restoreDisk(c.Context(), cat, point, disk, to, format, overwrite)
+					return a.restoreDisk(c.Context(), cat, point, disk, to, o)
 				}
-				o := tree.CopyOptions{Overwrite: overwrite, Special: special, NoOwner: os.Geteuid() != 0}
+				o := tree.CopyOptions{Overwrite: o.Overwrite, Special: special, NoOwner: os.Geteuid() != 0}
 				return a.restorePath(c.Context(), cat, point, p, to, o)
 			})
 		},
@@ -56,13 +57,14 @@ attributes and holes:
 	f := c.Flags()
 	f.StringVar(&disk, "disk", "", "name of the disk")
 	f.StringVar(&to, "to", "", "the new file (disk), or the folder to copy into (files)")
-	f.StringVar(&format, "format", job.FormatRaw, "of the disk's file: raw (sparse) or qcow2 (needs qemu-img)")
-	f.BoolVar(&overwrite, "overwrite", false, "replace files that are there already")
+	f.StringVar(&o.Format, "format", job.FormatRaw, "of the disk's file: raw (sparse) or qcow2 (needs qemu-img)")
+	f.BoolVar(&o.Overwrite, "overwrite", false, "replace files that are there already")
+	f.BoolVar(&o.Sync, "sync", false, "of a disk: return when the file is on the device, not only in memory (cp and most tools do not wait either)")
 	f.BoolVar(&special, "special", false, "make device nodes, FIFOs and sockets, too")
 	return c
 }
 
-func (a *app) restoreDisk(ctx context.Context, cat *wire.Catalogue, point, disk, to, format string, overwrite bool) error {
+func (a *app) restoreDisk(ctx context.Context, cat *wire.Catalogue, point, disk, to string, o job.RestoreOptions) error {
 	start := a.now()
 	m, err := cat.Select(ctx, point)
 	if err != nil {
@@ -77,7 +79,7 @@ func (a *app) restoreDisk(ctx context.Context, cat *wire.Catalogue, point, disk,
 		return usagef("%w; it has: %s", err, strings.Join(names, ", "))
 	}
 	img := restorepoint.NewImage(dm, nil) // its readers are parallel already
-	n, err := job.RestoreDisk(ctx, img, m.VM.Name+" "+disk, to, format, overwrite, a.reporter().Work)
+	n, err := job.RestoreDisk(ctx, img, m.VM.Name+" "+disk, to, o, a.reporter().Work)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,19 @@ func (a *app) vmCmd() *cobra.Command {
 	return c
 }
 
+// completeVMs completes the names of registered VMs.
+func (a *app) completeVMs(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	vms, err := a.dirs().VMs()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	var names []string
+	for _, v := range vms {
+		names = append(names, v.Name)
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
 func (a *app) vmAddCmd() *cobra.Command {
 	var v config.VM
 	var replace bool
@@ -91,7 +104,7 @@ func (a *app) vmLsCmd() *cobra.Command {
 }
 
 func (a *app) vmRmCmd() *cobra.Command {
-	return &cobra.Command{Use: "rm NAME", Short: "Forget a VM; its restore points stay", Args: args(1, 1), RunE: func(_ *cobra.Command, argv []string) error {
+	return &cobra.Command{Use: "rm NAME", Short: "Forget a VM; its restore points stay", Args: args(1, 1), ValidArgsFunction: a.completeVMs, RunE: func(_ *cobra.Command, argv []string) error {
 		if err := a.dirs().RemoveVM(argv[0]); err != nil {
 			return err
 		}

@@ -12,7 +12,6 @@ import (
 	"runtime"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"cairn/index/restorepoint"
 )
@@ -26,10 +25,17 @@ const (
 // restorePiece is how much one worker reads and writes at once, in bytes.
 const restorePiece = 2 << 20
 
+// RestoreOptions says how a disk is written.
+type RestoreOptions struct {
+	Format    string // FormatRaw or FormatQCOW2
+	Overwrite bool   // replace a file that is there
+	Sync      bool   // return when the file is on the disk, not only in memory
+}
+
 // RestoreDisk writes a disk's image to a new file, holes kept. The file has
 // its name only when it is whole. It gives the bytes written.
-func RestoreDisk(ctx context.Context, img restorepoint.Image, name, path, format string, overwrite bool, prog Progress) (written int64, err error) {
-	if _, err := os.Lstat(path); err == nil && !overwrite {
+func RestoreDisk(ctx context.Context, img restorepoint.Image, name, path string, o RestoreOptions, prog Progress) (written int64, err error) {
+	if _, err := os.Lstat(path); err == nil && !o.Overwrite {
 		return 0, fmt.Errorf("%s exists already: name another file, or use --overwrite", path)
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, err
@@ -58,17 +64,19 @@ func RestoreDisk(ctx context.Context, img restorepoint.Image, name, path, format
 	if written, err = copyImage(ctx, f, img, add); err != nil {
 		return written, err
 	}
-	if err := f.Sync(); err != nil {
-		return written, fmt.Errorf("%s: %w", tmp, err)
+	if o.Sync {
+		if err := f.Sync(); err != nil {
+			return written, fmt.Errorf("%s: %w", tmp, err)
+		}
 	}
-	if format == FormatQCOW2 {
+	if o.Format == FormatQCOW2 {
 		return written, convert(ctx, tmp, path)
 	}
 	return written, os.Rename(tmp, path)
 }
 
 // copyImage copies what is not a hole, in pieces, in parallel.
-func copyImage(ctx context.Context, to *os.File, img restorepoint.Image, add func(int64)) (int64, error) {
+func copyImage(ctx context.Context, to io.WriterAt, img restorepoint.Image, add func(int64)) (int64, error) {
 	type span struct{ off, n int64 }
 	spans := make(chan span)
 	g, gctx := errgroup.WithContext(ctx)
@@ -112,9 +120,6 @@ func copyImage(ctx context.Context, to *os.File, img restorepoint.Image, add fun
 				if _, err := to.WriteAt(p, s.off); err != nil {
 					return fmt.Errorf("write at %d: %w", s.off, err)
 				}
-				// The disk begins to write now, so that the sync at the end,
-				// which sees errors, is short.
-				_ = unix.SyncFileRange(int(to.Fd()), s.off, s.n, unix.SYNC_FILE_RANGE_WRITE)
 				counts[i] += s.n
 				add(s.n)
 			}
