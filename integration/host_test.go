@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -267,46 +269,90 @@ func (h *host) restoreDisk(t *testing.T, spec, disk string) string {
 	return to
 }
 
-// sameImage compares two disk images byte for byte.
+// sameImage fails the test if two disk images are not the same byte for byte.
 func sameImage(t *testing.T, what, got, want string) {
 	t.Helper()
+	blocks, err := differences(got, want)
+	if err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+	if n := len(blocks); n > 0 {
+		t.Fatalf("%s: %d blocks of 4 KiB differ, those at %v", what, n, blocks[:min(n, 8)])
+	}
+}
+
+// differences gives the offsets of the 4 KiB blocks in which two files
+// differ. Files of different sizes, and empty ones, are an error.
+func differences(got, want string) (blocks []int64, err error) {
 	g, err := os.Open(got)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	defer g.Close()
 	w, err := os.Open(want)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	defer w.Close()
 	gb, wb := make([]byte, 1<<20), make([]byte, 1<<20)
-	differ, total := 0, int64(0)
 	for off := int64(0); ; off += 1 << 20 {
 		gn, gerr := io.ReadFull(g, gb)
 		wn, werr := io.ReadFull(w, wb)
-		total += int64(wn)
-		if gn != wn {
-			t.Fatalf("%s: the images differ in size behind %d", what, off)
+		if gn != wn || off+int64(wn) == 0 {
+			return nil, fmt.Errorf("%s ends at %d and %s at %d", got, off+int64(gn), want, off+int64(wn))
 		}
-		if !bytes.Equal(gb[:gn], wb[:wn]) {
-			for i := 0; i < gn; i += 4096 {
-				if end := min(i+4096, gn); !bytes.Equal(gb[i:end], wb[i:end]) {
-					if differ++; differ <= 5 {
-						t.Errorf("%s: the block at %d differs", what, off+int64(i))
-					}
-				}
+		for i := 0; i < gn; i += 4096 {
+			if end := min(i+4096, gn); !bytes.Equal(gb[i:end], wb[i:end]) {
+				blocks = append(blocks, off+int64(i))
 			}
 		}
-		if gerr != nil || werr != nil {
-			if differ > 0 {
-				t.Fatalf("%s: %d blocks of 4 KiB differ", what, differ)
-			}
-			if total == 0 {
-				t.Fatalf("%s: the image of the truth is empty", what)
-			}
-			return
+		switch {
+		case gerr == nil && werr == nil:
+		case isEnd(gerr) && isEnd(werr):
+			return blocks, nil
+		default:
+			return nil, errors.Join(gerr, werr)
 		}
+	}
+}
+
+func isEnd(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
+
+// TestDifferences: the comparison that the other tests rest on sees one bit.
+func TestDifferences(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name string, size int, change ...int) string {
+		b := make([]byte, size)
+		for _, at := range change {
+			b[at] ^= 1
+		}
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	const size = 2<<20 + 5000
+	want := file("want", size)
+	for _, c := range []struct {
+		got    string
+		blocks []int64
+		fails  bool
+	}{
+		{got: file("same", size)},
+		{got: file("bits", size, 0, 8191, 1<<20, size-1), blocks: []int64{0, 4096, 1 << 20, 2<<20 + 4096}},
+		{got: file("short", size-1), fails: true},
+		{got: file("long", size+1), fails: true},
+		{got: file("empty", 0), fails: true},
+		{got: filepath.Join(dir, "missing"), fails: true},
+	} {
+		blocks, err := differences(c.got, want)
+		if !slices.Equal(blocks, c.blocks) || (err != nil) != c.fails {
+			t.Errorf("%s: %v, %v", filepath.Base(c.got), blocks, err)
+		}
+	}
+	if _, err := differences(file("empty1", 0), file("empty2", 0)); err == nil {
+		t.Error("two empty files prove nothing")
 	}
 }
 
