@@ -122,13 +122,12 @@ func (k *known) dropList() {
 }
 
 // load asks the index for hooks and takes the ID lists of the packs that it
-// names. It says whether anything new was taken.
+// names. It says whether the index knew any of the hooks.
 func (k *known) load(ctx context.Context, hooks []chunk.ID) (bool, error) {
 	refs, err := k.session.index.Packs(ctx, hooks)
 	if err != nil {
 		return false, err
 	}
-	loaded := false
 	for _, ref := range refs {
 		first := k.session.Loc(ref, 0)
 		i, _ := k.session.ref(first)
@@ -143,8 +142,7 @@ func (k *known) load(ctx context.Context, hooks []chunk.ID) (bool, error) {
 		}
 		if len(ids) > 0 {
 			k.add(uint64(i), first, ids)
-			loaded = true
 		}
 	}
-	return loaded, nil
+	return len(refs) > 0, nil
 }

@@ -64,6 +64,7 @@ type pipeline struct {
 	patience, waited int        // batches until the open pack is closed, and so far
 	next             uint64     // number of the next new chunk
 	open             *rawFrame  // unfinished frame
+	misses           int        // batches in a row that the index knew nothing of
 	own              []chunk.ID // new chunks that are in known's table but in no group yet
 	locs             [batchChunks]Loc
 	hooks            []chunk.ID
@@ -271,10 +272,8 @@ func (p *pipeline) place(b *Batch) error {
 			p.hooks = append(p.hooks, b.ids[i])
 		}
 	}
-	if len(p.hooks) > 0 {
-		if _, err := p.w.known.load(p.w.ctx, p.hooks); err != nil {
-			return fmt.Errorf("ask the index: %w", err)
-		}
+	if err := p.askIndex(); err != nil {
+		return err
 	}
 	for i := range locs {
 		if b.zero[i] {
@@ -302,6 +301,36 @@ func (p *pipeline) place(b *Batch) error {
 		}
 	}
 	p.buffers <- b.Data[:BatchSize]
+	return nil
+}
+
+// After missesBeforeProbe batches that the index knew nothing of, only the
+// first probeHooks hooks of a batch are asked for, and the others only if one
+// of these is known: asking costs as much as hashing where all is new.
+const (
+	missesBeforeProbe = 4
+	probeHooks        = 8
+)
+
+// askIndex takes the ID lists of the packs that hold p.hooks.
+func (p *pipeline) askIndex() error {
+	if len(p.hooks) == 0 {
+		return nil
+	}
+	first := len(p.hooks)
+	if p.misses >= missesBeforeProbe {
+		first = min(first, probeHooks)
+	}
+	knows, err := p.w.known.load(p.w.ctx, p.hooks[:first])
+	if err == nil && knows && first < len(p.hooks) {
+		_, err = p.w.known.load(p.w.ctx, p.hooks[first:])
+	}
+	if err != nil {
+		return fmt.Errorf("ask the index: %w", err)
+	}
+	if p.misses++; knows {
+		p.misses = 0
+	}
 	return nil
 }
 

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"math/rand/v2"
+	"os"
 	"testing"
 
 	"cairn/chunkstore/chunk"
@@ -185,6 +187,34 @@ func TestIncompressibleIsStoredRaw(t *testing.T) {
 	}
 	if _, err := c.dec.Decode(nil, EncodingRaw, enc, len(raw)-1); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("a wrong length: %v", err)
+	}
+}
+
+// Random bytes are seen as such; text, machine code and a frame that is only
+// partly random are not.
+func TestLooksRandom(t *testing.T) {
+	random := make([]byte, MaxFrameSize)
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range random {
+		random[i] = byte(r.Uint32())
+	}
+	if !looksRandom(random) {
+		t.Error("random bytes do not look random")
+	}
+	exe, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	half := bytes.Clone(random)
+	copy(half[MaxFrameSize/2:], exe)
+	base64ish := make([]byte, MaxFrameSize)
+	for i := range base64ish {
+		base64ish[i] = byte(r.Uint32() & 127)
+	}
+	for name, p := range map[string][]byte{"half random": half, "7-bit": base64ish, "machine code": exe[4096 : 4096+MaxFrameSize], "zeros": make([]byte, MaxFrameSize), "short": random[:8192]} {
+		if looksRandom(p) {
+			t.Errorf("%s looks random", name)
+		}
 	}
 }
 
