@@ -112,7 +112,8 @@ var errNotReleased = errors.New("the next run, or cairn doctor, cleans up")
 // clearIfSafe keeps the journal while something is left to undo.
 func (b *Backup) clearIfSafe(err error) error {
 	if b.left || errors.Is(err, errNotReleased) {
-		return nil
+		b.entry.Stopped = b.guardian != nil && b.guardian.stopped
+		return b.journal.write(b.entry)
 	}
 	return b.journal.clear()
 }
@@ -162,6 +163,11 @@ func (b *Backup) probe(ctx context.Context) error {
 func (b *Backup) cleanDead(ctx context.Context) error {
 	if d := b.journal.Dead; d != nil {
 		b.Step("an earlier run died at step %q: cleaning up", d.Step)
+		if d.Stopped { // its guardian may have died with it
+			if err := goOn(ctx, b.conn); err != nil {
+				return fmt.Errorf("let the VM go on that an earlier run has stopped: %w", err)
+			}
+		}
 		if d.Agent != "" {
 			tctx, cancel := context.WithTimeout(ctx, agentTimeout)
 			_, err := guest.Thaw(tctx, d.Agent)
@@ -351,6 +357,7 @@ func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err err
 	if err := b.quiescedPoint(ctx, fleece, agent); err != nil {
 		return err
 	}
+	b.entry.Stopped = false
 	if err := b.step("read"); err != nil {
 		return err
 	}
@@ -417,6 +424,7 @@ func (b *Backup) quiescedPoint(ctx context.Context, fleece *qmp.Fleece, agent *g
 			return err
 		}
 	}
+	b.entry.Stopped = b.machine.Running
 	if err := b.step("point"); err != nil {
 		return err
 	}

@@ -125,8 +125,15 @@ func resume(ctx context.Context, socket string) error {
 		return err
 	}
 	defer conn.Close()
-	m, err := qmp.Inspect(ctx, conn)
-	if err != nil || m.Status != "paused" {
+	return goOn(ctx, conn)
+}
+
+// goOn lets a VM go on that a run had stopped, if it is still so.
+func goOn(ctx context.Context, conn *qmp.Conn) error {
+	var is struct {
+		Status string `json:"status"`
+	}
+	if err := conn.Execute(ctx, "query-status", nil, &is); err != nil || is.Status != "paused" {
 		return err
 	}
 	return conn.Execute(ctx, "cont", nil, nil)

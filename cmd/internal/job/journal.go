@@ -32,6 +32,7 @@ type entry struct {
 	Agent   string    `json:"agent,omitempty"`
 	Session string    `json:"session,omitempty"`
 	Scratch string    `json:"scratch,omitempty"` // folder of this VM's scratch files
+	Stopped bool      `json:"stopped,omitempty"` // the VM ran, and the run may have stopped it
 	Step    string    `json:"step"`
 	PID     int       `json:"pid"`
 	Time    time.Time `json:"time"`
