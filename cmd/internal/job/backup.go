@@ -259,11 +259,10 @@ func (b *Backup) plan(ctx context.Context) error {
 			p.decision = qmp.Decision{Reason: "full read: asked for with --full-read", Remove: p.decision.Remove}
 		}
 		if records[d.Name] != nil {
-			m, err := b.Catalogue.Map(b.parent, d.Name)
-			if err != nil {
+			var err error
+			if p.parent, err = b.parentMap(ctx, d.Name, !p.decision.Incremental); err != nil {
 				return err
 			}
-			p.parent = m
 		}
 		b.plans = append(b.plans, p)
 		b.manifest.Statistics.BytesDisk += d.Size
@@ -273,6 +272,24 @@ func (b *Backup) plan(ctx context.Context) error {
 	}
 	b.explain()
 	return nil
+}
+
+// parentMap opens the parent's map of a disk. A full read does without one
+// that is damaged, or no backup of the VM would ever succeed again: what is
+// stored is then found by content.
+func (b *Backup) parentMap(ctx context.Context, disk string, full bool) (*restorepoint.Map, error) {
+	m, err := b.Catalogue.Map(b.parent, disk)
+	if err == nil && full { // it is small beside the disk
+		err = m.Extents(ctx, func(restorepoint.Extent) error { return nil })
+	}
+	switch {
+	case err == nil:
+		return m, nil
+	case !full || ctx.Err() != nil:
+		return nil, fmt.Errorf("the last point's disk map (--full-read does without it): %w", err)
+	}
+	b.warn("disk %s: the last point's map is not used: %v", disk, err)
+	return nil, nil
 }
 
 // explain puts the run's kind and reason into the manifest.
