@@ -112,7 +112,8 @@ var errNotReleased = errors.New("the next run cleans up")
 // clearIfSafe keeps the journal while something is left to undo.
 func (b *Backup) clearIfSafe(err error) error {
 	if b.left || errors.Is(err, errNotReleased) {
-		return nil
+		b.entry.Stopped = b.guardian != nil && b.guardian.stopped
+		return b.journal.write(b.entry)
 	}
 	return b.journal.clear()
 }
@@ -162,13 +163,9 @@ func (b *Backup) probe(ctx context.Context) error {
 func (b *Backup) cleanDead(ctx context.Context) error {
 	if d := b.journal.Dead; d != nil {
 		b.Step("an earlier run died at step %q: cleaning up", d.Step)
-		if d.Stops { // its guardian died with it, if the VM still is paused
-			paused, err := resumeBy(ctx, b.conn)
-			if err != nil {
-				return fmt.Errorf("clean up after an earlier run: %w", err)
-			}
-			if paused {
-				b.Step("it had stopped the VM: it goes on now")
+		if d.Stopped { // its guardian may have died with it
+			if err := goOn(ctx, b.conn); err != nil {
+				return fmt.Errorf("let the VM go on that an earlier run has stopped: %w", err)
 			}
 		}
 		if d.Agent != "" {
@@ -262,11 +259,10 @@ func (b *Backup) plan(ctx context.Context) error {
 			p.decision = qmp.Decision{Reason: "full read: asked for with --full-read", Remove: p.decision.Remove}
 		}
 		if records[d.Name] != nil {
-			m, err := b.Catalogue.Map(b.parent, d.Name)
-			if err != nil {
+			var err error
+			if p.parent, err = b.parentMap(ctx, d.Name, !p.decision.Incremental); err != nil {
 				return err
 			}
-			p.parent = m
 		}
 		b.plans = append(b.plans, p)
 		b.manifest.Statistics.BytesDisk += d.Size
@@ -276,6 +272,24 @@ func (b *Backup) plan(ctx context.Context) error {
 	}
 	b.explain()
 	return nil
+}
+
+// parentMap opens the parent's map of a disk. A full read does without one
+// that is damaged, or no backup of the VM would ever succeed again: what is
+// stored is then found by content.
+func (b *Backup) parentMap(ctx context.Context, disk string, full bool) (*restorepoint.Map, error) {
+	m, err := b.Catalogue.Map(b.parent, disk)
+	if err == nil && full { // it is small beside the disk
+		err = m.Extents(ctx, func(restorepoint.Extent) error { return nil })
+	}
+	switch {
+	case err == nil:
+		return m, nil
+	case !full || ctx.Err() != nil:
+		return nil, fmt.Errorf("the last point's disk map (--full-read does without it): %w", err)
+	}
+	b.warn("disk %s: the last point's map is not used: %v", disk, err)
+	return nil, nil
 }
 
 // explain puts the run's kind and reason into the manifest.
@@ -360,6 +374,7 @@ func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err err
 	if err := b.quiescedPoint(ctx, fleece, agent); err != nil {
 		return err
 	}
+	b.entry.Stopped = false
 	if err := b.step("read"); err != nil {
 		return err
 	}
@@ -426,11 +441,10 @@ func (b *Backup) quiescedPoint(ctx context.Context, fleece *qmp.Fleece, agent *g
 			return err
 		}
 	}
-	b.entry.Stops = b.machine.Running
+	b.entry.Stopped = b.machine.Running
 	if err := b.step("point"); err != nil {
 		return err
 	}
-	b.entry.Stops = false
 	if b.machine.Running { // one that somebody else has paused is not for the guardian to resume
 		if err := b.guardian.say(sayStopping); err != nil {
 			return err

@@ -125,17 +125,18 @@ func resume(ctx context.Context, socket string) error {
 		return err
 	}
 	defer conn.Close()
-	_, err = resumeBy(ctx, conn)
-	return err
+	return goOn(ctx, conn)
 }
 
-// resumeBy lets a VM go on if it is paused, and says whether it was.
-func resumeBy(ctx context.Context, conn *qmp.Conn) (bool, error) {
-	m, err := qmp.Inspect(ctx, conn)
-	if err != nil || m.Status != "paused" {
-		return false, err
+// goOn lets a VM go on that a run had stopped, if it is still so.
+func goOn(ctx context.Context, conn *qmp.Conn) error {
+	var is struct {
+		Status string `json:"status"`
 	}
-	return true, conn.Execute(ctx, "cont", nil, nil)
+	if err := conn.Execute(ctx, "query-status", nil, &is); err != nil || is.Status != "paused" {
+		return err
+	}
+	return conn.Execute(ctx, "cont", nil, nil)
 }
 
 // retry calls f every half second until it succeeds or ctx ends.

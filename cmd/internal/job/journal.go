@@ -32,8 +32,8 @@ type entry struct {
 	Agent   string    `json:"agent,omitempty"`
 	Session string    `json:"session,omitempty"`
 	Scratch string    `json:"scratch,omitempty"` // folder of this VM's scratch files
+	Stopped bool      `json:"stopped,omitempty"` // the VM ran, and the run may have stopped it
 	Step    string    `json:"step"`
-	Stops   bool      `json:"stops,omitempty"` // the step stops the VM, which was running, for a moment
 	PID     int       `json:"pid"`
 	Time    time.Time `json:"time"`
 }

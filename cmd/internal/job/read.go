@@ -195,7 +195,7 @@ func appendPiece(ctx context.Context, s *chunkstore.Session, b *restorepoint.Bui
 	if hasParent {
 		batch.Parent = make([]chunk.Loc, len(p.data)/chunk.Size)
 		if err := b.ParentLocs(first, batch.Parent); err != nil {
-			return fmt.Errorf("read the parent's disk map: %w", err)
+			return fmt.Errorf("read the last point's disk map (--full-read does without it): %w", err)
 		}
 	}
 	return s.Append(ctx, batch)

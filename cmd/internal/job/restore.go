@@ -43,11 +43,13 @@ func RestoreDisk(ctx context.Context, img restorepoint.Image, name, path string,
 	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
 		return 0, fmt.Errorf("%s is not a regular file", path)
 	}
-	tmp := path + ".cairn-partial"
-	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	// A name of its own: two restores to one path must not write into one
+	// file, nor anybody's link be followed.
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".cairn-partial-*")
 	if err != nil {
 		return 0, err
 	}
+	tmp := f.Name()
 	defer func() {
 		if c := f.Close(); err == nil {
 			err = c
@@ -139,7 +141,7 @@ func copyImage(ctx context.Context, to io.WriterAt, img restorepoint.Image, add 
 
 // convert makes a qcow2 of a raw file beside it and removes the raw one.
 func convert(ctx context.Context, raw, path string) error {
-	part := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".cairn-qcow2")
+	part := raw + ".qcow2"
 	out, err := exec.CommandContext(ctx, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, part).CombinedOutput()
 	if errors.Is(err, exec.ErrNotFound) {
 		return errors.New("qcow2 needs qemu-img: apt install qemu-utils, or restore with --format raw")
