@@ -162,9 +162,6 @@ func (w *Session) Buffer(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// Return gives a buffer back that was not appended.
-func (w *Session) Return(b []byte) { w.pipe.buffers <- b }
-
 // Append stores a batch's chunks. It returns before they are durable.
 func (w *Session) Append(ctx context.Context, b *Batch) error {
 	if n := len(b.Data); n > BatchSize || n%chunk.Size != 0 {
@@ -227,7 +224,10 @@ func (p *pipeline) sort() error {
 				return err
 			}
 		}
-		if len(b.Data) == 0 && b.Placed != nil {
+		if len(b.Data) == 0 && b.flush == nil {
+			if b.Placed == nil {
+				continue
+			}
 			if err := b.Placed(nil); err != nil {
 				return err
 			}
@@ -284,7 +284,6 @@ func (p *pipeline) place(b *Batch) error {
 		}
 		if locs[i] != Hole {
 			known++
-			p.note(locs[i], b, i)
 			continue
 		}
 		fresh++
@@ -346,18 +345,6 @@ func (p *pipeline) sameAsParent(b *Batch, i int) (bool, error) {
 		return false, fmt.Errorf("read the parent's chunk IDs: %w", err)
 	}
 	return n < len(ids) && ids[n] == b.ids[i], nil
-}
-
-// note remembers that the session depends on a stored pack that it found by
-// content; Commit looks at it again.
-func (p *pipeline) note(l Loc, b *Batch, i int) {
-	if isNew(l) || i < len(b.Parent) && b.Parent[i] == l {
-		return
-	}
-	at, _ := p.w.ref(l)
-	p.w.mu.Lock()
-	p.w.foreign[at] = true
-	p.w.mu.Unlock()
 }
 
 // appendNew puts a chunk into the open frame.

@@ -65,7 +65,7 @@ type Session struct {
 	mu       sync.Mutex
 	refs     []PackRef // table of Loc's packs
 	refIndex map[PackRef]uint32
-	foreign  map[uint32]bool // packs deduplicated against that are not the parent's
+	used     map[uint32]bool // stored packs that the session's own maps name
 	starts   []packStart     // own data packs, by first chunk
 	resolved uint64          // own chunks below this number have a pack
 	stats    Statistics
@@ -80,7 +80,7 @@ type packStart struct {
 // Begin starts a session: its intent is stored first of all.
 func (s *Store) Begin(ctx context.Context, index Index, intent []byte) (*Session, error) {
 	key := randomSession()
-	w := &Session{store: s, index: index, id: key, refIndex: map[PackRef]uint32{}, foreign: map[uint32]bool{}}
+	w := &Session{store: s, index: index, id: key, refIndex: map[PackRef]uint32{}, used: map[uint32]bool{}}
 	name := intentsPrefix + key.String()
 	body, err := s.sealRecord(name, recordIntent, intent)
 	if err != nil {
@@ -157,12 +157,14 @@ func (w *Session) ref(l Loc) (uint32, int) {
 
 // Resolve says where a chunk, and up to n-1 that follow it in Loc, lie: the
 // pack, the first chunk in it, and how many of the n are in that pack. With
-// ok false the pack is not closed yet.
+// ok false the pack is not closed yet. Who asks names the pack in a map:
+// Commit makes sure that it is there.
 func (w *Session) Resolve(l Loc, n int) (ref PackRef, first, count int, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !isNew(l) {
 		i, c := w.ref(l)
+		w.used[i] = true
 		return w.refs[i], c, n, true
 	}
 	num := uint64(l &^ newBit)
@@ -213,8 +215,8 @@ func (w *Session) putPack(ref PackRef, stored []byte) error {
 func (w *Session) Flush(ctx context.Context) error { return w.pipe.flush(ctx) }
 
 // Commit stores the session's result: body, under the session's name. Every
-// pack that it needs is durable and there when Commit returns nil, and the
-// commit was read back. body must refer to nothing but what Flush and
+// pack that its own maps name is durable and there when Commit returns nil,
+// and the commit was read back. body must refer to nothing but what Flush and
 // FlushRecords made durable.
 func (w *Session) Commit(ctx context.Context, body []byte) error {
 	if err := w.checkReferences(ctx); err != nil {
@@ -247,7 +249,8 @@ func (w *Session) Commit(ctx context.Context, body []byte) error {
 }
 
 // checkReferences makes sure, right before the commit, that the session may
-// commit and that every pack it found by content is still there.
+// commit and that every stored pack that its own maps name is still there.
+// What the parent's unchanged nodes name is the parent's: check looks at it.
 func (w *Session) checkReferences(ctx context.Context) error {
 	if err := w.err(); err != nil {
 		return err
@@ -255,13 +258,13 @@ func (w *Session) checkReferences(ctx context.Context) error {
 	if _, err := w.store.place.Size(ctx, intentsPrefix+w.id.String()); err != nil {
 		return fmt.Errorf("the session's intent: %w", err)
 	}
-	for i := range w.foreign {
+	for i := range w.used {
 		ok, err := w.store.HasPack(ctx, w.refs[i])
 		if err != nil {
 			return err
 		}
 		if !ok {
-			return fmt.Errorf("%s, found by content, is gone: %w; run the backup again", w.refs[i], backend.ErrNotExist)
+			return fmt.Errorf("%s, which earlier points need too, is gone: %w; run the backup again with --full-read, and cairn check", w.refs[i], backend.ErrNotExist)
 		}
 	}
 	return nil

@@ -36,7 +36,7 @@ func (v *Verifier) Pack(ctx context.Context, ref PackRef) (int64, error) {
 	}
 	off, n := foot.IndexRange()
 	if foot.Kind == pack.KindMap {
-		_, err = foot.OpenRecords(stored[off : off+int64(n)])
+		err = v.records(foot, stored, stored[off:off+int64(n)])
 	}
 	if err == nil && foot.Kind == pack.KindData {
 		var ids []chunk.ID
@@ -50,14 +50,42 @@ func (v *Verifier) Pack(ctx context.Context, ref PackRef) (int64, error) {
 	return size, ctx.Err()
 }
 
-func (v *Verifier) frames(foot *pack.Footer, stored []byte, ids []chunk.ID) error {
+// records opens every frame of a map pack and holds it against the lengths of
+// its records.
+func (v *Verifier) records(foot *pack.Footer, stored, index []byte) error {
+	lens, err := foot.OpenRecords(index)
+	if err != nil {
+		return err
+	}
 	for i, fr := range foot.Frames {
-		var err error
-		if v.encoded, err = foot.OpenFrame(v.encoded, v.store.keys, i, stored[fr.Offset:fr.Offset+int64(fr.Stored)]); err != nil {
+		size := 0
+		for _, n := range lens[fr.First : int(fr.First)+int(fr.Count)] {
+			size += n
+		}
+		if err := v.frame(foot, stored, i, size); err != nil {
 			return err
 		}
-		if v.raw, err = v.dec.Decode(v.raw, fr.Enc, v.encoded, int(fr.Count)*chunk.Size); err != nil {
-			return fmt.Errorf("frame %d: %w", i, err)
+	}
+	return nil
+}
+
+// frame opens and decodes frame i to v.raw, of size bytes.
+func (v *Verifier) frame(foot *pack.Footer, stored []byte, i, size int) error {
+	fr := foot.Frames[i]
+	var err error
+	if v.encoded, err = foot.OpenFrame(v.encoded, v.store.keys, i, stored[fr.Offset:fr.Offset+int64(fr.Stored)]); err != nil {
+		return err
+	}
+	if v.raw, err = v.dec.Decode(v.raw, fr.Enc, v.encoded, size); err != nil {
+		return fmt.Errorf("frame %d: %w", i, err)
+	}
+	return nil
+}
+
+func (v *Verifier) frames(foot *pack.Footer, stored []byte, ids []chunk.ID) error {
+	for i, fr := range foot.Frames {
+		if err := v.frame(foot, stored, i, int(fr.Count)*chunk.Size); err != nil {
+			return err
 		}
 		for c := range int(fr.Count) {
 			if v.hasher.Sum(v.raw[c*chunk.Size:(c+1)*chunk.Size]) != ids[int(fr.First)+c] {

@@ -8,14 +8,11 @@ import (
 
 	"github.com/zeebo/blake3"
 
-	"cairn/chunkstore/chunk"
 	"cairn/chunkstore/seal"
 )
 
-// IndexEntrySize is the length of one entry of a pack's index in bytes: a
-// chunk ID in a data pack. A map pack's entries have recordEntrySize.
-const IndexEntrySize = chunk.IDSize
-
+// recordEntrySize is the length of one entry of a map pack's index in bytes; a
+// data pack's have chunk.IDSize.
 const recordEntrySize = 4
 
 // labels of the keys that are derived from the structure key and the salt.

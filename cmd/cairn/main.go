@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 	"runtime/pprof"
 
+	"golang.org/x/sys/unix"
+
 	"cairn/cmd/internal/cli"
 )
 
@@ -20,6 +22,10 @@ const memoryLimit = 150 << 20
 func main() {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
+	}
+	// No core dump, no debugger of the same user: the memory holds keys.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		fmt.Fprintln(os.Stderr, "cairn: this system cannot keep keys out of core dumps:", err)
 	}
 	stop := profile(os.Getenv("CAIRN_CPU_PROFILE"))
 	code := cli.Run(context.Background(), version, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)

@@ -193,22 +193,3 @@ func (m *Map) Extents(ctx context.Context, fn func(Extent) error) error {
 	}
 	return nil
 }
-
-// Nodes calls fn for each node of the map: what the map itself needs.
-func (m *Map) Nodes(ctx context.Context, fn func(chunk.PackRef, int) error) error {
-	for i, ref := range m.nodes {
-		if err := fn(ref.pack, ref.record); err != nil {
-			return err
-		}
-		n, err := m.middle(ctx, i)
-		if err != nil {
-			return err
-		}
-		for _, ref := range n.leaves {
-			if err := fn(ref.pack, ref.record); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}

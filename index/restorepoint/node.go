@@ -77,6 +77,9 @@ func decodeLeaf(b []byte) (*leaf, error) {
 		if end > leafChunks {
 			d.fail("a run leaves the leaf")
 		}
+		if int(r.chunk)+count > 1<<24 {
+			d.fail("a run leaves the pack")
+		}
 		if d.err != nil {
 			break
 		}

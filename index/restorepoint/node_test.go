@@ -14,7 +14,7 @@ func ref(n byte) chunk.PackRef {
 }
 
 func TestNodesRoundTrip(t *testing.T) {
-	l := &leaf{packs: []chunk.PackRef{ref(1), ref(2)}, runs: []run{{0, 1, 0, 77}, {5, 4000, 1, 1<<24 - 1}, {4095, 1, 0, 0}}}
+	l := &leaf{packs: []chunk.PackRef{ref(1), ref(2)}, runs: []run{{0, 1, 0, 77}, {5, 4000, 1, 1<<24 - 4000}, {4095, 1, 0, 0}}}
 	got, err := decodeLeaf(encodeLeaf(l))
 	if err != nil || !reflect.DeepEqual(got, l) {
 		t.Errorf("leaf: got %+v, %v", got, err)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -197,12 +198,16 @@ func (d *Dir) Delete(ctx context.Context, name string) error {
 	return syncDir(filepath.Dir(path))
 }
 
-// Sweep removes the temporary files that dead writers left. No writer may be
-// at work in the place.
-func (d *Dir) Sweep() (removed int, err error) {
+// Sweep removes the temporary files that dead writers left: those that nobody
+// wrote to for longer than age, by the place's own clock against now.
+func (d *Dir) Sweep(now time.Time, age time.Duration) (removed int, err error) {
 	err = filepath.WalkDir(d.root, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() || !strings.HasPrefix(e.Name(), tmpPrefix) {
 			return err
+		}
+		st, err := e.Info()
+		if err != nil || now.Sub(st.ModTime()) < age {
+			return nil // gone, or perhaps still being written
 		}
 		removed++
 		return os.Remove(path)
@@ -224,9 +229,17 @@ func (d *Dir) acquire(name string) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.mu.Unlock() // a place that hangs must not hang the readers of open files
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	d.mu.Lock()
 	if err != nil {
 		return nil, wrapNotExist(name, err)
+	}
+	if e := d.open[name]; e != nil { // another reader was faster
+		_ = f.Close() // read only: nothing to lose
+		e.users++
+		e.used = d.tick
+		return e, nil
 	}
 	if len(d.open) >= maxOpen {
 		d.dropOldest()

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"cairn/chunkstore/backend"
 	"cairn/chunkstore/backend/backendtest"
@@ -66,7 +67,10 @@ func TestSweep(t *testing.T) {
 	if err := d.List(ctx, "", func(backend.Object) error { n++; return nil }); err != nil || n != 1 {
 		t.Errorf("listed %d objects, %v", n, err)
 	}
-	if removed, err := d.Sweep(); removed != 1 || err != nil {
+	if removed, err := d.Sweep(time.Now(), time.Hour); removed != 0 || err != nil {
+		t.Errorf("swept %d of a writer at work, %v", removed, err)
+	}
+	if removed, err := d.Sweep(time.Now().Add(2*time.Hour), time.Hour); removed != 1 || err != nil {
 		t.Errorf("swept %d, %v", removed, err)
 	}
 	if _, err := d.Size(ctx, "packs/s/x"); err != nil {

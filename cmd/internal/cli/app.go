@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"cairn/cmd/internal/config"
+	"cairn/cmd/internal/job"
 	"cairn/cmd/internal/progress"
 	"cairn/cmd/internal/wire"
 )
@@ -48,8 +49,8 @@ func Run(ctx context.Context, version string, args []string, stdin io.Reader, st
 	root.SetArgs(args)
 	err = root.ExecuteContext(ctx)
 	if err != nil && !errors.Is(err, errWarnings) {
-		if ctx.Err() != nil {
-			err = fmt.Errorf("interrupted: %w", err)
+		if ctx.Err() != nil && !errors.Is(err, job.ErrNotReleased) {
+			err = errors.New("interrupted: the work was stopped and what it had begun was undone") // the inner errors are only echoes
 		}
 		a.printError(err)
 	}

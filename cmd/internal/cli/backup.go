@@ -62,6 +62,11 @@ twice), and the output says why.`,
 				if err != nil {
 					return err
 				}
+				if n, err := repo.Sweep(a.now()); err != nil {
+					a.say("warning: old temporary files in the repository: %v", err)
+				} else if n > 0 {
+					a.say("removed %d files that killed backups left half-written", n)
+				}
 				b := job.Backup{Store: repo.Store, State: repo.Dirs.State, Catalogue: cat, Index: ix, Exe: a.exe, FullRead: full, NoFreeze: noFreeze, Tags: tags, Scratch: scratch}
 				err = a.backupAll(c.Context(), b, names)
 				if cerr := ix.Close(); cerr != nil {

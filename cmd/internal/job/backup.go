@@ -106,12 +106,12 @@ func (b *Backup) Run(ctx context.Context) (*restorepoint.Manifest, error) {
 	return &b.manifest, nil
 }
 
-// errNotReleased: something of the run is still in the guest or in QEMU.
-var errNotReleased = errors.New("the next run cleans up")
+// ErrNotReleased: something of the run is still in the guest or in QEMU.
+var ErrNotReleased = errors.New("the next run cleans up")
 
 // clearIfSafe keeps the journal while something is left to undo.
 func (b *Backup) clearIfSafe(err error) error {
-	if b.left || errors.Is(err, errNotReleased) {
+	if b.left || errors.Is(err, ErrNotReleased) {
 		b.entry.Stopped = b.guardian != nil && b.guardian.stopped
 		return b.journal.write(b.entry)
 	}
@@ -358,7 +358,7 @@ func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err err
 			rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 			defer cancel()
 			if rerr := fleece.Release(rctx); rerr != nil {
-				rerr = fmt.Errorf("release the fleece: %w: %w", rerr, errNotReleased)
+				rerr = fmt.Errorf("release the fleece: %w: %w", rerr, ErrNotReleased)
 				b.left = true
 				if err == nil { // what was read is whole: the point may be committed
 					b.warn("%v", rerr)
@@ -425,7 +425,7 @@ func (b *Backup) askAgent(ctx context.Context) *guest.Agent {
 
 // quiescedPoint freezes, takes the point, and thaws on every path.
 func (b *Backup) quiescedPoint(ctx context.Context, fleece *qmp.Fleece, agent *guest.Agent) (err error) {
-	if b.guardian, err = startGuardian(b.Exe, b.VM.QMP, b.entry.Agent); err != nil {
+	if b.guardian, err = startGuardian(b.Exe, b.State, b.VM.QMP, b.entry.Agent); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.guardian.stop()) }()
@@ -471,7 +471,7 @@ func (b *Backup) sayIfRunning(ctx context.Context) error {
 		return err
 	}
 	if m.Status == "paused" {
-		return fmt.Errorf("the VM is paused and goes on when this run has ended: %w", errNotReleased)
+		return fmt.Errorf("the VM is paused and goes on when this run has ended: %w", ErrNotReleased)
 	}
 	return b.guardian.say(sayRunning)
 }
@@ -511,7 +511,7 @@ func (b *Backup) thaw(ctx context.Context, guard *guest.Guard) error {
 	b.manifest.Statistics.FrozenMS = rel.FrozenFor.Milliseconds()
 	if err != nil && !errors.Is(err, guest.ErrVMGone) {
 		// The guardian was not told of a thaw: it goes on trying.
-		return fmt.Errorf("the guest may still be frozen: thaw it by hand (guest-fsfreeze-thaw), or restart the agent in it: %w: %w", err, errNotReleased)
+		return fmt.Errorf("the guest may still be frozen: thaw it by hand (guest-fsfreeze-thaw), or restart the agent in it: %w: %w", err, ErrNotReleased)
 	}
 	return b.guardian.say(sayThawed)
 }
@@ -629,11 +629,8 @@ func (b *Backup) advance(ctx context.Context) error {
 		if !ok || s.Repo != b.repoTag() {
 			continue
 		}
-		var disks []qmp.Disk
-		for _, p := range b.plans {
-			disks = append(disks, p.disk)
-		}
-		if err := qmp.Advance(ctx, b.conn, disks, b.repoTag(), s.From); err != nil {
+		// Of all disks: one that is left out now keeps no old bitmap for ever.
+		if err := qmp.Advance(ctx, b.conn, b.machine.Disks, b.repoTag(), s.From); err != nil {
 			b.Step("old bitmaps could not be removed; the next run tries again: %v", err)
 		}
 		return nil

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -39,11 +40,18 @@ type guardian struct {
 	stopped bool // it was told so, and not yet that the VM goes on
 }
 
-// startGuardian starts one for a VM's sockets; agent may be "".
-func startGuardian(exe, qmpSocket, agent string) (*guardian, error) {
+// startGuardian starts one for a VM's sockets; agent may be "". Its last words
+// go to a log in the state folder: the run's own stderr may be a pipe whose
+// reader waits for its end.
+func startGuardian(exe, state, qmpSocket, agent string) (*guardian, error) {
+	log, err := os.OpenFile(filepath.Join(state, "guardian.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("start the guardian process: %w", err)
+	}
+	defer log.Close()
 	g := &guardian{cmd: exec.Command(exe, GuardianCommand, qmpSocket, agent)}
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a Ctrl-C or a killed group is not for it
-	var err error
+	g.cmd.Stderr = log
 	if g.to, err = g.cmd.StdinPipe(); err == nil {
 		err = g.cmd.Start()
 	}

@@ -18,7 +18,7 @@ func TestJournalStaysWhileSomethingIsLeft(t *testing.T) {
 	}{
 		{name: "a good run"},
 		{name: "a failed run", err: errors.New("no space")},
-		{name: "a guest not thawed", err: fmt.Errorf("thaw: %w", errNotReleased), dead: true},
+		{name: "a guest not thawed", err: fmt.Errorf("thaw: %w", ErrNotReleased), dead: true},
 		{name: "a good run, its fleece not released", left: true, dead: true},
 		{name: "a failed run, its fleece not released", left: true, err: errors.New("no space"), dead: true},
 	} {

@@ -63,7 +63,9 @@ func RestoreDisk(ctx context.Context, img restorepoint.Image, name, path string,
 	}
 	add, end := prog("restoring "+name, img.Size())
 	defer end()
-	if written, err = copyImage(ctx, f, img, add); err != nil {
+	to := openDirect(f, tmp)
+	written, err = copyImage(ctx, to, img, add)
+	if err = errors.Join(err, to.Close()); err != nil {
 		return written, err
 	}
 	if o.Sync {
@@ -107,10 +109,11 @@ func copyImage(ctx context.Context, to io.WriterAt, img restorepoint.Image, add 
 			}
 		}
 	})
-	counts := make([]int64, runtime.GOMAXPROCS(0))
+	// Twice the processors: while one half waits for the disk the other decodes.
+	counts := make([]int64, 2*runtime.GOMAXPROCS(0))
 	for i := range counts {
 		g.Go(func() error {
-			buf := make([]byte, restorePiece)
+			buf := alignedBuffer(restorePiece)
 			for s := range spans {
 				if err := gctx.Err(); err != nil {
 					return err

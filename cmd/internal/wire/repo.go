@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
@@ -113,6 +114,13 @@ func unlock(ctx context.Context, place backend.Backend, c *chunkstore.Config, se
 	}
 	return keys, err
 }
+
+// sweepAge is how old a temporary file in the repository must be to be a dead
+// writer's: none takes that long for 16 MiB.
+const sweepAge = 24 * time.Hour
+
+// Sweep removes what killed writers left half-written in the place.
+func (r *Repo) Sweep(now time.Time) (int, error) { return r.place.Sweep(now, sweepAge) }
 
 // Close gives back what the repository holds.
 func (r *Repo) Close() error { return r.place.Close() }
