@@ -1,0 +1,249 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+
+	"cairn/guest"
+	"cairn/index/restorepoint"
+	"cairn/qmp"
+)
+
+// diskPlan is one disk and how it will be read.
+type diskPlan struct {
+	disk     qmp.Disk
+	decision qmp.Decision
+	parent   *restorepoint.Map // nil: none
+	builder  *restorepoint.Builder
+}
+
+// probe connects to QEMU, cleans up after a dead run and refuses early what
+// cannot work.
+func (b *Backup) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
+	defer cancel()
+	var err error
+	if b.conn, err = qmp.Dial(ctx, b.VM.QMP); err != nil {
+		return fmt.Errorf("VM %s: %w", b.VM.Name, err)
+	}
+	ok := false
+	defer func() {
+		if !ok {
+			b.conn.Close()
+		}
+	}()
+	if err := b.cleanDead(ctx); err != nil {
+		return err
+	}
+	if b.machine, err = qmp.Inspect(ctx, b.conn); err != nil {
+		return fmt.Errorf("VM %s: %w", b.VM.Name, err)
+	}
+	if missing := b.machine.Features.Missing(); len(missing) > 0 {
+		return fmt.Errorf("VM %s: QEMU %s lacks what a backup needs: %s", b.VM.Name, b.machine.Version, strings.Join(missing, ", "))
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	b.manifest = restorepoint.Manifest{
+		Version: restorepoint.ManifestVersion, VM: restorepoint.VM{Name: b.VM.Name, UUID: b.machine.UUID}, Host: host, Tags: b.Tags,
+		Machine: restorepoint.Machine{QEMUVersion: b.machine.Version, Type: b.machine.Type, CommandLine: commandLine(b.VM.QMP)},
+	}
+	b.entry = entry{VM: b.VM.Name, QMP: b.VM.QMP, Agent: b.agentSocket()}
+	if b.entry.Scratch, err = b.scratchDir(); err != nil {
+		return err
+	}
+	ok = true
+	return nil
+}
+
+// cleanDead undoes what a dead run of this VM left. What is not ours is not
+// touched.
+func (b *Backup) cleanDead(ctx context.Context) error {
+	if d := b.journal.Dead; d != nil {
+		b.Step("an earlier run died at step %q: cleaning up", d.Step)
+		if d.Stopped { // its guardian may have died with it
+			if err := goOn(ctx, b.conn); err != nil {
+				return fmt.Errorf("let the VM go on that an earlier run has stopped: %w", err)
+			}
+		}
+		if d.Agent != "" {
+			tctx, cancel := context.WithTimeout(ctx, agentTimeout)
+			_, err := guest.Thaw(tctx, d.Agent)
+			cancel()
+			if err != nil && !errors.Is(err, guest.ErrVMGone) && !errors.Is(err, guest.ErrNoAgent) {
+				b.Step("the guest agent does not answer whether the guest is frozen: %v", err)
+			}
+		}
+	}
+	removed, err := qmp.Clean(ctx, b.conn)
+	if err != nil {
+		return fmt.Errorf("clean up after an earlier run: %w", err)
+	}
+	if len(removed) > 0 {
+		b.Step("removed what an earlier run left in QEMU: %s", strings.Join(removed, ", "))
+	}
+	if d := b.journal.Dead; d != nil && filepath.IsAbs(d.Scratch) {
+		return removeScratch(d.Scratch)
+	}
+	return nil
+}
+
+// removeScratch removes the scratch files that a dead run had not yet given to
+// QEMU, or that QEMU has not outlived: nothing in QEMU tells of them.
+func removeScratch(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, "cairn-fleece-*"))
+	if err != nil {
+		return err
+	}
+	for _, d := range left {
+		if err := os.RemoveAll(d); err != nil {
+			return fmt.Errorf("clean up after an earlier run: %w", err)
+		}
+	}
+	return nil
+}
+
+// scratchDir is where this VM's scratch files go: a folder that no other VM's
+// run uses, so that what a dead run left in it is known to be dead.
+func (b *Backup) scratchDir() (string, error) {
+	dir := b.Scratch
+	if dir == "" {
+		dir = filepath.Join(b.State, "scratch")
+	}
+	return filepath.Abs(filepath.Join(dir, b.VM.Name))
+}
+
+// agentSocket is the stock agent's socket: as configured, else as QEMU says.
+func (b *Backup) agentSocket() string {
+	if b.VM.Agent != "" {
+		return b.VM.Agent
+	}
+	if c, ok := b.machine.Channel(qmp.PortStockAgent); ok {
+		return c.Socket
+	}
+	return ""
+}
+
+// plan decides per disk how it is read.
+func (b *Backup) plan(ctx context.Context) error {
+	if err := b.findParent(ctx); err != nil {
+		return err
+	}
+	repo := b.repoTag()
+	var committed uint64
+	records := map[string]*qmp.BitmapRecord{}
+	if b.parent != nil {
+		for _, d := range b.parent.Disks {
+			records[d.Name] = &qmp.BitmapRecord{Bitmap: d.Bitmap, Size: d.Size, Serial: d.Serial, Chain: d.Chain}
+			if s, ok := qmp.ParseBitmapName(d.Bitmap); ok && s.Repo == repo {
+				committed = max(committed, s.To)
+			}
+		}
+	}
+	b.seq = qmp.NextSeq(b.machine.Disks, repo, committed)
+	for _, d := range b.machine.Disks {
+		reason := d.Skip
+		if slices.Contains(b.VM.Exclude, d.Name) {
+			reason = "excluded by this VM's configuration"
+		}
+		if reason != "" {
+			b.manifest.Skipped = append(b.manifest.Skipped, restorepoint.Skipped{Name: d.Name, Reason: reason})
+			b.Step("disk %s is left out: %s", d.Name, reason)
+			continue
+		}
+		p := diskPlan{disk: d, decision: qmp.Plan(d, repo, records[d.Name])}
+		if b.FullRead && p.decision.Incremental {
+			// The bitmaps stay: if this run dies the next one still can use them.
+			p.decision = qmp.Decision{Reason: "full read: asked for with --full-read", Remove: p.decision.Remove}
+		}
+		if records[d.Name] != nil {
+			var err error
+			if p.parent, err = b.parentMap(ctx, d.Name, !p.decision.Incremental); err != nil {
+				return err
+			}
+		}
+		b.plans = append(b.plans, p)
+		b.manifest.Statistics.BytesDisk += d.Size
+	}
+	if len(b.plans) == 0 {
+		return fmt.Errorf("VM %s has no disk that can be backed up (cairn doctor %s says why)", b.VM.Name, b.VM.Name)
+	}
+	b.explain()
+	return nil
+}
+
+// parentMap opens the parent's map of a disk. A full read does without one
+// that is damaged, or no backup of the VM would ever succeed again: what is
+// stored is then found by content.
+func (b *Backup) parentMap(ctx context.Context, disk string, full bool) (*restorepoint.Map, error) {
+	m, err := b.Catalogue.Map(b.parent, disk)
+	if err == nil && full { // it is small beside the disk
+		err = m.Extents(ctx, func(restorepoint.Extent) error { return nil })
+	}
+	switch {
+	case err == nil:
+		return m, nil
+	case !full || ctx.Err() != nil:
+		return nil, fmt.Errorf("the last point's disk map (--full-read does without it): %w", err)
+	}
+	b.warn("disk %s: the last point's map is not used: %v", disk, err)
+	return nil, nil
+}
+
+// explain puts the run's kind and reason into the manifest.
+func (b *Backup) explain() {
+	b.manifest.Read, b.manifest.Reason = restorepoint.ReadIncremental, ""
+	for _, p := range b.plans {
+		if !p.decision.Incremental {
+			b.manifest.Read = restorepoint.ReadFull
+		}
+	}
+	var reasons []string
+	disks := map[string][]string{} // by reason
+	for _, p := range b.plans {
+		why := p.decision.Reason
+		if p.decision.Incremental == (b.manifest.Read == restorepoint.ReadIncremental) && disks[why] == nil {
+			reasons = append(reasons, why)
+		}
+		disks[why] = append(disks[why], p.disk.Name)
+		b.Step("disk %s (%s): %s", p.disk.Name, humanize.IBytes(uint64(p.disk.Size)), why)
+	}
+	for i, why := range reasons {
+		reasons[i] = strings.Join(disks[why], ", ") + ": " + why
+	}
+	b.manifest.Reason = strings.Join(reasons, "; ")
+}
+
+// repoTag names the repository in bitmaps.
+func (b *Backup) repoTag() string { return b.Store.Config.ID[:8] }
+
+// findParent reads the VM's newest point, if there is one. That it is read
+// here is what lets bitmaps older than it go.
+func (b *Backup) findParent(ctx context.Context) error {
+	points, err := b.Catalogue.Points(ctx)
+	if err != nil {
+		return err
+	}
+	for i := len(points) - 1; i >= 0; i-- {
+		if points[i].VM != b.VM.Name {
+			continue
+		}
+		if b.parent, err = b.Catalogue.Manifest(ctx, points[i].ID); err != nil {
+			b.Step("the newest point cannot be read and is no parent: %v", err)
+			b.manifest.Warnings = append(b.manifest.Warnings, err.Error())
+			b.parent = nil
+			continue
+		}
+		b.manifest.Parent = b.parent.ID
+		return nil
+	}
+	return nil
+}

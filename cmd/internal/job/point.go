@@ -1,0 +1,232 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"cairn/chunkstore"
+	"cairn/guest"
+	"cairn/index/restorepoint"
+	"cairn/qmp"
+)
+
+// take makes the fleece, takes the point and reads it; the fleece is gone
+// when it returns, and the guest as it was.
+func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err error) {
+	agent := b.askAgent(ctx)
+	if agent != nil {
+		defer agent.Close()
+	}
+	if err := b.step("fleece"); err != nil {
+		return err
+	}
+	fleece, err := b.prepare(ctx)
+	if fleece != nil {
+		defer func() {
+			rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+			defer cancel()
+			if rerr := fleece.Release(rctx); rerr != nil {
+				rerr = fmt.Errorf("release the fleece: %w: %w", rerr, ErrNotReleased)
+				b.left = true
+				if err == nil { // what was read is whole: the point may be committed
+					b.warn("%v", rerr)
+					return
+				}
+				err = errors.Join(err, rerr)
+			}
+		}()
+	}
+	if err != nil {
+		return err
+	}
+	if err := b.quiescedPoint(ctx, fleece, agent); err != nil {
+		return err
+	}
+	b.entry.Stopped = false
+	if err := b.step("read"); err != nil {
+		return err
+	}
+	return b.read(ctx, session, fleece)
+}
+
+// askAgent asks the inside agent for the guest's metadata, before any freeze;
+// nil when there is none. The manifest says why.
+func (b *Backup) askAgent(ctx context.Context) *guest.Agent {
+	crash := func(format string, args ...any) *guest.Agent {
+		b.manifest.Consistency = restorepoint.Consistency{Level: restorepoint.ConsistencyCrash, Reason: fmt.Sprintf(format, args...)}
+		return nil
+	}
+	socket := b.entry.Agent
+	switch c, ok := b.machine.Channel(qmp.PortStockAgent); {
+	case !b.machine.Running:
+		return crash("the VM is not running (%s): its disks are as it left them", b.machine.Status)
+	case socket == "":
+		return crash("the VM has no channel to a guest agent: add one named %s and install qemu-guest-agent in the guest", qmp.PortStockAgent)
+	case ok && b.VM.Agent == "" && !c.Open:
+		return crash("no agent has opened the channel in the guest: install or start qemu-guest-agent there")
+	}
+	ctx, cancel := context.WithTimeout(ctx, agentTimeout)
+	defer cancel()
+	agent, err := guest.Dial(ctx, socket)
+	if err != nil {
+		b.warn("guest agent: %v", err)
+		return crash("the guest agent does not answer: %v", err)
+	}
+	b.manifest.Guest = describeGuest(ctx, agent, b.warn)
+	if b.NoFreeze {
+		_ = agent.Close() // it was only asked
+		return crash("not frozen: asked for with --no-freeze")
+	}
+	return agent
+}
+
+// quiescedPoint freezes, takes the point, and thaws on every path.
+func (b *Backup) quiescedPoint(ctx context.Context, fleece *qmp.Fleece, agent *guest.Agent) (err error) {
+	if b.guardian, err = startGuardian(b.Exe, b.State, b.VM.QMP, b.entry.Agent); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.guardian.stop()) }()
+	frozen := false
+	if agent != nil {
+		guard := agent.Guard()
+		defer func() {
+			tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), thawTimeout)
+			defer cancel()
+			err = errors.Join(err, b.thaw(tctx, guard))
+		}()
+		if frozen, err = b.freeze(ctx, guard); err != nil {
+			return err
+		}
+	}
+	b.entry.Stopped = b.machine.Running
+	if err := b.step("point"); err != nil {
+		return err
+	}
+	if b.machine.Running { // one that somebody else has paused is not for the guardian to resume
+		if err := b.guardian.say(sayStopping); err != nil {
+			return err
+		}
+	}
+	pctx, cancel := context.WithTimeout(ctx, pointTimeout)
+	defer cancel()
+	point, err := fleece.Point(pctx, !frozen || len(b.plans) > 1)
+	if err != nil {
+		return errors.Join(fmt.Errorf("take the point: %w", err), b.sayIfRunning(ctx))
+	}
+	b.manifest.Time = point.Time.UTC()
+	b.manifest.Statistics.PausedUS = point.Paused.Microseconds()
+	return b.guardian.say(sayRunning)
+}
+
+// sayIfRunning tells the guardian that the VM goes on, if it does: after a
+// point that failed the fleece has seen to that, or the guardian must.
+func (b *Backup) sayIfRunning(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), inspectTimeout)
+	defer cancel()
+	m, err := qmp.Inspect(ctx, b.conn)
+	if err != nil {
+		return err
+	}
+	if m.Status == "paused" {
+		return fmt.Errorf("the VM is paused and goes on when this run has ended: %w", ErrNotReleased)
+	}
+	return b.guardian.say(sayRunning)
+}
+
+// freeze freezes the guest's filesystems. That it fails is no reason to have
+// no point: it is then crash-consistent and says so.
+func (b *Backup) freeze(ctx context.Context, guard *guest.Guard) (bool, error) {
+	if err := b.step("freeze"); err != nil {
+		return false, err
+	}
+	if err := b.guardian.say(sayFreezing); err != nil {
+		return false, err
+	}
+	fctx, cancel := context.WithTimeout(ctx, freezeTimeout)
+	defer cancel()
+	res, err := guard.Freeze(fctx)
+	if ctx.Err() != nil {
+		return false, context.Cause(ctx)
+	}
+	if err != nil || res.Count == 0 {
+		why := "the agent froze no filesystem"
+		if err != nil {
+			why = err.Error()
+		}
+		b.warn("the guest could not be frozen: %s", why)
+		b.manifest.Consistency = restorepoint.Consistency{Level: restorepoint.ConsistencyCrash, Reason: "the freeze failed: " + why}
+		return false, nil
+	}
+	b.manifest.Consistency = restorepoint.Consistency{Level: restorepoint.ConsistencyFilesystem,
+		Reason: fmt.Sprintf("qemu-guest-agent froze %d filesystems; applications were not told", res.Count)}
+	return true, nil
+}
+
+// thaw lets the guest write again.
+func (b *Backup) thaw(ctx context.Context, guard *guest.Guard) error {
+	rel, err := guard.Release(ctx)
+	b.manifest.Statistics.FrozenMS = rel.FrozenFor.Milliseconds()
+	if err != nil && !errors.Is(err, guest.ErrVMGone) {
+		// The guardian was not told of a thaw: it goes on trying.
+		return fmt.Errorf("the guest may still be frozen: thaw it by hand (guest-fsfreeze-thaw), or restart the agent in it: %w: %w", err, ErrNotReleased)
+	}
+	return b.guardian.say(sayThawed)
+}
+
+// prepare makes the fleece's nodes, not yet in the data path.
+func (b *Backup) prepare(ctx context.Context) (*qmp.Fleece, error) {
+	o := qmp.FleeceOptions{Repo: b.repoTag(), Seq: b.seq, ScratchDir: b.entry.Scratch, SocketDir: filepath.Join(b.State, "nbd", b.VM.Name), Now: b.Now}
+	for _, dir := range []string{o.ScratchDir, o.SocketDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("prepare the fleece: %w", err)
+		}
+	}
+	var total int64
+	for _, p := range b.plans {
+		o.Disks = append(o.Disks, qmp.FleeceDisk{Disk: p.disk, Decision: p.decision})
+		total += p.disk.Size
+	}
+	// More is taken only where the guest overwrites more while it is read,
+	// and a full scratch breaks the backup alone.
+	o.MinScratch = min(max(total/20, 64<<20), 1<<30)
+	fleece, err := qmp.Prepare(ctx, b.conn, o)
+	if err != nil {
+		return fleece, fmt.Errorf("prepare the fleece: %w", err)
+	}
+	return fleece, nil
+}
+
+// read stores every disk of the fleece.
+func (b *Backup) read(ctx context.Context, session *chunkstore.Session, fleece *qmp.Fleece) error {
+	sources, err := fleece.Export(ctx)
+	if err != nil {
+		return fmt.Errorf("export the fleece: %w", err)
+	}
+	st := &b.manifest.Statistics
+	var total int64
+	for _, src := range sources {
+		total += src.DirtyBytes()
+	}
+	add, end := b.Progress(b.VM.Name, total)
+	defer end()
+	for i := range b.plans {
+		p := &b.plans[i]
+		if p.builder, err = restorepoint.NewBuilder(ctx, session, p.parent, p.disk.Size); err != nil {
+			return err
+		}
+		read, err := readDisk(ctx, session, p.builder, sources[i], p.parent != nil, add)
+		st.BytesRead += read
+		if p.decision.Incremental {
+			st.BytesDirty += sources[i].DirtyBytes()
+		} else {
+			st.BytesDirty += read
+		}
+		if err != nil {
+			return fmt.Errorf("read disk %s: %w", p.disk.Name, err)
+		}
+	}
+	return nil
+}
