@@ -78,11 +78,13 @@ func (s *Store) openRecord(name string, b []byte) (RecordKind, []byte, error) {
 	if err != nil {
 		return 0, nil, fmt.Errorf("%s: %w", name, err)
 	}
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxRecord))
-	if err != nil {
-		return 0, nil, err
+	dec, ok := s.decoders.Get().(*zstd.Decoder)
+	if !ok {
+		if dec, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxRecord)); err != nil {
+			return 0, nil, err
+		}
 	}
-	defer dec.Close()
+	defer s.decoders.Put(dec)
 	plain, err := dec.DecodeAll(z, nil)
 	if err != nil {
 		return 0, nil, fmt.Errorf("%s: %w: %v", name, pack.ErrCorrupt, err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"cairn/chunkstore/backend"
 	"cairn/chunkstore/chunk"
@@ -55,6 +56,8 @@ type Store struct {
 	Config *Config
 	place  backend.Backend
 	keys   *seal.Keyring
+
+	decoders sync.Pool // of *zstd.Decoder, for records: a listing opens thousands
 }
 
 // NewStore gives the Store of a repository whose keys are open.

@@ -486,3 +486,17 @@ func FuzzOpenRecord(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkReadCommit(b *testing.B) {
+	ctx := context.Background()
+	s := newStore(b, mem.New())
+	_, id, _, err := save(ctx, s, newMemIndex(), image(1, 10), nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := s.ReadCommit(ctx, id); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

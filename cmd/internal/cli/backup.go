@@ -62,6 +62,9 @@ twice), and the output says why.`,
 				if err != nil {
 					return err
 				}
+				if points, err := ix.Points(c.Context()); err == nil { // else they are read from the repository
+					cat.Seed(points)
+				}
 				if n, err := repo.Sweep(a.now()); err != nil {
 					a.say("warning: old temporary files in the repository: %v", err)
 				} else if n > 0 {

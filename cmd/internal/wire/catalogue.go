@@ -47,14 +47,10 @@ func (c *Catalogue) Points(ctx context.Context) ([]restorepoint.Summary, error) 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.seeded {
-		c.seeded = true
 		if list, ok := index.ReadPoints(ctx, c.repo.IndexDir(), c.repo.Store); ok {
-			for _, s := range list {
-				if id, err := chunkstore.ParseSessionID(s.ID); err == nil {
-					c.points[id] = s
-				}
-			}
+			c.take(list)
 		}
+		c.seeded = true
 	}
 	present := map[chunk.SessionID]bool{}
 	var missing []chunk.SessionID
@@ -86,6 +82,24 @@ func (c *Catalogue) Points(ctx context.Context) ([]restorepoint.Summary, error) 
 		return out[i].ID < out[j].ID
 	})
 	return out, nil
+}
+
+// Seed takes the points that this process' own index knows: while it is open
+// nobody else, and so not Points, can read it.
+func (c *Catalogue) Seed(list []restorepoint.Summary) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.take(list)
+	c.seeded = true
+}
+
+// take needs c.mu.
+func (c *Catalogue) take(list []restorepoint.Summary) {
+	for _, s := range list {
+		if id, err := chunkstore.ParseSessionID(s.ID); err == nil {
+			c.points[id] = s
+		}
+	}
 }
 
 // load reads manifests. A damaged one is remembered for Damaged, and does not
