@@ -253,6 +253,10 @@ func TestLinksStayInside(t *testing.T) {
 	}
 	fs := m.path("web01/latest/fs")
 	filepath.WalkDir(fs, func(path string, d os.DirEntry, err error) error {
+		if err != nil && !strings.HasSuffix(path, "/torn") { // one is torn on purpose
+			t.Error(err)
+			return nil
+		}
 		if strings.Count(path, "self") > 3 {
 			return filepath.SkipDir
 		}

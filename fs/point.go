@@ -31,7 +31,6 @@ type point struct {
 type opened struct {
 	manifest *restorepoint.Manifest
 	tree     *tree.Tree
-	used     atomic.Int64 // time of the last use, for giving up
 
 	mu    sync.Mutex
 	disks map[string]restorepoint.Image
