@@ -500,3 +500,34 @@ func BenchmarkReadCommit(b *testing.B) {
 		}
 	}
 }
+
+// A pack that the session's maps name and that is gone by the commit makes
+// the commit fail: a point that cannot be read must not exist.
+func TestCommitNeedsEveryPack(t *testing.T) {
+	ctx := context.Background()
+	m := mem.New()
+	s, ix := newStore(t, m), newMemIndex()
+	img := image(7, 100)
+	first, _, _, err := save(ctx, s, ix, img, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(first, func(p place) bool { return p != place{} })
+	w, err := s.Begin(ctx, ix, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if _, _, _, ok := w.Resolve(w.Loc(first[i].ref, first[i].n), 1); !ok {
+		t.Fatal("a stored chunk has no place")
+	}
+	if err := m.Delete(ctx, packName(first[i].ref)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Commit(ctx, []byte("x")); !errors.Is(err, backend.ErrNotExist) || !strings.Contains(err.Error(), "--full-read") {
+		t.Errorf("commit: %v", err)
+	}
+	if _, err := s.ReadCommit(ctx, w.ID()); !errors.Is(err, backend.ErrNotExist) {
+		t.Errorf("the point exists all the same: %v", err)
+	}
+}
