@@ -50,7 +50,7 @@ func Run(ctx context.Context, version string, args []string, stdin io.Reader, st
 	err = root.ExecuteContext(ctx)
 	if err != nil && !errors.Is(err, errWarnings) {
 		if ctx.Err() != nil && !errors.Is(err, job.ErrNotReleased) {
-			err = errors.New("interrupted: the work was stopped and what it had begun was undone") // the inner errors are only echoes
+			err = errors.New("interrupted: stopped before the end; run the command again") // the inner errors are only echoes
 		}
 		a.printError(err)
 	}
