@@ -181,13 +181,18 @@ func (c *Conn) send(name string, args any, answer chan<- reply) (id uint64, err 
 	}{name, args, id})
 	if err == nil {
 		c.nc.SetWriteDeadline(time.Now().Add(commandTimeout))
-		_, err = c.nc.Write(append(line, '\n'))
+		if _, err = c.nc.Write(append(line, '\n')); err != nil {
+			// Half a line may be out: nothing can follow it. The reader may not
+			// have noticed QEMU's end yet.
+			err = gone(err)
+			c.end(err)
+		}
 	}
 	if err != nil {
 		c.mu.Lock()
 		delete(c.pending, id)
 		c.mu.Unlock()
-		return 0, gone(err)
+		return 0, err
 	}
 	return id, nil
 }
