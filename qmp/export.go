@@ -10,7 +10,7 @@ import (
 
 // Export opens the fleece for reading and gives one source for each disk, in
 // the order of FleeceOptions.Disks. On an error call Release.
-func (f *Fleece) Export(ctx context.Context) ([]*Source, error) {
+func (f *Fleece) Export(ctx context.Context) ([]Source, error) {
 	if len(f.inserted) != len(f.opt.Disks) {
 		return nil, fmt.Errorf("qmp: Export without a point in time")
 	}
@@ -21,18 +21,15 @@ func (f *Fleece) Export(ctx context.Context) ([]*Source, error) {
 	if err != nil {
 		return nil, f.explain(err)
 	}
-	var sources []*Source
+	var sources []Source
 	for i, d := range f.opt.Disks {
 		s, err := f.exportDisk(ctx, i)
 		if err != nil {
 			return nil, f.explain(fmt.Errorf("export of disk %s: %w", d.Disk.Name, err))
 		}
-		s.dirtyBytes = s.Size()
-		if s.Incremental {
-			for _, b := range state.nodes[d.Disk.Node].bitmaps() {
-				if b.Name == mergedName(f.opt.Repo) {
-					s.dirtyBytes = b.Count
-				}
+		for _, b := range state.nodes[d.Disk.Node].bitmaps() {
+			if b.Name == mergedName(f.opt.Repo) {
+				s.Bytes = b.Count
 			}
 		}
 		sources = append(sources, s)
@@ -63,7 +60,7 @@ func (f *Fleece) mergeBitmaps(ctx context.Context) error {
 }
 
 // exportDisk makes the export of disk i and connects to it.
-func (f *Fleece) exportDisk(ctx context.Context, i int) (*Source, error) {
+func (f *Fleece) exportDisk(ctx context.Context, i int) (*Pull, error) {
 	d := f.opt.Disks[i]
 	access, id := objectName(prefixAccess, i), objectName(prefixExport, i)
 	err := f.conn.run(ctx, addSnapshotAccess{Driver: "snapshot-access", Node: access, File: objectName(prefixFilter, i)}, nil)
@@ -77,20 +74,20 @@ func (f *Fleece) exportDisk(ctx context.Context, i int) (*Source, error) {
 	if err := f.conn.run(ctx, export, nil); err != nil {
 		return nil, err
 	}
-	s := &Source{Disk: d.Disk, Incremental: d.Decision.Incremental}
-	if s.data, err = f.dial(ctx, id, nbd.BaseAllocation); err != nil {
+	s := &Pull{Name: d.Disk.Name}
+	if s.Data, err = f.dial(ctx, id, nbd.BaseAllocation); err != nil {
 		return nil, err
 	}
-	if s.data.Size() != d.Disk.Size {
-		return nil, fmt.Errorf("the export has %d bytes, the disk %d", s.data.Size(), d.Disk.Size)
+	if s.Data.Size() != d.Disk.Size {
+		return nil, fmt.Errorf("the export has %d bytes, the disk %d", s.Data.Size(), d.Disk.Size)
 	}
 	if !d.Decision.Incremental {
 		return s, nil
 	}
 	// A connection of its own: with both contexts on one, QEMU works out the
 	// allocation of the whole disk for each question about the bitmap.
-	s.context = nbd.DirtyBitmap(mergedName(f.opt.Repo))
-	s.dirty, err = f.dial(ctx, id, s.context)
+	s.Context = nbd.DirtyBitmap(mergedName(f.opt.Repo))
+	s.Dirty, err = f.dial(ctx, id, s.Context)
 	return s, err
 }
 

@@ -405,7 +405,7 @@ func attempt(t *testing.T, b *backup, verdict qmptest.Verdict) error {
 	}
 	images := map[string][]byte{}
 	for i, s := range sources {
-		if images[b.ids[i]], err = b.apply(testContext(t), s, b.images[b.ids[i]]); err != nil {
+		if images[b.ids[i]], err = b.apply(testContext(t), b.ids[i], s); err != nil {
 			return err
 		}
 	}
@@ -416,5 +416,5 @@ func attempt(t *testing.T, b *backup, verdict qmptest.Verdict) error {
 	}
 	ctx, cancel = limit()
 	defer cancel()
-	return b.commit(ctx, images, sources, seq)
+	return b.commit(ctx, images, f, seq)
 }

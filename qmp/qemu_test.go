@@ -317,7 +317,7 @@ func (b *backup) run(fail bool) error {
 	images := map[string][]byte{}
 	b.bytesRead = 0
 	for i, s := range sources {
-		if images[b.ids[i]], err = b.apply(ctx, s, b.images[b.ids[i]]); err != nil {
+		if images[b.ids[i]], err = b.apply(ctx, b.ids[i], s); err != nil {
 			return err
 		}
 	}
@@ -325,26 +325,27 @@ func (b *backup) run(fail bool) error {
 	if fail {
 		return nil
 	}
-	return b.commit(ctx, images, sources, seq)
+	return b.commit(ctx, images, f, seq)
 }
 
-func (b *backup) commit(ctx context.Context, images map[string][]byte, sources []*Source, seq uint64) error {
+func (b *backup) commit(ctx context.Context, images map[string][]byte, f *Fleece, seq uint64) error {
 	b.t.Helper()
 	b.committed = seq
 	var disks []Disk
 	for i, id := range b.ids {
 		b.images[id] = images[id]
-		b.records[id] = sources[i].Disk.Record(b.repo, seq)
-		disks = append(disks, sources[i].Disk)
+		b.records[id] = f.opt.Disks[i].Disk.Record(b.repo, seq)
+		disks = append(disks, f.opt.Disks[i].Disk)
 	}
 	return Advance(ctx, b.conn, disks, b.repo, seq)
 }
 
 // apply gives the image of a source: the last one with what is read now.
-func (b *backup) apply(ctx context.Context, s *Source, last []byte) ([]byte, error) {
+func (b *backup) apply(ctx context.Context, id string, s Source) ([]byte, error) {
 	image := make([]byte, s.Size())
-	if s.Incremental {
-		copy(image, last)
+	incremental := b.decisions[id].Incremental
+	if incremental {
+		copy(image, b.images[id])
 	}
 	at := int64(0)
 	err := s.Extents(ctx, func(off, length int64, zero bool) error {
@@ -361,7 +362,7 @@ func (b *backup) apply(ctx context.Context, s *Source, last []byte) ([]byte, err
 		_, err := s.ReadAt(ctx, p, off)
 		return err
 	})
-	if err == nil && !s.Incremental && at != s.Size() {
+	if err == nil && !incremental && at != s.Size() {
 		err = fmt.Errorf("a full read ended at %d of %d", at, s.Size())
 	}
 	return image, err

@@ -39,7 +39,7 @@ type Backup struct {
 	Progress  Progress
 	Now       func() time.Time
 
-	conn     *qmp.Conn
+	host     hypervisor
 	machine  *qmp.Machine
 	journal  *journal
 	entry    entry
@@ -64,7 +64,7 @@ func (b *Backup) Run(ctx context.Context) (*restorepoint.Manifest, error) {
 	if err := b.probe(ctx); err != nil {
 		return nil, err
 	}
-	defer b.conn.Close()
+	defer b.host.Close()
 	if err := b.plan(ctx); err != nil {
 		return nil, err
 	}
@@ -173,7 +173,7 @@ func (b *Backup) advance(ctx context.Context) error {
 			continue
 		}
 		// Of all disks: one that is left out now keeps no old bitmap for ever.
-		if err := qmp.Advance(ctx, b.conn, b.machine.Disks, b.repoTag(), s.From); err != nil {
+		if err := b.host.Advance(ctx, b.machine.Disks, b.repoTag(), s.From); err != nil {
 			b.Step("old bitmaps could not be removed; the next run tries again: %v", err)
 		}
 		return nil

@@ -47,7 +47,7 @@ func TestCleanDeadLetsTheVMGoOn(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			b := Backup{conn: conn, Step: t.Logf, journal: &journal{Dead: &entry{Step: "point", Stopped: c.stopped}}}
+			b := Backup{host: monitor{conn}, Step: t.Logf, journal: &journal{Dead: &entry{Step: "point", Stopped: c.stopped}}}
 			if err := b.cleanDead(ctx); err != nil {
 				t.Fatal(err)
 			}

@@ -30,19 +30,19 @@ func (b *Backup) probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
 	defer cancel()
 	var err error
-	if b.conn, err = qmp.Dial(ctx, b.VM.QMP); err != nil {
+	if b.host, err = b.reach(ctx); err != nil {
 		return fmt.Errorf("VM %s: %w", b.VM.Name, err)
 	}
 	ok := false
 	defer func() {
 		if !ok {
-			b.conn.Close()
+			b.host.Close()
 		}
 	}()
 	if err := b.cleanDead(ctx); err != nil {
 		return err
 	}
-	if b.machine, err = qmp.Inspect(ctx, b.conn); err != nil {
+	if b.machine, err = b.host.Inspect(ctx); err != nil {
 		return fmt.Errorf("VM %s: %w", b.VM.Name, err)
 	}
 	if missing := b.machine.Features.Missing(); len(missing) > 0 {
@@ -70,7 +70,7 @@ func (b *Backup) cleanDead(ctx context.Context) error {
 	if d := b.journal.Dead; d != nil {
 		b.Step("an earlier run died at step %q: cleaning up", d.Step)
 		if d.Stopped { // its guardian may have died with it
-			if err := goOn(ctx, b.conn); err != nil {
+			if err := b.host.GoOn(ctx); err != nil {
 				return fmt.Errorf("let the VM go on that an earlier run has stopped: %w", err)
 			}
 		}
@@ -83,7 +83,7 @@ func (b *Backup) cleanDead(ctx context.Context) error {
 			}
 		}
 	}
-	removed, err := qmp.Clean(ctx, b.conn)
+	removed, err := b.host.Clean(ctx)
 	if err != nil {
 		return fmt.Errorf("clean up after an earlier run: %w", err)
 	}

@@ -84,7 +84,7 @@ func (b *Backup) askAgent(ctx context.Context) *guest.Agent {
 }
 
 // quiescedPoint freezes, takes the point, and thaws on every path.
-func (b *Backup) quiescedPoint(ctx context.Context, fleece *qmp.Fleece, agent *guest.Agent) (err error) {
+func (b *Backup) quiescedPoint(ctx context.Context, fleece fleece, agent *guest.Agent) (err error) {
 	if b.guardian, err = startGuardian(b.Exe, b.State, b.VM.QMP, b.entry.Agent); err != nil {
 		return err
 	}
@@ -126,7 +126,7 @@ func (b *Backup) quiescedPoint(ctx context.Context, fleece *qmp.Fleece, agent *g
 func (b *Backup) sayIfRunning(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), inspectTimeout)
 	defer cancel()
-	m, err := qmp.Inspect(ctx, b.conn)
+	m, err := b.host.Inspect(ctx)
 	if err != nil {
 		return err
 	}
@@ -177,7 +177,7 @@ func (b *Backup) thaw(ctx context.Context, guard *guest.Guard) error {
 }
 
 // prepare makes the fleece's nodes, not yet in the data path.
-func (b *Backup) prepare(ctx context.Context) (*qmp.Fleece, error) {
+func (b *Backup) prepare(ctx context.Context) (fleece, error) {
 	o := qmp.FleeceOptions{Repo: b.repoTag(), Seq: b.seq, ScratchDir: b.entry.Scratch, SocketDir: filepath.Join(b.State, "nbd", b.VM.Name), Now: b.Now}
 	for _, dir := range []string{o.ScratchDir, o.SocketDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -192,7 +192,7 @@ func (b *Backup) prepare(ctx context.Context) (*qmp.Fleece, error) {
 	// More is taken only where the guest overwrites more while it is read,
 	// and a full scratch breaks the backup alone.
 	o.MinScratch = min(max(total/20, 64<<20), 1<<30)
-	fleece, err := qmp.Prepare(ctx, b.conn, o)
+	fleece, err := b.host.Prepare(ctx, o)
 	if err != nil {
 		return fleece, fmt.Errorf("prepare the fleece: %w", err)
 	}
@@ -200,7 +200,7 @@ func (b *Backup) prepare(ctx context.Context) (*qmp.Fleece, error) {
 }
 
 // read stores every disk of the fleece.
-func (b *Backup) read(ctx context.Context, session *chunkstore.Session, fleece *qmp.Fleece) error {
+func (b *Backup) read(ctx context.Context, session *chunkstore.Session, fleece fleece) error {
 	sources, err := fleece.Export(ctx)
 	if err != nil {
 		return fmt.Errorf("export the fleece: %w", err)
