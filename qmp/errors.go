@@ -16,6 +16,8 @@ var (
 	ErrFleeceBroken = errors.New("the fleece is broken: its scratch space filled up or was too slow to keep what the guest overwrote; the guest was not harmed, and nothing is lost: give more or faster scratch space and run the backup again")
 	// ErrScratchSpace: there is too little free space to begin.
 	ErrScratchSpace = errors.New("too little free space")
+	// ErrScratchLimit: the guest overwrote more than the scratch space may hold.
+	ErrScratchLimit = errors.New("the guest overwrote so much while it was read that the scratch files are over their limit; the guest was not harmed and nothing is lost: allow more with --scratch-limit, or back up when less is written")
 	// ErrFeature: this QEMU cannot do what is needed.
 	ErrFeature = errors.New("this QEMU lacks a feature")
 	// ErrEventsLost: a subscriber was too slow and events were dropped.

@@ -47,6 +47,9 @@ type FleeceOptions struct {
 	// twentieth of the disks, at least 64 MiB. More is needed only if the guest
 	// overwrites more while the fleece is read.
 	MinScratch int64
+	// MaxScratch is the most that the scratch files may take before Watch says
+	// so, bytes. 0 means nine tenths of what is free.
+	MaxScratch int64
 	Dialer     nbd.Dialer       // for the export
 	Now        func() time.Time // nil means time.Now
 }
@@ -112,6 +115,9 @@ func (f *Fleece) check() error {
 	need := f.opt.MinScratch
 	if need == 0 {
 		need = max(total/20, 64<<20)
+	}
+	if err := f.opt.limitScratch(); err != nil {
+		return err
 	}
 	return checkSpace(f.opt.ScratchDir, need, "scratch space")
 }

@@ -1,12 +1,14 @@
 package qmp
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -62,6 +64,62 @@ func chown(name string, uid, gid int) error {
 		return nil
 	}
 	return os.Chown(name, uid, gid)
+}
+
+// used gives what the files take on their filesystem, in bytes.
+func (s *scratch) used() (int64, error) {
+	var sum int64
+	for _, name := range s.files {
+		var st unix.Stat_t
+		if err := unix.Stat(name, &st); err != nil {
+			return 0, fmt.Errorf("scratch space: %s: %w", name, err)
+		}
+		sum += st.Blocks * 512
+	}
+	return sum, nil
+}
+
+// watchInterval is how often a fleece's scratch space is looked at.
+const watchInterval = 100 * time.Millisecond
+
+// Watch returns ErrScratchLimit when the scratch files have grown over the
+// limit of the options, and nil when ctx ends. QEMU sends no event for either;
+// a scratch that is full breaks the fleece, which reading shows.
+func (f *Fleece) Watch(ctx context.Context) error {
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for {
+		used, err := f.scratch.used()
+		if err != nil {
+			return err
+		}
+		if used > f.opt.MaxScratch {
+			return fmt.Errorf("%w of %d MiB", ErrScratchLimit, f.opt.MaxScratch>>20)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// scratchShare is the part of the free space that scratch files may take when
+// no limit is given: a host whose disk is full has more troubles than a backup
+// that broke.
+const scratchShare = 0.9
+
+// limitScratch sets the default of MaxScratch.
+func (o *FleeceOptions) limitScratch() error {
+	if o.MaxScratch > 0 {
+		return nil
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(o.ScratchDir, &fs); err != nil {
+		return fmt.Errorf("scratch space: %s: %w", o.ScratchDir, err)
+	}
+	o.MaxScratch = int64(scratchShare * float64(fs.Bavail) * float64(fs.Bsize))
+	return nil
 }
 
 // remove removes the files and the directory. It may be called again.

@@ -17,6 +17,7 @@ type Manifest struct {
 	Parent      string      `json:"parent,omitempty"` // ID; "" for a first point
 	Read        string      `json:"read"`             // ReadFull or ReadIncremental
 	Reason      string      `json:"reason"`           // in plain words: why Read is what it is
+	Pace        string      `json:"pace,omitempty"`   // in plain words: how long the run took, and what for
 	Consistency Consistency `json:"consistency"`
 	Disks       []Disk      `json:"disks"`
 	Skipped     []Skipped   `json:"skipped,omitempty"` // disks that are not in the point
@@ -126,9 +127,13 @@ type Statistics struct {
 	ChunksNew   int64 `json:"chunks_new"`
 	ChunksZero  int64 `json:"chunks_zero"`
 	ChunksKnown int64 `json:"chunks_known"` // stored before, found again
-	FrozenMS    int64 `json:"frozen_ms"`
-	PausedUS    int64 `json:"paused_us"` // microseconds
-	DurationMS  int64 `json:"duration_ms"`
+	// Chunks that the bitmaps call unchanged and that were read and compared
+	// with the parent's all the same, and those that had changed.
+	ChunksAudited int64 `json:"chunks_audited,omitempty"`
+	ChunksWrong   int64 `json:"chunks_wrong,omitempty"`
+	FrozenMS      int64 `json:"frozen_ms"`
+	PausedUS      int64 `json:"paused_us"` // microseconds
+	DurationMS    int64 `json:"duration_ms"`
 }
 
 // Summary is the part of a manifest that listings need.

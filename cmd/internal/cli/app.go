@@ -34,6 +34,7 @@ type app struct {
 	passwordFile string
 	json         bool
 	quiet        bool
+	writeLimit   int64 // bytes a second into the repository; 0: none
 }
 
 // Run is the program: it gives the exit code.
@@ -146,7 +147,7 @@ func (a *app) open(ctx context.Context) (*wire.Repo, error) {
 	if a.repo == "" {
 		return nil, usagef("no repository named: use -r FOLDER or CAIRN_REPOSITORY")
 	}
-	return wire.OpenRepo(ctx, a.repo, a.secret(), a.dirs())
+	return wire.OpenLimited(ctx, a.repo, a.secret(), a.dirs(), a.writeLimit)
 }
 
 func (a *app) secret() wire.Secret {

@@ -31,6 +31,9 @@ type summaryMessage struct {
 	ChunksNew   int64    `json:"chunks_new"`
 	FrozenMS    int64    `json:"frozen_ms"`
 	PausedUS    int64    `json:"paused_us"`
+	Audited     int64    `json:"chunks_audited"`
+	Wrong       int64    `json:"chunks_wrong"`
+	Pace        string   `json:"pace"`
 	Consistency string   `json:"consistency"`
 	Why         string   `json:"consistency_reason"`
 	Warnings    []string `json:"warnings"`
@@ -42,6 +45,8 @@ func (a *app) backupCmd() *cobra.Command {
 	var tags []string
 	var scratch string
 	var wait time.Duration
+	var readLimit, writeLimit, scratchLimit string
+	audit, auditPercent := job.DefaultAudit, 100*job.DefaultAudit.Share
 	c := &cobra.Command{
 		Use:   "backup VM…",
 		Short: "Make a restore point of running VMs",
@@ -57,6 +62,18 @@ twice), and the output says why.`,
 					return err
 				}
 			}
+			if auditPercent < 0 || auditPercent > 100 {
+				return usagef("--audit %g: a share in percent, 0 to 100", auditPercent)
+			}
+			audit.Share = auditPercent / 100
+			var limits [3]int64
+			for i, f := range []struct{ flag, value string }{{"read-limit", readLimit}, {"write-limit", writeLimit}, {"scratch-limit", scratchLimit}} {
+				var err error
+				if limits[i], err = parseBytes(f.flag, f.value); err != nil {
+					return err
+				}
+			}
+			a.writeLimit = limits[1]
 			return a.withCatalogue(c.Context(), commandCache, func(repo *wire.Repo, cat *wire.Catalogue) error {
 				ix, err := index.Open(c.Context(), repo.IndexDir(), repo.Store, a.indexOptions(wait))
 				if err != nil {
@@ -70,7 +87,8 @@ twice), and the output says why.`,
 				} else if n > 0 {
 					a.say("removed %d files that killed backups left half-written", n)
 				}
-				b := job.Backup{Store: repo.Store, State: repo.Dirs.State, Catalogue: cat, Index: ix, Exe: a.exe, FullRead: full, NoFreeze: noFreeze, Tags: tags, Scratch: scratch}
+				b := job.Backup{Store: repo.Store, State: repo.Dirs.State, Catalogue: cat, Index: ix, Exe: a.exe, FullRead: full, NoFreeze: noFreeze, Tags: tags,
+					Scratch: scratch, ScratchLimit: limits[2], Audit: audit, ReadLimit: limits[0], WriteLimit: limits[1]}
 				err = a.backupAll(c.Context(), b, names)
 				if cerr := ix.Close(); cerr != nil {
 					a.say("the index on this host could not be closed cleanly and will be rebuilt: %v", cerr)
@@ -83,8 +101,25 @@ twice), and the output says why.`,
 	c.Flags().BoolVar(&noFreeze, "no-freeze", false, "do not freeze the guest: the point is crash-consistent")
 	c.Flags().StringSliceVar(&tags, "tag", nil, "tags of the new points")
 	c.Flags().StringVar(&scratch, "scratch", "", "folder for scratch files on this host (default: in CAIRN_STATE_DIR)")
+	c.Flags().StringVar(&scratchLimit, "scratch-limit", "", "most that the scratch files of one VM may take, like 20GiB; more breaks the backup, never the guest (default: all but a tenth of the free space)")
+	c.Flags().StringVar(&readLimit, "read-limit", "", "read at most so much a second from the VM's disks, like 100MiB")
+	c.Flags().StringVar(&writeLimit, "write-limit", "", "write at most so much a second to the repository, like 20MiB")
+	c.Flags().Float64Var(&auditPercent, "audit", auditPercent, "percent of the chunks that the bitmaps call unchanged to read and compare all the same (at least 256; 0: none)")
+	c.Flags().DurationVar(&audit.Time, "audit-time", audit.Time, "when to stop the audit of a disk")
 	c.Flags().DurationVar(&wait, "index-wait", 5*time.Minute, "how long to wait for another cairn that uses this host's index")
 	return c
+}
+
+// parseBytes reads a size like 20GiB; "" is 0.
+func parseBytes(flag, s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	n, err := humanize.ParseBytes(s)
+	if err != nil || n == 0 || n > 1<<62 {
+		return 0, usagef("--%s %q: write a size like 500MiB or 20GiB", flag, s)
+	}
+	return int64(n), nil
 }
 
 func (a *app) indexOptions(wait time.Duration) index.Options {
@@ -142,7 +177,7 @@ func (a *app) printSummary(m *restorepoint.Manifest) error {
 		return a.printJSON(summaryMessage{
 			Type: "summary", VM: m.VM.Name, Point: m.ID, Time: restorepoint.DirName(m.Time), Read: m.Read, Reason: m.Reason,
 			BytesDisk: s.BytesDisk, BytesDirty: s.BytesDirty, BytesRead: s.BytesRead, BytesStored: s.BytesStored, ChunksNew: s.ChunksNew,
-			FrozenMS: s.FrozenMS, PausedUS: s.PausedUS, Consistency: m.Consistency.Level, Why: m.Consistency.Reason,
+			FrozenMS: s.FrozenMS, PausedUS: s.PausedUS, Audited: s.ChunksAudited, Wrong: s.ChunksWrong, Pace: m.Pace, Consistency: m.Consistency.Level, Why: m.Consistency.Reason,
 			Warnings: append([]string{}, m.Warnings...), DurationMS: s.DurationMS,
 		})
 	}
@@ -151,6 +186,10 @@ func (a *app) printSummary(m *restorepoint.Manifest) error {
 		bytesOf(s.BytesDisk), bytesOf(s.BytesStored), humanize.Comma(s.ChunksNew), float64(s.DurationMS)/1000)
 	fmt.Fprintf(a.stdout, "  why: %s\n", m.Reason)
 	fmt.Fprintf(a.stdout, "  %s-consistent: %s\n", m.Consistency.Level, m.Consistency.Reason)
+	if s.ChunksAudited > 0 {
+		fmt.Fprintf(a.stdout, "  audit: %s chunks that the bitmaps call unchanged were compared, %s had changed\n", humanize.Comma(s.ChunksAudited), humanize.Comma(s.ChunksWrong))
+	}
+	fmt.Fprintf(a.stdout, "  time: %s\n", m.Pace)
 	if s.FrozenMS > 0 || s.PausedUS > 0 {
 		fmt.Fprintf(a.stdout, "  guest frozen %d ms, paused %.1f ms\n", s.FrozenMS, float64(s.PausedUS)/1000)
 	}

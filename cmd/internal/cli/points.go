@@ -110,6 +110,12 @@ func (a *app) show(m *restorepoint.Manifest) error {
 	row("made by", "host %s, QEMU %s", m.Host, m.Machine.QEMUVersion)
 	row("read", "%s: %s", m.Read, m.Reason)
 	row("consistency", "%s: %s", m.Consistency.Level, m.Consistency.Reason)
+	if m.Pace != "" {
+		row("time", "%s", m.Pace)
+	}
+	if s.ChunksAudited > 0 {
+		row("audit", "%s chunks that the bitmaps call unchanged were compared, %s had changed", humanize.Comma(s.ChunksAudited), humanize.Comma(s.ChunksWrong))
+	}
 	row("guest", "frozen %d ms, paused %.1f ms", s.FrozenMS, float64(s.PausedUS)/1000)
 	row("bytes", "%s of disks, %s dirty, %s read, %s stored", bytesOf(s.BytesDisk), bytesOf(s.BytesDirty), bytesOf(s.BytesRead), bytesOf(s.BytesStored))
 	row("chunks", "%s new, %s known, %s zero", humanize.Comma(s.ChunksNew), humanize.Comma(s.ChunksKnown), humanize.Comma(s.ChunksZero))

@@ -33,11 +33,16 @@ type Backup struct {
 	Exe       string // cairn's own path, for the guardian
 	FullRead  bool
 	NoFreeze  bool
-	Tags      []string
-	Scratch   string // folder for scratch files; "": in the state folder
-	Step      func(format string, args ...any)
-	Progress  Progress
-	Now       func() time.Time
+	Audit     Audit
+	// Limits in bytes a second, 0 for none: of reading from QEMU, kept here, and of
+	// writing to the repository, which the store keeps.
+	ReadLimit, WriteLimit int64
+	Tags                  []string
+	Scratch               string // folder for scratch files; "": in the state folder
+	ScratchLimit          int64  // most that the scratch files may take, bytes; 0: all but a tenth of the free space
+	Step                  func(format string, args ...any)
+	Progress              Progress
+	Now                   func() time.Time
 
 	host     hypervisor
 	machine  *qmp.Machine
@@ -49,6 +54,7 @@ type Backup struct {
 	plans    []diskPlan
 	manifest restorepoint.Manifest
 	start    time.Time
+	pace     *pace
 	left     bool // the fleece could not be released
 }
 
@@ -56,6 +62,8 @@ type Backup struct {
 // point, thaw, read, release, commit (DESIGN.md section 5).
 func (b *Backup) Run(ctx context.Context) (*restorepoint.Manifest, error) {
 	b.start = b.Now()
+	b.pace = newPace(b.Now)
+	b.pace.enter(phaseProbe)
 	var err error
 	if b.journal, err = openJournal(b.State, b.VM.Name); err != nil {
 		return nil, err
@@ -120,6 +128,7 @@ func (b *Backup) commit(ctx context.Context, session *chunkstore.Session) error 
 	if err := b.step("commit"); err != nil {
 		return err
 	}
+	b.pace.enter(phaseCommit)
 	if err := session.Flush(ctx); err != nil {
 		return err
 	}
@@ -145,6 +154,7 @@ func (b *Backup) commit(ctx context.Context, session *chunkstore.Session) error 
 	got, st := session.Statistics(), &b.manifest.Statistics
 	st.ChunksNew, st.ChunksZero, st.ChunksKnown, st.BytesStored = got.ChunksNew, got.ChunksZero, got.ChunksKnown, got.BytesStored
 	st.DurationMS = b.Now().Sub(b.start).Milliseconds()
+	b.manifest.Pace = b.pace.sentence(*st, b.ReadLimit, b.WriteLimit)
 	body, err := json.Marshal(b.manifest)
 	if err != nil {
 		return err

@@ -35,6 +35,39 @@ type fleece interface {
 	Release(ctx context.Context) error
 }
 
+// watcher is a fleece that can go bad without a word from QEMU.
+type watcher interface {
+	// Watch returns why the fleece must not be used any longer, or nil when
+	// ctx has ended.
+	Watch(ctx context.Context) error
+}
+
+// watched calls read with a context that ends when the fleece goes bad; that
+// is then the error.
+func watched(ctx context.Context, f fleece, read func(context.Context) error) error {
+	w, ok := f.(watcher)
+	if !ok {
+		return read(ctx)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	wctx, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := w.Watch(wctx); err != nil {
+			cancel(err)
+		}
+	}()
+	err := read(ctx)
+	stop()
+	<-done
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	cancel(nil)
+	return err
+}
+
 // reach connects to a VM's hypervisor.
 func (b *Backup) reach(ctx context.Context) (hypervisor, error) {
 	conn, err := qmp.Dial(ctx, b.VM.QMP)

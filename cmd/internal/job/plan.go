@@ -176,6 +176,9 @@ func (b *Backup) plan(ctx context.Context) error {
 	if len(b.plans) == 0 {
 		return fmt.Errorf("VM %s has no disk that can be backed up (cairn doctor %s says why)", b.VM.Name, b.VM.Name)
 	}
+	for _, p := range b.plans {
+		b.Step("disk %s (%s): %s", p.disk.Name, humanize.IBytes(uint64(p.disk.Size)), p.decision.Reason)
+	}
 	b.explain()
 	return nil
 }
@@ -214,7 +217,6 @@ func (b *Backup) explain() {
 			reasons = append(reasons, why)
 		}
 		disks[why] = append(disks[why], p.disk.Name)
-		b.Step("disk %s (%s): %s", p.disk.Name, humanize.IBytes(uint64(p.disk.Size)), why)
 	}
 	for i, why := range reasons {
 		reasons[i] = strings.Join(disks[why], ", ") + ": " + why

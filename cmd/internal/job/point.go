@@ -16,6 +16,7 @@ import (
 // take makes the fleece, takes the point and reads it; the fleece is gone
 // when it returns, and the guest as it was.
 func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err error) {
+	b.pace.enter(phasePoint)
 	agent := b.askAgent(ctx)
 	if agent != nil {
 		defer agent.Close()
@@ -26,6 +27,7 @@ func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err err
 	fleece, err := b.prepare(ctx)
 	if fleece != nil {
 		defer func() {
+			b.pace.enter(phaseRelease)
 			rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 			defer cancel()
 			if rerr := fleece.Release(rctx); rerr != nil {
@@ -49,7 +51,14 @@ func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err err
 	if err := b.step("read"); err != nil {
 		return err
 	}
-	return b.read(ctx, session, fleece)
+	for i := range b.plans {
+		p := &b.plans[i]
+		// The maps outlive the reading, and so does their context.
+		if p.builder, err = restorepoint.NewBuilder(ctx, session, p.parent, p.disk.Size); err != nil {
+			return err
+		}
+	}
+	return watched(ctx, fleece, func(ctx context.Context) error { return b.read(ctx, session, fleece) })
 }
 
 // askAgent asks the inside agent for the guest's metadata, before any freeze;
@@ -178,7 +187,8 @@ func (b *Backup) thaw(ctx context.Context, guard *guest.Guard) error {
 
 // prepare makes the fleece's nodes, not yet in the data path.
 func (b *Backup) prepare(ctx context.Context) (fleece, error) {
-	o := qmp.FleeceOptions{Repo: b.repoTag(), Seq: b.seq, ScratchDir: b.entry.Scratch, SocketDir: filepath.Join(b.State, "nbd", b.VM.Name), Now: b.Now}
+	o := qmp.FleeceOptions{Repo: b.repoTag(), Seq: b.seq, ScratchDir: b.entry.Scratch, SocketDir: filepath.Join(b.State, "nbd", b.VM.Name),
+		MaxScratch: b.ScratchLimit, Now: b.Now}
 	for _, dir := range []string{o.ScratchDir, o.SocketDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("prepare the fleece: %w", err)
@@ -205,6 +215,12 @@ func (b *Backup) read(ctx context.Context, session *chunkstore.Session, fleece f
 	if err != nil {
 		return fmt.Errorf("export the fleece: %w", err)
 	}
+	b.pace.enter(phaseAudit)
+	if sources, err = b.audit(ctx, sources); err != nil {
+		return err
+	}
+	b.pace.enter(phaseRead)
+	limiter := qmp.NewLimiter(b.ReadLimit)
 	st := &b.manifest.Statistics
 	var total int64
 	for _, src := range sources {
@@ -214,10 +230,7 @@ func (b *Backup) read(ctx context.Context, session *chunkstore.Session, fleece f
 	defer end()
 	for i := range b.plans {
 		p := &b.plans[i]
-		if p.builder, err = restorepoint.NewBuilder(ctx, session, p.parent, p.disk.Size); err != nil {
-			return err
-		}
-		read, err := readDisk(ctx, session, p.builder, sources[i], p.parent != nil, add)
+		read, err := readDisk(ctx, session, p.builder, limiter.Limit(sources[i]), p.parent != nil, b.pace, add)
 		st.BytesRead += read
 		if p.decision.Incremental {
 			st.BytesDirty += sources[i].DirtyBytes()

@@ -107,12 +107,12 @@ func roundDown(n, size int64) int64 {
 
 // readDisk reads a disk's fleece into the session, in the order of the disk,
 // several reads at once. It gives the bytes read. done is told of progress.
-func readDisk(ctx context.Context, s *chunkstore.Session, b *restorepoint.Builder, src source, hasParent bool, done func(int64)) (read int64, err error) {
+func readDisk(ctx context.Context, s *chunkstore.Session, b *restorepoint.Builder, src source, hasParent bool, pace *pace, done func(int64)) (read int64, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	queue := make(chan piece, readsInFlight)
 	appended := make(chan error, 1)
 	go func() { // appends in order what was read in any order
-		appended <- appendPieces(ctx, cancel, s, b, queue, hasParent, done)
+		appended <- appendPieces(ctx, cancel, s, b, queue, hasParent, pace, done)
 	}()
 	defer func() {
 		close(queue)
@@ -165,17 +165,22 @@ func fill(ctx context.Context, src source, p []byte, off int64) error {
 // first error it tells by stop at once, as the buffers of what comes behind are
 // lost to the session, and a reader waiting for one would wait for ever. It
 // then goes on waiting for the reads under way.
-func appendPieces(ctx context.Context, stop func(), s *chunkstore.Session, b *restorepoint.Builder, queue <-chan piece, hasParent bool, done func(int64)) error {
+func appendPieces(ctx context.Context, stop func(), s *chunkstore.Session, b *restorepoint.Builder, queue <-chan piece, hasParent bool, pace *pace, done func(int64)) error {
 	var failed error
+	begin := pace.now()
 	for p := range queue {
 		if p.ready != nil {
 			if err := <-p.ready; err != nil && failed == nil {
 				failed = err
 			}
 		}
+		pace.waited(&pace.source, begin)
+		begin = pace.now()
 		if failed == nil {
 			failed = appendPiece(ctx, s, b, p, hasParent)
 		}
+		pace.waited(&pace.store, begin)
+		begin = pace.now()
 		if failed != nil {
 			stop()
 			continue

@@ -60,7 +60,7 @@ func TestReadDiskEndsOnBrokenSource(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readDisk(ctx, s, b, src, false, func(int64) {}); !errors.Is(err, errBroken) || ctx.Err() != nil {
+	if _, err := readDisk(ctx, s, b, src, false, newPace(time.Now), func(int64) {}); !errors.Is(err, errBroken) || ctx.Err() != nil {
 		t.Errorf("got %v (%v), want %v at once", err, ctx.Err(), errBroken)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
+	"cairn/chunkstore/backend/limit"
 	"cairn/chunkstore/backend/local"
 	"cairn/chunkstore/seal"
 	"cairn/cmd/internal/config"
@@ -70,6 +71,12 @@ func readSecretFile(path string) (string, error) {
 
 // OpenRepo opens the repository at path.
 func OpenRepo(ctx context.Context, path string, secret Secret, dirs config.Dirs) (*Repo, error) {
+	return OpenLimited(ctx, path, secret, dirs, 0)
+}
+
+// OpenLimited is OpenRepo with at most writeLimit bytes a second written to
+// the repository; 0 is no limit.
+func OpenLimited(ctx context.Context, path string, secret Secret, dirs config.Dirs, writeLimit int64) (*Repo, error) {
 	place, err := local.Open(path)
 	if errors.Is(err, backend.ErrNotExist) {
 		return nil, fmt.Errorf("%w at %s: make one with: cairn init %s", chunkstore.ErrNoRepository, path, path)
@@ -94,7 +101,7 @@ func OpenRepo(ctx context.Context, path string, secret Secret, dirs config.Dirs)
 	if err != nil {
 		return nil, fmt.Errorf("open repository %s: %w", path, err)
 	}
-	return &Repo{Path: path, Store: chunkstore.NewStore(place, c, keys), Dirs: dirs, place: place}, nil
+	return &Repo{Path: path, Store: chunkstore.NewStore(limit.New(place, writeLimit), c, keys), Dirs: dirs, place: place}, nil
 }
 
 // unlock opens the keys. What a passphrase opened once stays in the kernel's

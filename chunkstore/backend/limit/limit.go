@@ -1,0 +1,39 @@
+package limit
+
+import (
+	"context"
+
+	"golang.org/x/time/rate"
+
+	"cairn/chunkstore/backend"
+)
+
+// burst is what may go out at once, in bytes.
+const burst = 1 << 20
+
+// place limits another one.
+type place struct {
+	backend.Backend
+	limiter *rate.Limiter
+}
+
+// New limits what is put into a place to bytesPerSecond, together and not for
+// each object; 0 or less is no limit.
+func New(b backend.Backend, bytesPerSecond int64) backend.Backend {
+	if bytesPerSecond <= 0 {
+		return b
+	}
+	return place{b, rate.NewLimiter(rate.Limit(bytesPerSecond), burst)}
+}
+
+// Put implements backend.Backend: it waits until the object may go out.
+func (p place) Put(ctx context.Context, name string, data []byte) error {
+	for left := len(data); left > 0; {
+		n := min(left, burst)
+		if err := p.limiter.WaitN(ctx, n); err != nil {
+			return err
+		}
+		left -= n
+	}
+	return p.Backend.Put(ctx, name, data)
+}
