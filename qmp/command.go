@@ -54,6 +54,22 @@ type (
 		OnCBWError string `json:"on-cbw-error"` // "break-snapshot": the guest's write never fails
 		CBWTimeout int    `json:"cbw-timeout"`  // seconds
 	}
+	addNullCo struct { // blockdev-add of a node that holds only bitmaps
+		Driver     string `json:"driver"` // "null-co"
+		Node       string `json:"node-name"`
+		Size       int64  `json:"size"`
+		ReadZeroes bool   `json:"read-zeroes"`
+	}
+	addNBDClient struct { // blockdev-add of a server of ours
+		Driver string           `json:"driver"` // "nbd"
+		Node   string           `json:"node-name"`
+		Server inetOrUnixSocket `json:"server"`
+		Export string           `json:"export"`
+	}
+	inetOrUnixSocket struct {
+		Type string `json:"type"` // "unix"
+		Path string `json:"path"`
+	}
 	addSnapshotAccess struct { // blockdev-add
 		Driver string `json:"driver"` // "snapshot-access"
 		Node   string `json:"node-name"`
@@ -85,12 +101,38 @@ type (
 		Target  string   `json:"target"`
 		Bitmaps []string `json:"bitmaps"`
 	}
+	bitmapMergeAcross struct { // block-dirty-bitmap-merge from another node
+		Node    string         `json:"node"`
+		Target  string         `json:"target"`
+		Bitmaps []exportBitmap `json:"bitmaps"`
+	}
 	transaction struct {
 		Actions []action `json:"actions"`
 	}
 	action struct {
 		Type string  `json:"type"`
 		Data command `json:"data"`
+	}
+
+	// Jobs.
+	blockdevBackup struct {
+		JobID       string     `json:"job-id"`
+		Device      string     `json:"device"`
+		Target      string     `json:"target"`
+		Sync        string     `json:"sync"` // "full", or "bitmap" with Bitmap
+		Bitmap      string     `json:"bitmap,omitempty"`
+		BitmapMode  string     `json:"bitmap-mode,omitempty"` // "never": the bitmap stays as it is
+		AutoDismiss bool       `json:"auto-dismiss"`
+		Filter      string     `json:"filter-node-name"`
+		Perf        backupPerf `json:"x-perf"`
+	}
+	backupPerf struct {
+		MaxWorkers int   `json:"max-workers"`
+		MaxChunk   int64 `json:"max-chunk"` // bytes
+	}
+	queryJobs  struct{}
+	jobDismiss struct {
+		ID string `json:"id"`
 	}
 
 	// Exports.
@@ -105,11 +147,12 @@ type (
 		} `json:"data"`
 	}
 	blockExportAdd struct {
-		Type    string         `json:"type"` // "nbd"
-		ID      string         `json:"id"`
-		Node    string         `json:"node-name"`
-		Name    string         `json:"name"`
-		Bitmaps []exportBitmap `json:"bitmaps,omitempty"`
+		Type     string         `json:"type"` // "nbd"
+		ID       string         `json:"id"`
+		Node     string         `json:"node-name"`
+		Name     string         `json:"name"`
+		Writable bool           `json:"writable,omitempty"`
+		Bitmaps  []exportBitmap `json:"bitmaps,omitempty"`
 	}
 	exportBitmap struct {
 		Node string `json:"node"`
@@ -141,6 +184,12 @@ func (blockdevDel) name() string        { return "blockdev-del" }
 func (addRaw) name() string             { return "blockdev-add" }
 func (addCopyBeforeWrite) name() string { return "blockdev-add" }
 func (addSnapshotAccess) name() string  { return "blockdev-add" }
+func (addNullCo) name() string          { return "blockdev-add" }
+func (addNBDClient) name() string       { return "blockdev-add" }
+func (bitmapMergeAcross) name() string  { return "block-dirty-bitmap-merge" }
+func (blockdevBackup) name() string     { return "blockdev-backup" }
+func (queryJobs) name() string          { return "query-jobs" }
+func (jobDismiss) name() string         { return "job-dismiss" }
 func (blockJobCancel) name() string     { return "block-job-cancel" }
 func (bitmapAdd) name() string          { return "block-dirty-bitmap-add" }
 func (bitmapDisable) name() string      { return "block-dirty-bitmap-disable" }

@@ -34,6 +34,7 @@ type Disk struct {
 	Removable  bool
 	Inserted   bool
 	IOThread   string   // "/objects/io0", or ""
+	Push       bool     // on an iothread of a QEMU that the end of an NBD client kills: QEMU must push
 	Persistent bool     // the format keeps bitmaps: qcow2 version 3
 	Bitmaps    []Bitmap // named ones on Node, anybody's
 	Below      []Bitmap // named ones further down the chain: a live snapshot leaves them there

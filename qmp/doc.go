@@ -18,7 +18,8 @@
 //	Plan      for each disk: incremental or full, and why (pure)
 //	Prepare   scratch files, copy-before-write nodes, NBD server
 //	Point     [stop] new bitmaps · filters in · old bitmaps off [cont]
-//	Export    snapshot-access nodes, merged bitmap, export, connections
+//	Export    snapshot-access nodes, merged bitmap, export, connections; or
+//	          our server, if QEMU is to push
 //	Source    Extents says what to read, ReadAt reads it
 //	Release   always
 //	Advance   only when the point's manifest is durable
@@ -47,9 +48,10 @@
 //     handshake. If that may be so, the server is left running, and the next
 //     run takes it over.
 //
-// A backup that is killed (kill -9) cannot keep that order: with a disk on an
-// iothread and QEMU 7.2 the guest dies with it. QEMU 10 has the fault no more.
-// TODO: push instead of pull for such disks, when the push mode exists.
+// A backup that is killed (kill -9) cannot keep that order. So a disk on an
+// iothread is not read from a QEMU before 9.0: QEMU pushes it to an NBD server
+// of ours (push.go). Its job gets an I/O error when we die, and the guest goes
+// on.
 //
 // # Locks
 //

@@ -23,6 +23,14 @@ func (f *Fleece) Export(ctx context.Context) ([]Source, error) {
 	}
 	var sources []Source
 	for i, d := range f.opt.Disks {
+		if d.Disk.Push {
+			s, err := f.pushDisk(ctx, i)
+			if err != nil {
+				return nil, f.explain(fmt.Errorf("push of disk %s: %w", d.Disk.Name, err))
+			}
+			sources = append(sources, s)
+			continue
+		}
 		s, err := f.exportDisk(ctx, i)
 		if err != nil {
 			return nil, f.explain(fmt.Errorf("export of disk %s: %w", d.Disk.Name, err))
@@ -42,8 +50,8 @@ func (f *Fleece) Export(ctx context.Context) ([]Source, error) {
 func (f *Fleece) mergeBitmaps(ctx context.Context) error {
 	var commands []command
 	for _, d := range f.opt.Disks {
-		if !d.Decision.Incremental {
-			continue
+		if !d.Decision.Incremental || d.Disk.Push {
+			continue // a pushed disk's are merged on nodes of our own
 		}
 		name := mergedName(f.opt.Repo)
 		commands = append(commands,
@@ -103,7 +111,7 @@ func (f *Fleece) dial(ctx context.Context, export, context string) (*nbd.Conn, e
 
 // isOurNode says whether a node's name is one that we give.
 func isOurNode(name string) bool {
-	return numbered(name, prefixFilter) || numbered(name, prefixScratch) || numbered(name, prefixFile) || numbered(name, prefixAccess)
+	return numbered(name, prefixMeta) || numbered(name, prefixPush) || numbered(name, prefixJobNode) || numbered(name, prefixFilter) || numbered(name, prefixScratch) || numbered(name, prefixFile) || numbered(name, prefixAccess)
 }
 
 // numbered says whether name is prefix and a number.

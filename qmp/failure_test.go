@@ -124,16 +124,22 @@ func TestSnapshotBelowFilter(t *testing.T) {
 	v.write("vda", 5, 0, mib)
 }
 
+// tmpfs mounts a small filesystem for the length of the test.
+func tmpfs(t *testing.T, size int64) string {
+	t.Helper()
+	dir := shortTemp(t)
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
+		t.Skipf("needs a small tmpfs, and mounting one is not allowed: %v", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
+	return dir
+}
+
 // TestScratchFull: the fleece breaks, the writer does not.
 func TestScratchFull(t *testing.T) {
 	t.Parallel()
 	v := newVM(t, testDisk{id: "vda", format: "qcow2", size: 16 * mib})
-	small := v.dir + "/small"
-	must(t, os.Mkdir(small, 0o700))
-	if err := syscall.Mount("tmpfs", small, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("needs a small tmpfs, and mounting one is not allowed: %v", err)
-	}
-	defer syscall.Unmount(small, 0)
+	small := tmpfs(t, mib)
 	b := newBackup(v, "vda")
 	v.write("vda", 1, 0, 8*mib)
 	b.options = func(o *FleeceOptions) { o.ScratchDir = small }

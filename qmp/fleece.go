@@ -20,7 +20,11 @@ const (
 	prefixScratch = "cairn-scr-"  // raw node of the scratch file
 	prefixFile    = "cairn-scrf-" // the scratch file itself
 	prefixAccess  = "cairn-snap-" // snapshot-access node: the fleece
-	prefixExport  = "cairn-exp-"  // export of it
+	prefixExport  = "cairn-exp-"  // export of it; of the meta node if the disk is pushed
+	prefixMeta    = "cairn-meta-" // null-co node with the bitmaps of a pushed disk
+	prefixPush    = "cairn-push-" // NBD client node: our server, which a disk is pushed to
+	prefixJob     = "cairn-job-"  // the job that pushes
+	prefixJobNode = "cairn-flt-"  // that job's filter
 )
 
 func objectName(prefix string, i int) string { return prefix + strconv.Itoa(i) }
@@ -68,6 +72,7 @@ type Fleece struct {
 	doubtUntil time.Time   // until then a handshake of ours may still be open in QEMU
 	inserted   []int       // disks whose device has our filter
 	conns      []*nbd.Conn // of all sources
+	lanes      []*lane     // of all pushed disks
 	done       bool        // Release has succeeded
 }
 

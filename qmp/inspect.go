@@ -61,6 +61,9 @@ func Inspect(ctx context.Context, conn *Conn) (*Machine, error) {
 			return nil, err
 		}
 	}
+	for i := range m.Disks {
+		m.Disks[i].Push = m.Disks[i].IOThread != "" && !m.Features.NBDClientSafe
+	}
 	if m.Channels, err = readChannels(ctx, conn); err != nil {
 		return nil, err
 	}

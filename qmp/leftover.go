@@ -54,11 +54,11 @@ func leftovers(ctx context.Context, conn *Conn, state *blockState) ([]Leftover, 
 	if err != nil {
 		return nil, err
 	}
-	for _, id := range jobs {
-		found = append(found, Leftover{Kind: "job", Name: id})
+	for _, j := range jobs {
+		found = append(found, Leftover{Kind: "job", Name: j.ID})
 	}
 	// In the order in which nodes can be deleted.
-	for _, prefix := range []string{prefixAccess, prefixFilter, prefixScratch} {
+	for _, prefix := range []string{prefixPush, prefixMeta, prefixAccess, prefixFilter, prefixScratch} {
 		for name := range state.nodes {
 			if !numbered(name, prefix) {
 				continue
@@ -83,22 +83,20 @@ func leftovers(ctx context.Context, conn *Conn, state *blockState) ([]Leftover, 
 	return found, nil
 }
 
-// ourJobs lists jobs with names of ours. This version starts none; a later
-// one, which pushes instead of being read, will.
-func ourJobs(ctx context.Context, conn *Conn) ([]string, error) {
-	var list []struct {
-		Device string `json:"device"`
-	}
-	if err := conn.run(ctx, queryBlockJobs{}, &list); err != nil {
+// jobInfo is an entry of query-jobs.
+type jobInfo struct {
+	ID     string `json:"id"`
+	Status string `json:"status"` // "running", …; "concluded" jobs wait to be dismissed
+	Error  string `json:"error"`  // of a concluded one, "" if it succeeded
+}
+
+// ourJobs lists jobs with names of ours.
+func ourJobs(ctx context.Context, conn *Conn) ([]jobInfo, error) {
+	var list []jobInfo
+	if err := conn.run(ctx, queryJobs{}, &list); err != nil {
 		return nil, err
 	}
-	var ids []string
-	for _, j := range list {
-		if numbered(j.Device, "cairn-job-") {
-			ids = append(ids, j.Device)
-		}
-	}
-	return ids, nil
+	return slices.DeleteFunc(list, func(j jobInfo) bool { return !numbered(j.ID, prefixJob) }), nil
 }
 
 // Clean removes what Leftovers lists and the scratch files of dead runs, and
@@ -229,8 +227,15 @@ func cancelJobs(ctx context.Context, conn *Conn, sub *Subscription, found []Left
 	ctx, cancel := context.WithTimeout(ctx, goneTimeout)
 	defer cancel()
 	err := waitGone(ctx, sub, func(ctx context.Context) (bool, error) {
-		ids, err := ourJobs(ctx, conn)
-		return len(ids) == 0, err
+		jobs, err := ourJobs(ctx, conn)
+		for _, j := range jobs {
+			if j.Status == "concluded" {
+				if err := conn.run(ctx, jobDismiss{j.ID}, nil); err != nil && !isRefusal(err) {
+					return false, err
+				}
+			}
+		}
+		return len(jobs) == 0, err
 	})
 	if err != nil {
 		return fmt.Errorf("waiting for the end of our jobs: %s: %w", strings.Join(jobNames(found), ", "), err)

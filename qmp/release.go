@@ -42,8 +42,13 @@ func (f *Fleece) release(ctx context.Context) error {
 	return f.stopServer(ctx)
 }
 
-// abandon closes all NBD connections. Only after their exports were deleted.
+// abandon closes all NBD connections, after their exports were deleted, and
+// the servers that QEMU pushes to: their jobs fail then, and can be cancelled.
 func (f *Fleece) abandon() {
+	for _, l := range f.lanes {
+		l.close()
+	}
+	f.lanes = nil
 	for _, c := range f.conns {
 		c.Abandon()
 	}

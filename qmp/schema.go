@@ -19,6 +19,12 @@ type Features struct {
 	ExportBitmapNode bool // an export's bitmap may lie on another node (7.1)
 	QOMSet           bool // qom-set, which puts the filter under a running device
 	BlockGraph       bool // x-debug-query-block-graph: what lies below a filter now
+	// NBDClientSafe: the end of an NBD client does not abort QEMU when the
+	// disk is on an iothread. The mending (nbd/server: only traverse
+	// NBDExport->clients from main loop thread, 9.0) shows in no schema;
+	// block-commit's backing-mask-protocol came with the same release. A
+	// mended older QEMU is taken for an unmended one, which costs speed only.
+	NBDClientSafe bool
 }
 
 // Missing lists in plain words what a backup needs and this QEMU lacks.
@@ -94,6 +100,7 @@ func parseSchema(raw []byte) (Features, error) {
 		ExportBitmapNode: s[s[bitmaps].ElementType].MetaType == "alternate",
 		QOMSet:           s.has("qom-set"),
 		BlockGraph:       s.has("x-debug-query-block-graph"),
+		NBDClientSafe:    s.member(s.argument("block-commit"), "backing-mask-protocol") != "",
 	}, nil
 }
 

@@ -174,9 +174,9 @@ func examineDisk(d *doctor, v config.VM, disk qmp.Disk) {
 			d.add(stateNote, what, "Cairn removes its own at the next backup", "bitmap %s is inconsistent: QEMU was killed", b.Name)
 		}
 	}
-	if disk.IOThread != "" {
-		d.add(stateNote, what, "use QEMU 10, or do not kill cairn while it reads this disk",
-			"runs on iothread %s: on QEMU 7.2 a killed backup can take the VM with it", disk.IOThread)
+	if disk.Push {
+		d.add(stateNote, what, "QEMU 9.0 or newer lets it be read, which is faster",
+			"runs on iothread %s, and this QEMU ends, guest and all, if a reader of such a disk dies: QEMU pushes it instead", disk.IOThread)
 	}
 }
 
