@@ -135,6 +135,9 @@ func TestMissingFeatures(t *testing.T) {
 	}
 	v := reflect.ValueOf(all)
 	for i := range v.NumField() {
+		if v.Type().Field(i).Name == "NBDClientSafe" {
+			continue // without it QEMU pushes
+		}
 		less := all
 		reflect.ValueOf(&less).Elem().Field(i).SetBool(false)
 		if len(less.Missing()) != 1 {
