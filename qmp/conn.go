@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -300,8 +302,9 @@ func readLine(r *bufio.Reader, limit int) ([]byte, error) {
 	}
 }
 
-// peer gives the user and group that listened on the monitor's socket: QEMU's,
-// or libvirt's if it passed the socket on.
+// peer gives the user and group of the process that listened on the monitor's
+// socket: QEMU. One that was started with -runas listened as another user than
+// it is now, so the process is asked for where that is possible.
 func (c *Conn) peer() (uid, gid int, ok bool) {
 	u, isUnix := c.nc.(*net.UnixConn)
 	if !isUnix {
@@ -319,5 +322,29 @@ func (c *Conn) peer() (uid, gid int, ok bool) {
 	if err != nil || failed != nil {
 		return 0, 0, false
 	}
-	return int(cred.Uid), int(cred.Gid), true
+	uid, gid = int(cred.Uid), int(cred.Gid)
+	if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cred.Pid)); err == nil {
+		uid, gid = effective(status, "Uid:", uid), effective(status, "Gid:", gid)
+	}
+	return uid, gid, true
+}
+
+// Peer gives the user and group that QEMU runs as; ok is false if that cannot
+// be told.
+func (c *Conn) Peer() (uid, gid int, ok bool) { return c.peer() }
+
+// effective takes the effective ID out of a line of /proc/PID/status (proc(5)).
+func effective(status []byte, field string, fallback int) int {
+	for line := range bytes.Lines(status) {
+		rest, ok := bytes.CutPrefix(line, []byte(field))
+		if !ok {
+			continue
+		}
+		if ids := bytes.Fields(rest); len(ids) == 4 {
+			if id, err := strconv.Atoi(string(ids[1])); err == nil {
+				return id
+			}
+		}
+	}
+	return fallback
 }

@@ -39,6 +39,7 @@ type Disk struct {
 	Bitmaps    []Bitmap // named ones on Node, anybody's
 	Below      []Bitmap // named ones further down the chain: a live snapshot leaves them there
 
+	Busy string // who uses the disk so that it cannot be backed up now; "" if nobody does
 	Skip string // why the disk is not to be backed up, in plain words; "" if it is
 }
 
@@ -97,7 +98,7 @@ func (s *blockState) disk(dev blockDevice) Disk {
 		below = s.graph[below]["backing"]
 	}
 	if filter != "" && filter != "throttle" && filter != "copy-on-read" {
-		d.Skip = "in use: a " + filter + " filter of another program's job is on it"
+		d.Busy = "a " + filter + " filter of another program's job is on it"
 	}
 	return d
 }

@@ -10,6 +10,9 @@ var (
 	// ErrMonitorBusy: the monitor took the connection and did not greet. QEMU
 	// serves one client on each monitor socket.
 	ErrMonitorBusy = errors.New("the monitor does not greet: another client is connected to it (libvirt, another backup, a shell?); close that client or give the VM a second -qmp socket")
+	// ErrDiskBusy: another program works on a disk. A point without that disk
+	// would be a gap that nobody asked for.
+	ErrDiskBusy = errors.New("another program works on the disk: wait for its job's end, or leave the disk out (cairn vm add --exclude)")
 	// ErrNBDServerBusy: QEMU has one NBD server, and it is not ours.
 	ErrNBDServerBusy = errors.New("QEMU did not start its NBD server; it has only one, and another program's backup or mirror is probably using it: wait for its end or stop it there")
 	// ErrFleeceBroken: the point in time can no longer be read.

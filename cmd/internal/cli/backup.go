@@ -161,11 +161,10 @@ func (a *app) backupAll(ctx context.Context, b job.Backup, names []string) error
 }
 
 func (a *app) backupOne(ctx context.Context, run job.Backup, name string) (*restorepoint.Manifest, error) {
-	v, err := a.dirs().VM(name)
-	if err != nil {
+	var err error
+	if run.VM, err = a.vm(name); err != nil {
 		return nil, err
 	}
-	run.VM = job.VM{Name: v.Name, QMP: v.QMP, Agent: v.Agent, Exclude: v.Exclude}
 	run.Step = func(format string, args ...any) { a.say(name+": "+format, args...) }
 	run.Progress, run.Now = a.reporter().Work, a.now
 	return run.Run(ctx)

@@ -4,13 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"cairn/cmd/internal/config"
+	"cairn/cmd/internal/job"
+	"cairn/cmd/internal/wire"
 	"cairn/guest"
+	"cairn/index/restorepoint"
 	"cairn/qmp"
 )
 
@@ -53,12 +60,16 @@ func (a *app) doctorCmd() *cobra.Command {
 				return err
 			}
 			var d doctor
-			a.examineHost(c.Context(), &d)
+			repo, cat := a.examineHost(c.Context(), &d)
+			if repo != nil {
+				defer repo.Close()
+				defer cat.Close()
+			}
 			if len(vms) == 0 {
 				d.add(stateNote, "VMs", "cairn vm add NAME --qmp SOCKET", "none is registered on this host")
 			}
 			for _, v := range vms {
-				examineVM(c.Context(), &d, v)
+				a.examineVM(c.Context(), &d, v, repo, cat)
 			}
 			return a.printDoctor(&d)
 		},
@@ -88,15 +99,17 @@ func (a *app) printDoctor(d *doctor) error {
 	return nil
 }
 
-func (a *app) examineHost(ctx context.Context, d *doctor) {
+// examineHost gives the opened repository and its catalogue, nil if there is
+// none to look at.
+func (a *app) examineHost(ctx context.Context, d *doctor) (repo *wire.Repo, cat *wire.Catalogue) {
 	if a.repo == "" {
 		d.add(stateNote, "repository", "use -r FOLDER or CAIRN_REPOSITORY", "none named")
-	} else if repo, err := a.open(ctx); err != nil {
+	} else if r, err := a.open(ctx); err != nil {
 		d.add(stateBad, "repository", "", "%v", err)
 	} else {
+		repo, cat = r, r.NewCatalogue(ctx, commandCache)
 		d.add(stateGood, "repository", "", "%s opens (%s)", a.repo, repo.Store.Config.ID[:8])
 		examineSpace(d, "repository's space", a.repo)
-		_ = repo.Close() // only looked at
 	}
 	examineSpace(d, "scratch space", a.dirs().State)
 	if err := unix.Access("/dev/fuse", unix.R_OK|unix.W_OK); err != nil {
@@ -104,6 +117,7 @@ func (a *app) examineHost(ctx context.Context, d *doctor) {
 	} else {
 		d.add(stateGood, "FUSE", "", "/dev/fuse can be used")
 	}
+	return repo, cat
 }
 
 // lowSpace is when doctor warns, in bytes.
@@ -126,9 +140,12 @@ func examineSpace(d *doctor, what, dir string) {
 // examineTimeout bounds the examination of one VM.
 const examineTimeout = 30 * time.Second
 
-func examineVM(ctx context.Context, d *doctor, v config.VM) {
+// examineVM says what a backup of a VM would find and do. cat is nil when no
+// repository was opened.
+func (a *app) examineVM(ctx context.Context, d *doctor, v config.VM, repo *wire.Repo, cat *wire.Catalogue) {
 	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
+	a.examineJournal(d, v)
 	conn, err := qmp.Dial(ctx, v.QMP)
 	if err != nil {
 		d.add(stateBad, v.Name, "is the VM running, and is the socket Cairn's alone? cairn vm add "+v.Name+" --replace --qmp SOCKET", "monitor %s: %v", v.QMP, err)
@@ -140,10 +157,7 @@ func examineVM(ctx context.Context, d *doctor, v config.VM) {
 		d.add(stateBad, v.Name, "", "%v", err)
 		return
 	}
-	d.add(stateGood, v.Name, "", "QEMU %s, %s", m.Version, m.Status)
-	for _, s := range m.Features.Missing() {
-		d.add(stateBad, v.Name+" features", "use a newer QEMU", "%s", s)
-	}
+	examineMachine(d, v, m)
 	left, err := qmp.Leftovers(ctx, conn)
 	if err != nil {
 		d.add(stateBad, v.Name+" leftovers", "", "%v", err)
@@ -151,10 +165,156 @@ func examineVM(ctx context.Context, d *doctor, v config.VM) {
 	for _, l := range left {
 		d.add(stateNote, v.Name+" leftovers", "a running backup owns it, or the next one removes it", "%s", l)
 	}
+	a.examineScratch(d, v, m, conn)
+	examineDisks(ctx, d, v, m, repo, cat)
+	examineAgent(ctx, d, v, m)
+}
+
+// examineJournal says whether a run is at work, or died.
+func (a *app) examineJournal(d *doctor, v config.VM) {
+	busy, dead, err := job.ReadJournal(a.dirs().State, v.Name)
+	switch {
+	case err != nil:
+		d.add(stateBad, v.Name+" journal", "cairn needs to write there: run it as root, or set CAIRN_STATE_DIR", "%v", err)
+	case busy:
+		d.add(stateNote, v.Name+" journal", "", "a backup of it is running now")
+	case dead != nil:
+		d.add(stateNote, v.Name+" journal", "the next backup cleans up after it", "a run of %s died at step %q", dead.Time.Local().Format(time.DateTime), dead.Step)
+	}
+}
+
+// examineMachine says what QEMU can do and who else works on it.
+func examineMachine(d *doctor, v config.VM, m *qmp.Machine) {
+	if m.Running {
+		d.add(stateGood, v.Name, "", "QEMU %s, %s", m.Version, m.Status)
+	} else {
+		d.add(stateNote, v.Name, "cont by its own manager, if that is not meant", "QEMU %s, %s: it can be backed up as it stands", m.Version, m.Status)
+	}
+	missing := m.Features.Missing()
+	for _, s := range missing {
+		d.add(stateBad, v.Name+" features", "use a newer QEMU", "%s", s)
+	}
+	if len(missing) == 0 {
+		d.add(stateGood, v.Name+" features", "", "QEMU has all that an incremental backup needs")
+	}
+	for _, j := range m.Jobs {
+		if !strings.HasPrefix(j, "cairn-") {
+			d.add(stateNote, v.Name+" jobs", "a disk with such a job on it is not backed up until it ends", "another program's block job %q runs", j)
+		}
+	}
+	for _, e := range m.Exports {
+		if !strings.HasPrefix(e, "cairn-") {
+			d.add(stateNote, v.Name+" exports", "QEMU has one NBD server: no backup can be made while another program uses it", "another program exports %q", e)
+		}
+	}
+}
+
+// examineScratch says whether QEMU can reach the scratch space and whether
+// it is large enough.
+func (a *app) examineScratch(d *doctor, v config.VM, m *qmp.Machine, conn *qmp.Conn) {
+	what := v.Name + " scratch"
+	uid, gid, known := conn.Peer()
+	if known && os.Geteuid() != 0 && uid != os.Geteuid() {
+		d.add(stateBad, what, "run cairn as root, or as that user", "QEMU runs as user %d and cairn as %d: it could not give QEMU its scratch files", uid, os.Geteuid())
+		return
+	}
+	var disks int64
+	for _, disk := range m.Disks {
+		if disk.Skip == "" {
+			disks += disk.Size
+		}
+	}
+	var st unix.Statfs_t
+	dir := a.dirs().State
+	if err := unix.Statfs(dir, &st); err != nil {
+		d.add(stateNote, what, "it is made when first needed", "%s: %v", dir, err)
+		return
+	}
+	if blocked := impassable(dir, uid, gid); known && blocked != "" {
+		d.add(stateBad, what, "chmod o+x "+blocked+", or another CAIRN_STATE_DIR", "QEMU runs as user %d and may not pass %s on its way to %s", uid, blocked, dir)
+		return
+	}
+	free := int64(st.Bavail) * st.Bsize
+	switch {
+	case free < disks/20:
+		d.add(stateNote, what, "give it more room (--scratch FOLDER), or back up when the guest writes little",
+			"%s has %s free, a twentieth of the disks' %s is recommended: what the guest overwrites while it is read goes there", dir, bytesOf(free), bytesOf(disks))
+	default:
+		d.add(stateGood, what, "", "%s has %s free for what the guest overwrites while it is read", dir, bytesOf(free))
+	}
+}
+
+// impassable gives the first folder on the way to dir that a user may not pass.
+func impassable(dir string, uid, gid int) string {
+	if uid == 0 {
+		return ""
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return ""
+	}
+	blocked := ""
+	for at := filepath.Dir(dir); ; at = filepath.Dir(at) { // dir itself is Cairn's to open
+		var st unix.Stat_t
+		if unix.Stat(at, &st) == nil {
+			mode := st.Mode & 0o001
+			if int(st.Uid) == uid {
+				mode = st.Mode & 0o100
+			} else if int(st.Gid) == gid {
+				mode = st.Mode & 0o010
+			}
+			if mode == 0 {
+				blocked = at
+			}
+		}
+		if at == filepath.Dir(at) {
+			return blocked
+		}
+	}
+}
+
+// examineDisks says of each disk how the next backup reads it, and why.
+func examineDisks(ctx context.Context, d *doctor, v config.VM, m *qmp.Machine, repo *wire.Repo, cat *wire.Catalogue) {
+	records, last := lastPoint(ctx, d, v, cat)
 	for _, disk := range m.Disks {
 		examineDisk(d, v, disk)
+		if repo == nil || disk.Skip != "" {
+			continue
+		}
+		tag := repo.Store.Config.ID[:8]
+		decision := qmp.Plan(disk, tag, records[disk.Name])
+		state, advice := stateGood, ""
+		if !decision.Incremental && last != nil {
+			state, advice = stateNote, "that backup heals it: the one after it is incremental again"
+		}
+		d.add(state, v.Name+" disk "+disk.Name, advice, "the next backup: %s", decision.Reason)
+		for _, b := range disk.Bitmaps {
+			if s, ours := qmp.ParseBitmapName(b.Name); ours && s.Repo == tag && b.Recording {
+				d.add(stateGood, v.Name+" disk "+disk.Name, "", "%s changed since bitmap %s records", bytesOf(b.Count), b.Name)
+			}
+		}
 	}
-	examineAgent(ctx, d, v, m)
+}
+
+// lastPoint gives what the VM's last point says of each disk.
+func lastPoint(ctx context.Context, d *doctor, v config.VM, cat *wire.Catalogue) (map[string]*qmp.BitmapRecord, *restorepoint.Manifest) {
+	if cat == nil {
+		return nil, nil
+	}
+	last, err := cat.Select(ctx, v.Name+"@latest")
+	if errors.Is(err, restorepoint.ErrNoPoint) {
+		d.add(stateNote, v.Name+" points", "cairn backup "+v.Name, "there is no restore point of it in this repository")
+		return nil, nil
+	}
+	if err != nil {
+		d.add(stateBad, v.Name+" points", "cairn check", "%v", err)
+		return nil, nil
+	}
+	d.add(stateGood, v.Name+" points", "", "the last one is of %s (%s), %s-consistent", restorepoint.DirName(last.Time), last.Read, last.Consistency.Level)
+	for _, w := range last.Warnings {
+		d.add(stateNote, v.Name+" points", "", "its run warned: %s", safe(w))
+	}
+	return job.Records(last), last
 }
 
 func examineDisk(d *doctor, v config.VM, disk qmp.Disk) {
@@ -163,15 +323,27 @@ func examineDisk(d *doctor, v config.VM, disk qmp.Disk) {
 	case disk.Skip != "":
 		d.add(stateNote, what, "", "is left out: %s", disk.Skip)
 		return
+	case slices.Contains(v.Exclude, disk.Name):
+		d.add(stateNote, what, "", "is left out: excluded by this VM's configuration")
+		return
+	case disk.Busy != "":
+		d.add(stateBad, what, "wait for that job's end", "no backup now: %s", disk.Busy)
 	case disk.Persistent:
 		d.add(stateGood, what, "", "%s, %s, keeps bitmaps over a clean restart", bytesOf(disk.Size), disk.Format)
+	case disk.Driver == "qcow2":
+		d.add(stateNote, what, "while the VM is off: qemu-img amend -o compat=1.1 "+disk.File,
+			"%s, qcow2 version 2: bitmaps last until QEMU ends; the next backup after that reads it whole", bytesOf(disk.Size))
 	default:
 		d.add(stateNote, what, "convert it to qcow2 (compat=1.1) to keep increments over restarts",
 			"%s, %s: bitmaps last until QEMU ends; the next backup after that reads it whole", bytesOf(disk.Size), disk.Format)
 	}
 	for _, b := range disk.Bitmaps {
-		if b.Inconsistent {
-			d.add(stateNote, what, "Cairn removes its own at the next backup", "bitmap %s is inconsistent: QEMU was killed", b.Name)
+		_, ours := qmp.ParseBitmapName(b.Name)
+		switch {
+		case b.Inconsistent && ours:
+			d.add(stateNote, what, "the next backup removes it and reads the disk whole", "bitmap %s is inconsistent: QEMU or the host ended without closing the image", b.Name)
+		case b.Inconsistent:
+			d.add(stateNote, what, "it is another program's: that program must remove it", "bitmap %s is inconsistent", b.Name)
 		}
 	}
 	if disk.Push {

@@ -55,6 +55,7 @@ type Backup struct {
 	manifest restorepoint.Manifest
 	start    time.Time
 	pace     *pace
+	frozen   int  // filesystems that the agent froze
 	left     bool // the fleece could not be released
 }
 

@@ -19,8 +19,10 @@ import (
 // Guardian.
 const GuardianCommand = "internal-guardian"
 
-// guardianPatience bounds how long a Guardian tries after its run died.
-const guardianPatience = 15 * time.Minute
+// guardianPatience bounds how long a Guardian tries after its run died: as
+// long as a guest that hangs may be of use to anybody. The journal stays, and
+// the next run tries again.
+const guardianPatience = 24 * time.Hour
 
 // What a run tells its Guardian, a byte each.
 const (
@@ -40,16 +42,16 @@ type guardian struct {
 	stopped bool // it was told so, and not yet that the VM goes on
 }
 
-// startGuardian starts one for a VM's sockets; agent may be "". Its last words
+// startGuardian starts one for the run's VM. Its last words
 // go to a log in the state folder: the run's own stderr may be a pipe whose
 // reader waits for its end.
-func startGuardian(exe, state, qmpSocket, agent string) (*guardian, error) {
-	log, err := os.OpenFile(filepath.Join(state, "guardian.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+func (b *Backup) startGuardian() (*guardian, error) {
+	log, err := os.OpenFile(filepath.Join(b.State, "guardian.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("start the guardian process: %w", err)
 	}
 	defer log.Close()
-	g := &guardian{cmd: exec.Command(exe, GuardianCommand, qmpSocket, agent)}
+	g := &guardian{cmd: exec.Command(b.Exe, GuardianCommand, b.VM.QMP, b.entry.Agent)}
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a Ctrl-C or a killed group is not for it
 	g.cmd.Stderr = log
 	if g.to, err = g.cmd.StdinPipe(); err == nil {
@@ -147,6 +149,8 @@ func goOn(ctx context.Context, conn *qmp.Conn) error {
 	return conn.Execute(ctx, "cont", nil, nil)
 }
 
+const retryInterval = 500 * time.Millisecond
+
 // retry calls f every half second until it succeeds or ctx ends.
 func retry(ctx context.Context, f func() error) error {
 	for {
@@ -157,7 +161,7 @@ func retry(ctx context.Context, f func() error) error {
 		select {
 		case <-ctx.Done():
 			return errors.Join(err, ctx.Err())
-		case <-time.After(500 * time.Millisecond):
+		case <-time.After(retryInterval):
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,7 +42,11 @@ type entry struct {
 // openJournal takes the VM's lock, or gives ErrBusy.
 func openJournal(stateDir, vm string) (*journal, error) {
 	dir := filepath.Join(stateDir, "journal")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	err := os.MkdirAll(stateDir, passable)
+	if err == nil {
+		err = os.MkdirAll(dir, 0o700)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, vm+".lock"), os.O_CREATE|os.O_RDWR, 0o600)
@@ -102,6 +107,36 @@ func (j *journal) clear() error {
 		return fmt.Errorf("journal: %w", err)
 	}
 	return nil
+}
+
+// passable is the mode of the folders above those that QEMU, under whatever
+// user it runs, must reach. Others can pass but not list them.
+const passable = 0o711
+
+// makePassable makes a folder, and lets QEMU's user pass it and those between
+// it and the state folder, also if they were made by a cairn that did not.
+func makePassable(state, dir string) error {
+	state, err := filepath.Abs(state)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, passable); err != nil {
+		return err
+	}
+	for at := dir; ; at = filepath.Dir(at) {
+		st, err := os.Stat(at)
+		if err != nil {
+			return err
+		}
+		if mode := st.Mode().Perm(); mode|passable != mode {
+			if err := os.Chmod(at, mode|passable); err != nil {
+				return err
+			}
+		}
+		if rel, err := filepath.Rel(state, at); err != nil || rel == "." || strings.HasPrefix(rel, "..") {
+			return nil
+		}
+	}
 }
 
 // close gives the lock back.

@@ -139,10 +139,9 @@ func (b *Backup) plan(ctx context.Context) error {
 	}
 	repo := b.repoTag()
 	var committed uint64
-	records := map[string]*qmp.BitmapRecord{}
+	records := Records(b.parent)
 	if b.parent != nil {
 		for _, d := range b.parent.Disks {
-			records[d.Name] = &qmp.BitmapRecord{Bitmap: d.Bitmap, Size: d.Size, Serial: d.Serial, Chain: d.Chain}
 			if s, ok := qmp.ParseBitmapName(d.Bitmap); ok && s.Repo == repo {
 				committed = max(committed, s.To)
 			}
@@ -158,6 +157,9 @@ func (b *Backup) plan(ctx context.Context) error {
 			b.manifest.Skipped = append(b.manifest.Skipped, restorepoint.Skipped{Name: d.Name, Reason: reason})
 			b.Step("disk %s is left out: %s", d.Name, reason)
 			continue
+		}
+		if d.Busy != "" {
+			return fmt.Errorf("VM %s, disk %s: %s: %w", b.VM.Name, d.Name, d.Busy, qmp.ErrDiskBusy)
 		}
 		p := diskPlan{disk: d, decision: qmp.Plan(d, repo, records[d.Name])}
 		if b.FullRead && p.decision.Incremental {
@@ -181,6 +183,19 @@ func (b *Backup) plan(ctx context.Context) error {
 	}
 	b.explain()
 	return nil
+}
+
+// Records gives what a point says about each disk's bitmap, by the disk's
+// name; nothing for a point that is not there.
+func Records(m *restorepoint.Manifest) map[string]*qmp.BitmapRecord {
+	records := map[string]*qmp.BitmapRecord{}
+	if m == nil {
+		return records
+	}
+	for _, d := range m.Disks {
+		records[d.Name] = &qmp.BitmapRecord{Bitmap: d.Bitmap, Size: d.Size, Serial: d.Serial, Chain: d.Chain}
+	}
+	return records
 }
 
 // parentMap opens the parent's map of a disk. A full read does without one

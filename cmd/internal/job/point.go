@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"cairn/chunkstore"
@@ -94,7 +93,7 @@ func (b *Backup) askAgent(ctx context.Context) *guest.Agent {
 
 // quiescedPoint freezes, takes the point, and thaws on every path.
 func (b *Backup) quiescedPoint(ctx context.Context, fleece fleece, agent *guest.Agent) (err error) {
-	if b.guardian, err = startGuardian(b.Exe, b.State, b.VM.QMP, b.entry.Agent); err != nil {
+	if b.guardian, err = b.startGuardian(); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.guardian.stop()) }()
@@ -104,7 +103,8 @@ func (b *Backup) quiescedPoint(ctx context.Context, fleece fleece, agent *guest.
 		defer func() {
 			tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), thawTimeout)
 			defer cancel()
-			err = errors.Join(err, b.thaw(tctx, guard))
+			_, terr := b.thaw(tctx, guard)
+			err = errors.Join(err, terr)
 		}()
 		if frozen, err = b.freeze(ctx, guard); err != nil {
 			return err
@@ -169,28 +169,34 @@ func (b *Backup) freeze(ctx context.Context, guard *guest.Guard) (bool, error) {
 		b.manifest.Consistency = restorepoint.Consistency{Level: restorepoint.ConsistencyCrash, Reason: "the freeze failed: " + why}
 		return false, nil
 	}
+	b.frozen = res.Count
 	b.manifest.Consistency = restorepoint.Consistency{Level: restorepoint.ConsistencyFilesystem,
 		Reason: fmt.Sprintf("qemu-guest-agent froze %d filesystems; applications were not told", res.Count)}
 	return true, nil
 }
 
 // thaw lets the guest write again.
-func (b *Backup) thaw(ctx context.Context, guard *guest.Guard) error {
+func (b *Backup) thaw(ctx context.Context, guard *guest.Guard) (guest.Release, error) {
 	rel, err := guard.Release(ctx)
 	b.manifest.Statistics.FrozenMS = rel.FrozenFor.Milliseconds()
 	if err != nil && !errors.Is(err, guest.ErrVMGone) {
 		// The guardian was not told of a thaw: it goes on trying.
-		return fmt.Errorf("the guest may still be frozen: thaw it by hand (guest-fsfreeze-thaw), or restart the agent in it: %w: %w", err, ErrNotReleased)
+		return rel, fmt.Errorf("the guest may still be frozen: thaw it by hand (guest-fsfreeze-thaw), or restart the agent in it: %w: %w", err, ErrNotReleased)
 	}
-	return b.guardian.say(sayThawed)
+	return rel, b.guardian.say(sayThawed)
 }
 
 // prepare makes the fleece's nodes, not yet in the data path.
 func (b *Backup) prepare(ctx context.Context) (fleece, error) {
-	o := qmp.FleeceOptions{Repo: b.repoTag(), Seq: b.seq, ScratchDir: b.entry.Scratch, SocketDir: filepath.Join(b.State, "nbd", b.VM.Name),
+	state, err := filepath.Abs(b.State)
+	if err != nil {
+		return nil, err
+	}
+	o := qmp.FleeceOptions{Repo: b.repoTag(), Seq: b.seq, ScratchDir: b.entry.Scratch, SocketDir: filepath.Join(state, "nbd", b.VM.Name),
 		MaxScratch: b.ScratchLimit, Now: b.Now}
-	for _, dir := range []string{o.ScratchDir, o.SocketDir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+	// The folder of the sockets themselves is QEMU's user's alone.
+	for _, dir := range []string{o.ScratchDir, filepath.Dir(o.SocketDir)} {
+		if err := makePassable(b.State, dir); err != nil {
 			return nil, fmt.Errorf("prepare the fleece: %w", err)
 		}
 	}

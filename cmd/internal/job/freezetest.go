@@ -1,0 +1,97 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"cairn/guest"
+)
+
+// FreezeTest freezes a guest's filesystems and thaws them at once: what a
+// backup does to the guest, without a backup.
+type FreezeTest struct {
+	VM    VM
+	State string // folder for the journal, as a Backup's
+	Exe   string // cairn's own path, for the guardian
+	Step  func(format string, args ...any)
+	Now   func() time.Time
+}
+
+// FreezeTimes is what a freeze test found.
+type FreezeTimes struct {
+	Filesystems int           // that were frozen
+	Freeze      time.Duration // until the agent said so; flushing is part of it
+	Frozen      time.Duration // at most: from sending the freeze to the answer to the thaw
+	Attempts    int           // to thaw
+}
+
+// ErrNoFreeze: the guest cannot be frozen.
+var ErrNoFreeze = errors.New("the guest cannot be frozen")
+
+// Run freezes and thaws. Like a backup it takes the VM's lock, and its
+// guardian thaws if it is killed.
+func (f *FreezeTest) Run(ctx context.Context) (*FreezeTimes, error) {
+	b := Backup{VM: f.VM, State: f.State, Exe: f.Exe, Step: f.Step, Now: f.Now, start: f.Now(), pace: newPace(f.Now)}
+	var err error
+	if b.journal, err = openJournal(b.State, b.VM.Name); err != nil {
+		return nil, err
+	}
+	defer b.journal.close()
+	if err := b.probe(ctx); err != nil {
+		return nil, err
+	}
+	defer b.host.Close()
+	agent := b.askAgent(ctx)
+	if agent == nil {
+		return nil, fmt.Errorf("%w: %s", ErrNoFreeze, b.manifest.Consistency.Reason)
+	}
+	defer agent.Close()
+	times, err := b.freezeAndThaw(ctx, agent)
+	return times, errors.Join(err, b.clearIfSafe(err))
+}
+
+func (b *Backup) freezeAndThaw(ctx context.Context, agent *guest.Agent) (times *FreezeTimes, err error) {
+	if b.guardian, err = b.startGuardian(); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, b.guardian.stop()) }()
+	guard := agent.Guard()
+	begin := b.Now()
+	frozen, ferr := b.freeze(ctx, guard)
+	took := b.Now().Sub(begin)
+	tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), thawTimeout)
+	defer cancel()
+	rel, err := b.thaw(tctx, guard)
+	switch {
+	case ferr != nil || err != nil:
+		return nil, errors.Join(ferr, err)
+	case !frozen:
+		return nil, fmt.Errorf("%w: %s", ErrNoFreeze, b.manifest.Consistency.Reason)
+	}
+	return &FreezeTimes{Filesystems: b.frozen, Freeze: took, Frozen: rel.FrozenFor, Attempts: rel.Attempts}, nil
+}
+
+// Leftover is what the journal says of a run that died.
+type Leftover struct {
+	Step string
+	Time time.Time
+}
+
+// ReadJournal says whether a run of a VM is at work, or died and left
+// something to clean up.
+func ReadJournal(state, vm string) (busy bool, dead *Leftover, err error) {
+	j, err := openJournal(state, vm)
+	if errors.Is(err, ErrBusy) {
+		return true, nil, nil
+	}
+	if err != nil {
+		return false, nil, err
+	}
+	defer j.close()
+	if j.Dead != nil {
+		dead = &Leftover{j.Dead.Step, j.Dead.Time}
+	}
+	return false, dead, nil
+}
