@@ -85,6 +85,7 @@ func TestKilledBackup(t *testing.T) {
 		}
 		isAlive(t, g)
 		isRunning(t, g)
+		awaitTakenDown(t, h, g)
 		labtest.Shell(t, g, fmt.Sprintf("head -c 100000 /dev/urandom >/srv/w/after-%d; sync", i))
 		after := h.points(t)
 		if len(after) != len(before) && len(after) != len(before)+1 {
@@ -113,6 +114,21 @@ func TestKilledBackup(t *testing.T) {
 	for _, disk := range guestDisks {
 		sameImage(t, disk+" of the first point", h.restoreDisk(t, first, disk), kept[disk])
 	}
+}
+
+// awaitTakenDown waits until the guardian of a killed run has taken the fleece
+// down: else its scratch files would grow until the next backup.
+func awaitTakenDown(t *testing.T, h *host, g *lab.Guest) {
+	t.Helper()
+	var left, files []string
+	for start := time.Now(); time.Since(start) < answerTime; time.Sleep(20 * time.Millisecond) {
+		left, files = leftovers(t, g), listFiles(t, filepath.Join(h.state, "scratch"))
+		if len(left)+len(files) == 0 {
+			return
+		}
+	}
+	log, err := os.ReadFile(filepath.Join(h.state, "guardian.log"))
+	t.Fatalf("the guardian leaves %q in QEMU, and %q on the host; it says: %s %v", left, files, log, err)
 }
 
 // backupOfRound makes every third doomed backup a full read, which takes long

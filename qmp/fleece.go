@@ -46,7 +46,7 @@ type FleeceOptions struct {
 	Seq        uint64        // of this attempt: NextSeq
 	ScratchDir string        // where the scratch files go; QEMU must be able to reach it
 	SocketDir  string        // where the NBD server's socket goes; the same in each run for one VM
-	CBWTimeout time.Duration // how long a guest's write may wait for the scratch space; 0 means 30 s
+	CBWTimeout time.Duration // how long a guest's write may wait for the scratch space before the fleece breaks; 0 means 10 s
 	// MinScratch is how much must be free in ScratchDir, bytes. 0 means a
 	// twentieth of the disks, at least 64 MiB. More is needed only if the guest
 	// overwrites more while the fleece is read.
@@ -80,7 +80,7 @@ type Fleece struct {
 // the NBD server. On an error everything is undone.
 func Prepare(ctx context.Context, conn *Conn, opt FleeceOptions) (*Fleece, error) {
 	if opt.CBWTimeout <= 0 {
-		opt.CBWTimeout = 30 * time.Second
+		opt.CBWTimeout = 10 * time.Second
 	}
 	if opt.Now == nil {
 		opt.Now = time.Now

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -199,7 +200,11 @@ func (a *app) printSummary(m *restorepoint.Manifest) error {
 func bytesOf(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
 func (a *app) guardianCmd() *cobra.Command {
-	return &cobra.Command{Use: job.GuardianCommand + " QMP AGENT", Hidden: true, Args: args(2, 2), RunE: func(c *cobra.Command, argv []string) error {
-		return job.RunGuardian(context.WithoutCancel(c.Context()), a.stdin, argv[0], argv[1], a.stderr)
+	return &cobra.Command{Use: job.GuardianCommand + " CHARGE", Hidden: true, Args: args(1, 1), RunE: func(c *cobra.Command, argv []string) error {
+		var charge job.Charge
+		if err := json.Unmarshal([]byte(argv[0]), &charge); err != nil {
+			return usagef("the guardian's charge: %v", err)
+		}
+		return job.RunGuardian(context.WithoutCancel(c.Context()), a.stdin, charge, a.stderr)
 	}}
 }

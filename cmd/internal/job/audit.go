@@ -45,7 +45,10 @@ func (b *Backup) audit(ctx context.Context, sources []qmp.Source) ([]qmp.Source,
 			continue
 		}
 		a := newAuditor(b.Store, p.parent, b.Audit.Time, b.Now)
-		if err := a.run(ctx, sources[i], b.Audit.Share); err != nil {
+		switch err := a.run(ctx, sources[i], b.Audit.Share); {
+		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+			b.warn("disk %s: the audit was ended after %d chunks: reading them took over %s", p.disk.Name, a.compared, auditTimeout)
+		case err != nil:
 			return nil, fmt.Errorf("audit disk %s: %w", p.disk.Name, err)
 		}
 		st := &b.manifest.Statistics

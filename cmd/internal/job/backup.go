@@ -106,7 +106,7 @@ var ErrNotReleased = errors.New("the next run cleans up")
 // clearIfSafe keeps the journal while something is left to undo.
 func (b *Backup) clearIfSafe(err error) error {
 	if b.left || errors.Is(err, ErrNotReleased) {
-		b.entry.Stopped = b.guardian != nil && b.guardian.stopped
+		b.entry.Stopped = b.guardian != nil && b.guardian.owed.Stopped
 		return b.journal.write(b.entry)
 	}
 	return b.journal.clear()

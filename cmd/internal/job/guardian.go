@@ -2,6 +2,7 @@ package job
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -30,28 +31,66 @@ const (
 	sayThawed   = 'T'
 	sayStopping = 'S'
 	sayRunning  = 'R'
+	sayFleece   = 'P' // nodes of the fleece are about to be made
+	sayReleased = 'L'
 )
 
+// owed is what must be undone if the run dies now.
+type owed struct {
+	Frozen  bool // the guest may be frozen
+	Stopped bool // the VM may be stopped
+	Fleece  bool // something of the fleece may be in QEMU, and its scratch files grow
+}
+
+func (o *owed) note(b byte) {
+	switch b {
+	case sayFreezing:
+		o.Frozen = true
+	case sayThawed:
+		o.Frozen = false
+	case sayStopping:
+		o.Stopped = true
+	case sayRunning:
+		o.Stopped = false
+	case sayFleece:
+		o.Fleece = true
+	case sayReleased:
+		o.Fleece = false
+	}
+}
+
+// Charge is what a Guardian must know, its argument in JSON.
+type Charge struct {
+	VM      VM
+	Agent   string // the stock agent's socket; "": none
+	State   string // the state folder
+	Scratch string // folder of the VM's scratch files
+}
+
 // guardian is a small process that outlives the run if the run is killed: it
-// thaws the guest and lets the VM go on. Neither the stock agent nor QEMU has
-// a time limit of its own, and a killed process cannot do it.
+// thaws the guest, lets the VM go on, and takes the fleece down. Neither the
+// stock agent nor QEMU has a time limit of its own, and a killed process cannot
+// do it.
 type guardian struct {
-	cmd     *exec.Cmd
-	to      io.WriteCloser
-	frozen  bool // it was told so, and not yet of the thaw
-	stopped bool // it was told so, and not yet that the VM goes on
+	cmd  *exec.Cmd
+	to   io.WriteCloser
+	owed owed // as it was told
 }
 
 // startGuardian starts one for the run's VM. Its last words
 // go to a log in the state folder: the run's own stderr may be a pipe whose
 // reader waits for its end.
 func (b *Backup) startGuardian() (*guardian, error) {
+	charge, err := json.Marshal(Charge{VM: b.VM, Agent: b.entry.Agent, State: b.State, Scratch: b.entry.Scratch})
+	if err != nil {
+		return nil, err
+	}
 	log, err := os.OpenFile(filepath.Join(b.State, "guardian.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("start the guardian process: %w", err)
 	}
 	defer log.Close()
-	g := &guardian{cmd: exec.Command(b.Exe, GuardianCommand, b.VM.QMP, b.entry.Agent)}
+	g := &guardian{cmd: exec.Command(b.Exe, GuardianCommand, string(charge))}
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a Ctrl-C or a killed group is not for it
 	g.cmd.Stderr = log
 	if g.to, err = g.cmd.StdinPipe(); err == nil {
@@ -68,22 +107,8 @@ func (g *guardian) say(b byte) error {
 	if _, err := g.to.Write([]byte{b}); err != nil {
 		return fmt.Errorf("the guardian process is gone: %w", err)
 	}
-	note(b, &g.frozen, &g.stopped)
+	g.owed.note(b)
 	return nil
-}
-
-// note keeps what a byte of a run's says.
-func note(b byte, frozen, stopped *bool) {
-	switch b {
-	case sayFreezing:
-		*frozen = true
-	case sayThawed:
-		*frozen = false
-	case sayStopping:
-		*stopped = true
-	case sayRunning:
-		*stopped = false
-	}
 }
 
 // stop ends the guardian. One that has something to undo is not waited for: it
@@ -91,45 +116,98 @@ func note(b byte, frozen, stopped *bool) {
 // ends, and it outlives the run.
 func (g *guardian) stop() error {
 	err := g.to.Close()
-	if g.frozen || g.stopped {
+	if g.owed != (owed{}) {
 		return err
 	}
 	return errors.Join(err, g.cmd.Wait())
 }
 
 // RunGuardian is the guardian's life: it reads what the run says until the
-// run ends, then undoes what the run left.
-func RunGuardian(ctx context.Context, from io.Reader, qmpSocket, agent string, log io.Writer) error {
-	frozen, stopped := false, false
+// run ends, then undoes what the run left: first what hurts the guest.
+func RunGuardian(ctx context.Context, from io.Reader, c Charge, log io.Writer) error {
+	var o owed
 	for {
 		var b [1]byte
 		if _, err := from.Read(b[:]); err != nil {
 			break // the run ended, one way or the other
 		}
-		note(b[0], &frozen, &stopped)
+		o.note(b[0])
 	}
 	ctx, cancel := context.WithTimeout(ctx, guardianPatience)
 	defer cancel()
 	var errs []error
-	if stopped {
-		errs = append(errs, retry(ctx, func() error { return resume(ctx, qmpSocket) }))
+	say := func(format string, args ...any) {
+		fmt.Fprintf(log, "%s cairn: %s: the backup died; %s\n", time.Now().UTC().Format(time.RFC3339), c.VM.Name, fmt.Sprintf(format, args...))
 	}
-	if frozen {
-		_, err := guest.Thaw(ctx, agent)
+	again := func(what string) func(error) { return func(err error) { say("%s, trying again: %v", what, err) } }
+	if o.Stopped {
+		errs = append(errs, retry(ctx, again("the VM does not go on"), func() error { return resume(ctx, c.VM.QMP) }))
+	}
+	if o.Frozen {
+		_, err := guest.Thaw(ctx, c.Agent)
 		errs = append(errs, err)
+	}
+	if o.Fleece {
+		errs = append(errs, c.clean(ctx, again("the fleece could not be taken down")))
 	}
 	err := errors.Join(errs...)
 	if err != nil {
-		fmt.Fprintf(log, "cairn: the backup died and the guest could not be released: %v\n", err)
+		say("the guest could not be released: %v", err)
 	}
 	return err
+}
+
+// dyingTime is how long a killed run may hold its lock.
+const dyingTime = 3 * time.Second
+
+// clean takes down the fleece of a run that died, unless another run has begun,
+// which does that itself. The journal stays: it is for that run to read.
+func (c Charge) clean(ctx context.Context, failed func(error)) error {
+	var j *journal
+	var err error
+	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		// A process that is being killed may lose its pipe before its lock.
+		if j, err = openJournal(c.State, c.VM.Name); !errors.Is(err, ErrBusy) {
+			break
+		}
+		if time.Since(begin) > dyingTime {
+			return nil
+		}
+	}
+	if err != nil {
+		return err
+	}
+	defer j.close()
+	if err := j.guard(); err != nil {
+		return err
+	}
+	return retry(ctx, failed, func() error {
+		b := Backup{VM: c.VM, State: c.State}
+		host, err := b.reach(ctx)
+		if isGone(err) {
+			return removeScratch(c.Scratch) // with QEMU all that was in it is gone
+		}
+		if err != nil {
+			return err
+		}
+		defer host.Close()
+		if _, err := host.Clean(ctx); err != nil {
+			return err
+		}
+		return removeScratch(c.Scratch)
+	})
+}
+
+// isGone says whether nobody listens on the monitor's socket.
+func isGone(err error) bool {
+	return errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // resume lets a VM go on that the run had stopped.
 func resume(ctx context.Context, socket string) error {
 	conn, err := qmp.Dial(ctx, socket)
 	if err != nil {
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		if isGone(err) {
 			return nil // the VM has ended
 		}
 		return err
@@ -151,12 +229,17 @@ func goOn(ctx context.Context, conn *qmp.Conn) error {
 
 const retryInterval = 500 * time.Millisecond
 
-// retry calls f every half second until it succeeds or ctx ends.
-func retry(ctx context.Context, f func() error) error {
+// retry calls f every half second until it succeeds or ctx ends, and failed
+// with its first error.
+func retry(ctx context.Context, failed func(error), f func() error) error {
 	for {
 		err := f()
 		if err == nil {
 			return nil
+		}
+		if failed != nil {
+			failed(err)
+			failed = nil
 		}
 		select {
 		case <-ctx.Done():

@@ -39,6 +39,36 @@ type entry struct {
 	Time    time.Time `json:"time"`
 }
 
+// guardianWait is how long a run waits for a guardian that cleans up after the
+// last one: it takes a tenth of a second if QEMU is well.
+const guardianWait = 10 * time.Second
+
+// guardianMark in a lock file says that a guardian holds the lock.
+const guardianMark = "guardian"
+
+// guard marks the lock as a guardian's, until it is taken the next time.
+func (j *journal) guard() error {
+	if _, err := j.lock.WriteAt([]byte(guardianMark), 0); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	return nil
+}
+
+// takeLock locks a journal's lock file. A guardian is waited for, a run not.
+func takeLock(lock *os.File) error {
+	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return lock.Truncate(0)
+		}
+		var mark [len(guardianMark)]byte
+		n, _ := lock.ReadAt(mark[:], 0) // a mark that cannot be read is none
+		if !errors.Is(err, unix.EWOULDBLOCK) || string(mark[:n]) != guardianMark || time.Since(begin) > guardianWait {
+			return err
+		}
+	}
+}
+
 // openJournal takes the VM's lock, or gives ErrBusy.
 func openJournal(stateDir, vm string) (*journal, error) {
 	dir := filepath.Join(stateDir, "journal")
@@ -53,7 +83,7 @@ func openJournal(stateDir, vm string) (*journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := takeLock(lock); err != nil {
 		_ = lock.Close() // nothing was written
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("%s: %w: wait for it, or stop it (its lock is %s)", vm, ErrBusy, lock.Name())

@@ -23,6 +23,13 @@ func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err err
 	if err := b.step("fleece"); err != nil {
 		return err
 	}
+	if b.guardian, err = b.startGuardian(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.guardian.stop()) }()
+	if err := b.guardian.say(sayFleece); err != nil {
+		return err
+	}
 	fleece, err := b.prepare(ctx)
 	if fleece != nil {
 		defer func() {
@@ -37,11 +44,15 @@ func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err err
 					return
 				}
 				err = errors.Join(err, rerr)
+				return
+			}
+			if serr := b.guardian.say(sayReleased); serr != nil {
+				b.warn("%v", serr) // it had nothing to do any more
 			}
 		}()
 	}
 	if err != nil {
-		return err
+		return err // what could not be undone of it, the guardian tries once more
 	}
 	if err := b.quiescedPoint(ctx, fleece, agent); err != nil {
 		return err
@@ -93,10 +104,6 @@ func (b *Backup) askAgent(ctx context.Context) *guest.Agent {
 
 // quiescedPoint freezes, takes the point, and thaws on every path.
 func (b *Backup) quiescedPoint(ctx context.Context, fleece fleece, agent *guest.Agent) (err error) {
-	if b.guardian, err = b.startGuardian(); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, b.guardian.stop()) }()
 	frozen := false
 	if agent != nil {
 		guard := agent.Guard()
