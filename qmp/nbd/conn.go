@@ -45,6 +45,7 @@ type call struct {
 	offset  uint64
 	length  uint32
 	buf     []byte // read: where the payload goes
+	payload []byte // write: what is sent behind the request
 	context uint32 // block status: the number of the context that is kept
 	done    chan struct{}
 
@@ -102,7 +103,8 @@ func (c *Conn) send(ctx context.Context, cl *call) error {
 	}
 	c.pending[cookie] = cl
 	c.mu.Unlock()
-	if _, err := c.nc.Write(appendRequest(nil, cl.command, cookie, cl.offset, cl.length)); err != nil {
+	parts := net.Buffers{appendRequest(nil, cl.command, cookie, cl.offset, cl.length), cl.payload}
+	if _, err := parts.WriteTo(c.nc); err != nil {
 		// The reader ends the call, as it does with all others: it may
 		// already be at work on it.
 		c.fail(fmt.Errorf("nbd: sending a request: %w", err))

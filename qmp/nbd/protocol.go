@@ -29,7 +29,10 @@ const (
 	infoBlockSize = 3
 
 	cmdRead        = 0
+	cmdWrite       = 1
 	cmdDisconnect  = 2
+	cmdFlush       = 3
+	cmdWriteZeroes = 6
 	cmdBlockStatus = 7
 
 	chunkFlagDone    = 1 << 0

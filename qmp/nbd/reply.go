@@ -63,8 +63,10 @@ func (c *Conn) readSimple(cl *call, errno syscall.Errno) error {
 	case errno != 0:
 		cl.err = cl.refused(errno, "")
 		return nil
-	case cl.command != cmdRead:
+	case cl.command == cmdBlockStatus:
 		return protocolError("simple reply to block status")
+	case cl.command != cmdRead:
+		return nil // a write: there is nothing behind it
 	case c.structured:
 		return protocolError("simple reply to a read after agreeing on structured replies")
 	}
@@ -220,8 +222,11 @@ func (c *Conn) readError(cl *call, n uint32) error {
 
 func (cl *call) refused(errno syscall.Errno, message string) error {
 	command := "read"
-	if cl.command == cmdBlockStatus {
+	switch cl.command {
+	case cmdBlockStatus:
 		command = "block status"
+	case cmdWrite, cmdWriteZeroes, cmdFlush:
+		command = "write"
 	}
 	return &Error{Command: command, Offset: int64(cl.offset), Errno: errno, Message: fmt.Sprintf("%.200s", message)}
 }
