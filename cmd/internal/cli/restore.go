@@ -20,10 +20,11 @@ import (
 func (a *app) restoreCmd() *cobra.Command {
 	var disk, to string
 	var o job.RestoreOptions
-	var special bool
+	var special, vm bool
+	var name string
 	c := &cobra.Command{
-		Use:   "restore POINT --disk NAME --to FILE|DEVICE | POINT:PATH --to FOLDER",
-		Short: "Copy a disk, a file or a folder out of a restore point",
+		Use:   "restore POINT --disk NAME --to FILE|DEVICE | POINT --vm --to FOLDER | POINT:PATH --to FOLDER",
+		Short: "Copy a disk, a whole VM, a file or a folder out of a restore point",
 		Long: `Copy out of a restore point.
 
 A disk, to a new file, holes kept; what was written is read back and compared:
@@ -41,6 +42,13 @@ After a restore in place the VM's next backup reads the disk whole: Cairn's
 bitmaps are removed from a qcow2, since they tell of changes to what was there
 before.
 
+A whole VM, into a new folder: its disks, and start.sh (or libvirt's domain.xml)
+that starts it beside the original, with a name, a UUID and network addresses of
+its own. Read it before you run it:
+  cairn restore web01@latest --vm --to /srv/web02 --name web02
+  /srv/web02/start.sh
+To start one at once, without copying it first, see: cairn boot --help
+
 A file or a folder of the guest, with owners, modes, times, links, extended
 attributes and holes:
   cairn restore web01@2026-10-12:/etc/nginx --to /tmp/back`,
@@ -50,16 +58,21 @@ attributes and holes:
 			switch {
 			case to == "":
 				return usagef("say where to: --to FILE for a disk, --to FOLDER for files")
-			case disk == "" && !hasPath:
-				return usagef("say what to restore: --disk NAME, or POINT:PATH")
-			case disk != "" && hasPath:
-				return usagef("either --disk NAME or POINT:PATH, not both")
+			case disk == "" && !hasPath && !vm:
+				return usagef("say what to restore: --disk NAME, --vm, or POINT:PATH")
+			case disk != "" && hasPath || vm && hasPath || vm && disk != "":
+				return usagef("one of --disk NAME, --vm and POINT:PATH, not two")
 			case o.Format != "" && o.Format != job.FormatRaw && o.Format != job.FormatQCOW2:
 				return usagef("format %q is not known: raw or qcow2", o.Format)
-			case disk == "" && (o.Delta || o.NoVerify || o.Format != ""):
+			case disk == "" && (o.Delta || !vm && (o.NoVerify || o.Format != "")):
 				return usagef("--delta, --no-verify and --format are for a disk: name it with --disk")
+			case vm && o.Overwrite || !vm && name != "":
+				return usagef("--vm takes a new folder, not --overwrite; --name is for --vm")
 			}
 			return a.withCatalogue(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
+				if vm {
+					return a.restoreVM(c.Context(), cat, point, to, name, o)
+				}
 				if disk != "" {
 					return a.restoreDisk(c.Context(), cat, point, disk, to, o)
 				}
@@ -70,7 +83,9 @@ attributes and holes:
 	}
 	f := c.Flags()
 	f.StringVar(&disk, "disk", "", "name of the disk")
-	f.StringVar(&to, "to", "", "the new file (disk), or the folder to copy into (files)")
+	f.BoolVar(&vm, "vm", false, "restore all disks, and what starts the VM")
+	f.StringVar(&name, "name", "", "of the restored VM (default: the VM's with -restored)")
+	f.StringVar(&to, "to", "", "the new file or the device (disk), or the folder (VM, files)")
 	f.StringVar(&o.Format, "format", "", "of the disk's file: raw (sparse; the default) or qcow2")
 	f.BoolVar(&o.Overwrite, "overwrite", false, "replace files that are there already, or all on a block device")
 	f.BoolVar(&o.Delta, "delta", false, "of a disk: compare with what is there, and write only what differs")

@@ -10,8 +10,8 @@ import (
 
 // Limits of what is taken for a command line.
 const (
-	maxArgs  = 8192
-	maxBytes = 4 << 20
+	maxArgs  = 4096
+	maxBytes = 2 << 20 // the kernel's own limit
 )
 
 // ErrCommandLine: this is not a command line of QEMU's that can be rewritten.

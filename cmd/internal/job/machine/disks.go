@@ -2,6 +2,7 @@ package machine
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -36,6 +37,29 @@ func (r *rewriter) indexNodes() error {
 	return nil
 }
 
+// look is parseProps for who changes nothing: each value is parsed once. What
+// cannot be parsed has no properties.
+func (r *rewriter) look(value, implied string) *props {
+	p := r.read[implied+"="+value]
+	if p == nil {
+		var err error
+		if p, err = parseProps(value, implied); err != nil {
+			p = &props{}
+		}
+		r.read[implied+"="+value] = p
+	}
+	return p
+}
+
+// lookNode gives a node's properties, not to be changed.
+func (r *rewriter) lookNode(name string) (*props, bool) {
+	i, ok := r.nodes[name]
+	if !ok || r.opts[i].gone {
+		return nil, false
+	}
+	return r.look(r.opts[i].value, "driver"), true
+}
+
 // node gives a node's properties.
 func (r *rewriter) node(name string) (*props, bool) {
 	i, ok := r.nodes[name]
@@ -52,7 +76,7 @@ func (r *rewriter) below(name string) []string {
 	var out []string
 	var walk func(string)
 	walk = func(n string) {
-		p, ok := r.node(n)
+		p, ok := r.lookNode(n)
 		if !ok || seen[n] {
 			return
 		}
@@ -74,8 +98,8 @@ func (r *rewriter) devicesOf(drive string) []int {
 		if o.name != "device" || o.gone {
 			continue
 		}
-		p, err := parseProps(o.value, "driver")
-		if err != nil || p.get("drive") == "" {
+		p := r.look(o.value, "driver")
+		if p.get("drive") == "" {
 			continue
 		}
 		if d := p.get("drive"); d == drive || r.throughFilters(d) == drive {
@@ -88,7 +112,7 @@ func (r *rewriter) devicesOf(drive string) []int {
 // throughFilters gives the first node that is no filter.
 func (r *rewriter) throughFilters(name string) string {
 	for range 64 {
-		p, ok := r.node(name)
+		p, ok := r.lookNode(name)
 		if !ok || !strings.Contains(filters, " "+p.get("driver")+" ") || p.get("file") == "" {
 			break
 		}
@@ -145,8 +169,8 @@ func (r *rewriter) nodeOf(d Disk) (string, bool) {
 		if o.name != "device" || o.gone {
 			continue
 		}
-		p, err := parseProps(o.value, "driver")
-		if err != nil || p.get("id") != d.Device {
+		p := r.look(o.value, "driver")
+		if p.get("id") != d.Device {
 			continue
 		}
 		node := r.throughFilters(p.get("drive"))
@@ -164,7 +188,7 @@ func (r *rewriter) isDrive(p *props, at int, d Disk) bool {
 	}
 	if id != "" {
 		for _, i := range r.devicesOf(id) {
-			if dev, err := parseProps(r.opts[i].value, "driver"); err == nil && dev.get("id") != "" && dev.get("id") == d.Device {
+			if dev := r.look(r.opts[i].value, "driver"); dev.get("id") != "" && dev.get("id") == d.Device {
 				return true
 			}
 		}
@@ -182,7 +206,7 @@ func (r *rewriter) isDrive(p *props, at int, d Disk) bool {
 func (r *rewriter) virtioIndex(at int) int {
 	n := 0
 	for _, o := range r.opts[:at] {
-		if p, err := parseProps(o.value, "file"); o.name == "drive" && err == nil && p.get("if") == "virtio" {
+		if o.name == "drive" && r.look(o.value, "file").get("if") == "virtio" {
 			n++
 		}
 	}
@@ -217,7 +241,7 @@ func (r *rewriter) replaceNode(name string, d Disk) error {
 	p, _ := r.node(name)
 	file := p.get("file")
 	inner := r.done[file] // shared with another disk: it cannot be changed twice
-	if !strings.Contains(formats, " "+p.get("driver")+" ") {
+	if file == name || !strings.Contains(formats, " "+p.get("driver")+" ") {
 		file = ""
 	}
 	fileNode, hasNode := r.node(file)
@@ -420,13 +444,13 @@ func (r *rewriter) otherNodes() error {
 	}
 	sort.Strings(names) // the same result every time
 	for _, n := range names {
-		if _, ok := r.node(n); !ok || r.done[n] || r.old[n] || r.usedByNode(n) {
+		if _, ok := r.lookNode(n); !ok || r.done[n] || r.old[n] || r.usedByNode(n) {
 			continue
 		}
 		devices := r.devicesOf(n)
 		if r.readOnly(n, devices) {
 			for _, b := range r.below(n) {
-				p, _ := r.node(b)
+				p, _ := r.lookNode(b)
 				r.need(first(p.get("filename"), p.get("file.filename")))
 				r.done[b] = true
 			}
@@ -444,27 +468,49 @@ func (r *rewriter) otherNodes() error {
 		}
 		r.res.LeftOut = append(r.res.LeftOut, n)
 	}
-	for range names { // a node goes when nobody names it, which may free another
-		for _, n := range names {
-			if _, ok := r.node(n); ok && r.old[n] && !r.done[n] && !r.named(n) {
-				r.opts[r.nodes[n]].gone = true
-			}
-		}
+	for r.dropUnnamed(names) { // a node that goes may free another
 	}
 	return nil
+}
+
+// dropUnnamed takes out old nodes that no option names any more, and says
+// whether there were any.
+func (r *rewriter) dropUnnamed(names []string) bool {
+	named := map[string]int{} // the option that names it; -1: several
+	for i, o := range r.opts {
+		if o.gone || o.without {
+			continue
+		}
+		for _, t := range r.look(o.value, "").texts() {
+			if j, ok := named[t]; ok && j != i {
+				named[t] = -1
+				continue
+			}
+			named[t] = i
+		}
+	}
+	found := false
+	for _, n := range names {
+		at, ok := named[n]
+		if ok && at != r.nodes[n] || !r.old[n] || r.done[n] || r.opts[r.nodes[n]].gone {
+			continue
+		}
+		r.opts[r.nodes[n]].gone = true
+		found = true
+	}
+	return found
 }
 
 func (r *rewriter) leadsToDone(n string) bool { return r.done[r.throughFilters(n)] }
 
 // readOnly says whether a node that devices read cannot be written to.
 func (r *rewriter) readOnly(n string, devices []int) bool {
-	p, _ := r.node(n)
+	p, _ := r.lookNode(n)
 	if p.on("read-only") {
 		return true
 	}
 	for _, i := range devices {
-		d, err := parseProps(r.opts[i].value, "driver")
-		if err != nil || !strings.HasSuffix(d.get("driver"), "-cd") {
+		if !strings.HasSuffix(r.look(r.opts[i].value, "driver").get("driver"), "-cd") {
 			return false
 		}
 	}
@@ -474,29 +520,7 @@ func (r *rewriter) readOnly(n string, devices []int) bool {
 // usedByNode says whether another node names this one.
 func (r *rewriter) usedByNode(n string) bool {
 	for other := range r.nodes {
-		if p, ok := r.node(other); ok && other != n && contains(p.texts(), n) {
-			return true
-		}
-	}
-	return false
-}
-
-// named says whether any option that is left names a node.
-func (r *rewriter) named(n string) bool {
-	for i, o := range r.opts {
-		if o.gone || i == r.nodes[n] || o.without {
-			continue
-		}
-		if p, err := parseProps(o.value, ""); err == nil && contains(p.texts(), n) {
-			return true
-		}
-	}
-	return false
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
+		if p, ok := r.lookNode(other); ok && other != n && slices.Contains(p.texts(), n) {
 			return true
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // options gives options for one disk, vda, and counts the addresses.
@@ -217,6 +218,22 @@ func TestScriptIsQuoted(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "owned")); err == nil {
 		t.Error("the script ran what stood in a word")
+	}
+}
+
+// A hostile command line of the greatest length takes seconds, not hours.
+func TestManyNodes(t *testing.T) {
+	args := []string{"kvm", "-hda", "/img/vda.qcow2"}
+	for i := range (maxArgs - 3) / 4 {
+		args = append(args, "-blockdev", fmt.Sprintf("driver=throttle,node-name=n%d,file=n%d", i, i+1), "-device", fmt.Sprintf("virtio-blk-pci,drive=n%d", i))
+	}
+	start := time.Now()
+	r, err := Rewrite(args, options(vda))
+	if err != nil || len(r.LeftOut) == 0 {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took > 20*time.Second {
+		t.Errorf("took %s", took)
 	}
 }
 

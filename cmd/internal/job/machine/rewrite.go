@@ -61,6 +61,7 @@ type rewriter struct {
 	done  map[string]bool
 	files map[string]bool // names in Dir that are taken
 	old   map[string]bool // nodes below the disks, as they were
+	read  map[string]*props
 	res   Result
 }
 
@@ -71,7 +72,7 @@ func Rewrite(args []string, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &rewriter{o: o, opts: opts, nodes: map[string]int{}, done: map[string]bool{}, files: map[string]bool{}, old: map[string]bool{}}
+	r := &rewriter{o: o, opts: opts, nodes: map[string]int{}, done: map[string]bool{}, files: map[string]bool{}, old: map[string]bool{}, read: map[string]*props{}}
 	if err := r.indexNodes(); err != nil {
 		return nil, err
 	}
