@@ -107,7 +107,7 @@ beginning of its ID.
 		return usagef("%v\nSee: %s --help", err, c.CommandPath())
 	})
 	c.AddCommand(a.initCmd(), a.vmCmd(), a.backupCmd(), a.pointsCmd(), a.showCmd(), a.mountCmd(), a.lsCmd(), a.catCmd(),
-		a.restoreCmd(), a.checkCmd(), a.repairCmd(), a.doctorCmd(), a.demoCmd(), a.guardianCmd(), a.versionCmd())
+		a.restoreCmd(), a.bootCmd(), a.checkCmd(), a.repairCmd(), a.doctorCmd(), a.demoCmd(), a.guardianCmd(), a.versionCmd())
 	return c
 }
 

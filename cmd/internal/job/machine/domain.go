@@ -25,6 +25,7 @@ func RewriteDomain(xml string, o Options) (string, *Result, error) {
 		return "", nil, fmt.Errorf("the domain's XML has no <domain>")
 	}
 	r := &rewriter{o: o, files: map[string]bool{}}
+	r.reserve()
 	root.RemoveAttr("id")
 	setText(root, "name", o.Name)
 	setText(root, "uuid", o.UUID)

@@ -3,6 +3,7 @@ package machine
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -27,6 +28,8 @@ type Options struct {
 	NewMAC func() string // called once for each network card
 	// Sockets are names of more QMP monitors to make in Dir.
 	Sockets []string
+	// Taken are other names in Dir that no socket or log may get.
+	Taken []string
 	// StopOnError makes the VM stop when a disk fails, and not its guest see it.
 	StopOnError bool
 	// Foreground keeps QEMU a child of who starts it.
@@ -73,6 +76,7 @@ func Rewrite(args []string, o Options) (*Result, error) {
 		return nil, err
 	}
 	r := &rewriter{o: o, opts: opts, nodes: map[string]int{}, done: map[string]bool{}, files: map[string]bool{}, old: map[string]bool{}, read: map[string]*props{}}
+	r.reserve()
 	if err := r.indexNodes(); err != nil {
 		return nil, err
 	}
@@ -100,6 +104,18 @@ func Rewrite(args []string, o Options) (*Result, error) {
 	r.res.Args = formatArgs(program, r.opts)
 	r.relative(program)
 	return &r.res, nil
+}
+
+// reserve keeps the names that are given already.
+func (r *rewriter) reserve() {
+	for _, s := range slices.Concat(r.o.Sockets, r.o.Taken) {
+		r.files[s] = true
+	}
+	r.files["start.sh"] = true
+	r.files[filepath.Base(r.o.NVRAM)] = true
+	for _, d := range r.o.Disks {
+		r.files[filepath.Base(d.Path)] = true
+	}
 }
 
 func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
