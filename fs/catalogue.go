@@ -126,6 +126,9 @@ func equal(a, b []*point) bool {
 	return true
 }
 
+// VMFolder gives the name of a VM's folder in the mount.
+func VMFolder(vm string) string { return safeVMName(vm) }
+
 // safeVMName gives a VM's name as one directory name.
 func safeVMName(name string) string {
 	if name == "" {

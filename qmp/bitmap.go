@@ -249,3 +249,10 @@ func listNames(chain []ourBitmap) string {
 	}
 	return fmt.Sprintf("%d bitmaps from %s to %s", len(chain), chain[0].Name, chain[len(chain)-1].Name)
 }
+
+// IsOurBitmap says whether name is that of a bitmap of Cairn's, of any
+// repository.
+func IsOurBitmap(name string) bool {
+	_, ok := ParseBitmapName(name)
+	return ok || isMergedName(name)
+}

@@ -275,3 +275,37 @@ func TestHugeSparseDisk(t *testing.T) {
 		t.Errorf("read %q, %v", got, err)
 	}
 }
+
+// The IDs that a map gives are those of the chunks' content; holes have none.
+func TestChunkIDs(t *testing.T) {
+	s := openStore(t)
+	disk := make([]byte, 40<<20+512) // over two borders of leaves
+	r := rand.New(rand.NewPCG(5, 5))
+	scribble(r, disk, 60)
+	root, _ := backUp(t, s, s.NewReader(1<<20), disk, nil, []extent{{0, int64(len(disk)), false}})
+	m, err := restorepoint.OpenMap(s.NewReader(1<<20), root, int64(len(disk)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, ids := chunk.NewHasher(s.ChunkKey()), s.NewIDReader()
+	padded := append(bytes.Clone(disk), make([]byte, 4*chunk.Size)...)
+	total := int64(len(disk))/chunk.Size + 3
+	for _, n := range []int64{1, 7, 512, total} {
+		for first := int64(0); first+n <= total; first += n {
+			got := make([]chunk.ID, n)
+			if err := m.ChunkIDs(t.Context(), ids, first, got); err != nil {
+				t.Fatal(err)
+			}
+			for i, id := range got {
+				c := padded[(first+int64(i))*chunk.Size:][:chunk.Size]
+				var want chunk.ID
+				if !chunk.IsZero(c) {
+					want = h.Sum(c)
+				}
+				if id != want {
+					t.Fatalf("chunk %d (asked for %d from %d): %v, want %v", first+int64(i), n, first, id, want)
+				}
+			}
+		}
+	}
+}

@@ -107,8 +107,25 @@ beginning of its ID.
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%v\nSee: %s --help", err, c.CommandPath())
 	})
-	c.AddCommand(a.initCmd(), a.vmCmd(), a.backupCmd(), a.pointsCmd(), a.showCmd(), a.mountCmd(), a.lsCmd(), a.catCmd(),
-		a.restoreCmd(), a.checkCmd(), a.repairCmd(), a.doctorCmd(), a.freezeTestCmd(), a.demoCmd(), a.guardianCmd(), a.versionCmd())
+	c.AddCommand(
+		a.initCmd(),
+		a.vmCmd(),
+		a.doctorCmd(),
+		a.freezeTestCmd(),
+		a.backupCmd(),
+		a.pointsCmd(),
+		a.showCmd(),
+		a.mountCmd(),
+		a.lsCmd(),
+		a.catCmd(),
+		a.restoreCmd(),
+		a.bootCmd(),
+		a.checkCmd(),
+		a.repairCmd(),
+		a.demoCmd(),
+		a.guardianCmd(),
+		a.versionCmd(),
+	)
 	return c
 }
 

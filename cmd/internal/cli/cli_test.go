@@ -238,6 +238,24 @@ func TestFilesOfAPoint(t *testing.T) {
 	h.must(exitFailed, "restore", "web01@latest", "--disk", "vda", "--to", raw)
 	h.must(exitOK, "restore", "web01@latest", "--disk", "vda", "--to", raw, "--overwrite")
 	h.must(exitUsage, "restore", "web01@latest", "--disk", "vdz", "--to", raw+"2")
+	h.must(exitUsage, "restore", "web01:/x", "--delta", "--to", to)
+	h.must(exitUsage, "restore", "web01@latest", "--disk", "vda", "--to", raw+"2", "--format", "vmdk")
+	h.must(exitFailed, "restore", "web01@latest", "--disk", "vda", "--to", raw+"2", "--delta")
+	if err := os.WriteFile(raw, append([]byte("stale"), img[5:]...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var done struct {
+		BytesWritten  int64 `json:"bytes_written"`
+		BytesZeroed   int64 `json:"bytes_zeroed"`
+		BytesVerified int64 `json:"bytes_verified"`
+	}
+	out, _ = h.must(exitOK, "restore", "web01@latest", "--disk", "vda", "--to", raw, "--delta", "--json", "--quiet")
+	if err := json.Unmarshal([]byte(out), &done); err != nil || done.BytesWritten+done.BytesZeroed != 4096 || done.BytesVerified < 4096 {
+		t.Errorf("a restore of one changed chunk: %+v, %v", done, err)
+	}
+	if got, err := os.ReadFile(raw); err != nil || !bytes.Equal(got, img) {
+		t.Errorf("the disk restored in place differs (%v)", err)
+	}
 
 	if out, _ := h.must(exitOK, "check", "--read-data"); !strings.Contains(out, "no damage") {
 		t.Errorf("check: %s", out)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -152,41 +153,47 @@ func (a *app) mountBackground(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	ready, readyW, err := os.Pipe()
+	pid, err := a.startMount(ctx, append(slices.Clone(os.Args[1:]), "--foreground"))
 	if err != nil {
 		return err
+	}
+	if a.json {
+		return a.printJSON(map[string]any{"message_type": "mounted", "folder": abs, "pid": pid})
+	}
+	a.say("mounted at %s; end it with: umount %s", abs, abs)
+	return nil
+}
+
+// startMount starts `cairn mount --foreground` with the given arguments, waits
+// until it answers, and gives its process.
+func (a *app) startMount(ctx context.Context, argv []string) (pid int, err error) {
+	ready, readyW, err := os.Pipe()
+	if err != nil {
+		return 0, err
 	}
 	defer ready.Close()
 	log, err := a.mountLog()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer log.Close()
-	argv := os.Args[1:]
-	cmd := exec.Command(a.exe, append(argv[:len(argv):len(argv)], "--foreground")...)
+	cmd := exec.Command(a.exe, argv...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Env = append(os.Environ(), envReady+"=1")
 	cmd.ExtraFiles = []*os.File{readyW}
 	cmd.Stderr = log
 	if a.passwordFile == "" && a.secret().Prompt != nil {
 		if err := a.typedSecret(ctx, cmd); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if err := cmd.Start(); err != nil {
-		return err
+		return 0, err
 	}
 	for _, f := range cmd.ExtraFiles {
 		_ = f.Close() // the child has its own
 	}
-	if err := waitReady(ctx, cmd, ready, log.Name()); err != nil {
-		return err
-	}
-	if a.json {
-		return a.printJSON(map[string]any{"message_type": "mounted", "folder": abs, "pid": cmd.Process.Pid})
-	}
-	a.say("mounted at %s; end it with: umount %s", abs, abs)
-	return nil
+	return cmd.Process.Pid, waitReady(ctx, cmd, ready, log.Name())
 }
 
 // waitReady waits for the child's answer.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -19,15 +20,34 @@ import (
 func (a *app) restoreCmd() *cobra.Command {
 	var disk, to string
 	var o job.RestoreOptions
-	var special bool
+	var special, vm bool
+	var name string
 	c := &cobra.Command{
-		Use:   "restore POINT --disk NAME --to FILE | POINT:PATH --to FOLDER",
-		Short: "Copy a disk, a file or a folder out of a restore point",
+		Use:   "restore POINT --disk NAME --to FILE|DEVICE | POINT --vm --to FOLDER | POINT:PATH --to FOLDER",
+		Short: "Copy a disk, a whole VM, a file or a folder out of a restore point",
 		Long: `Copy out of a restore point.
 
-A disk, to a new file, holes kept:
+A disk, to a new file, holes kept; what was written is read back and compared:
   cairn restore web01@latest --disk vda --to /var/lib/images/web01.raw
   cairn restore web01@latest --disk vda --to web01.qcow2 --format qcow2
+
+A disk, over a block device that nobody uses. All on it is lost:
+  cairn restore web01@latest --disk vda --to /dev/vg0/web01 --overwrite
+
+A disk, back in place: only the chunks that differ are written. The VM must be
+off. One that is interrupted is finished by running it again:
+  cairn restore web01@2026-10-12 --disk vda --to web01.qcow2 --format qcow2 --delta
+
+After a restore in place the VM's next backup reads the disk whole: Cairn's
+bitmaps are removed from a qcow2, since they tell of changes to what was there
+before.
+
+A whole VM, into a new folder: its disks, and start.sh (or libvirt's domain.xml)
+that starts it beside the original, with a name, a UUID and network addresses of
+its own. Read it before you run it:
+  cairn restore web01@latest --vm --to /srv/web02 --name web02
+  /srv/web02/start.sh
+To start one at once, without copying it first, see: cairn boot --help
 
 A file or a folder of the guest, with owners, modes, times, links, extended
 attributes and holes:
@@ -38,14 +58,21 @@ attributes and holes:
 			switch {
 			case to == "":
 				return usagef("say where to: --to FILE for a disk, --to FOLDER for files")
-			case disk == "" && !hasPath:
-				return usagef("say what to restore: --disk NAME, or POINT:PATH")
-			case disk != "" && hasPath:
-				return usagef("either --disk NAME or POINT:PATH, not both")
-			case o.Format != job.FormatRaw && o.Format != job.FormatQCOW2:
+			case disk == "" && !hasPath && !vm:
+				return usagef("say what to restore: --disk NAME, --vm, or POINT:PATH")
+			case disk != "" && hasPath || vm && hasPath || vm && disk != "":
+				return usagef("one of --disk NAME, --vm and POINT:PATH, not two")
+			case o.Format != "" && o.Format != job.FormatRaw && o.Format != job.FormatQCOW2:
 				return usagef("format %q is not known: raw or qcow2", o.Format)
+			case disk == "" && (o.Delta || !vm && (o.NoVerify || o.Format != "")):
+				return usagef("--delta, --no-verify and --format are for a disk: name it with --disk")
+			case vm && o.Overwrite || !vm && name != "":
+				return usagef("--vm takes a new folder, not --overwrite; --name is for --vm")
 			}
 			return a.withCatalogue(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
+				if vm {
+					return a.restoreVM(c.Context(), cat, point, to, name, o)
+				}
 				if disk != "" {
 					return a.restoreDisk(c.Context(), cat, point, disk, to, o)
 				}
@@ -56,12 +83,29 @@ attributes and holes:
 	}
 	f := c.Flags()
 	f.StringVar(&disk, "disk", "", "name of the disk")
-	f.StringVar(&to, "to", "", "the new file (disk), or the folder to copy into (files)")
-	f.StringVar(&o.Format, "format", job.FormatRaw, "of the disk's file: raw (sparse) or qcow2 (needs qemu-img)")
-	f.BoolVar(&o.Overwrite, "overwrite", false, "replace files that are there already")
+	f.BoolVar(&vm, "vm", false, "restore all disks, and what starts the VM")
+	f.StringVar(&name, "name", "", "of the restored VM (default: the VM's with -restored)")
+	f.StringVar(&to, "to", "", "the new file or the device (disk), or the folder (VM, files)")
+	f.StringVar(&o.Format, "format", "", "of the disk's file: raw (sparse; the default) or qcow2")
+	f.BoolVar(&o.Overwrite, "overwrite", false, "replace files that are there already, or all on a block device")
+	f.BoolVar(&o.Delta, "delta", false, "of a disk: compare with what is there, and write only what differs")
+	f.BoolVar(&o.NoVerify, "no-verify", false, "of a disk: do not read back what was written")
 	f.BoolVar(&o.Sync, "sync", false, "of a disk: return when the file is on the device, not only in memory (cp and most tools do not wait either)")
 	f.BoolVar(&special, "special", false, "make device nodes, FIFOs and sockets, too")
 	return c
+}
+
+// openDisk opens a disk of a point; a wrong name gets those that there are.
+func openDisk(cat *wire.Catalogue, m *restorepoint.Manifest, disk string) (job.PointDisk, error) {
+	var names []string
+	for _, d := range m.Disks {
+		names = append(names, d.Name)
+	}
+	d, err := cat.Disk(m, disk)
+	if err != nil && !slices.Contains(names, disk) {
+		err = usagef("%w; it has: %s", err, strings.Join(names, ", "))
+	}
+	return d, err
 }
 
 func (a *app) restoreDisk(ctx context.Context, cat *wire.Catalogue, point, disk, to string, o job.RestoreOptions) error {
@@ -70,26 +114,51 @@ func (a *app) restoreDisk(ctx context.Context, cat *wire.Catalogue, point, disk,
 	if err != nil {
 		return err
 	}
-	var names []string
-	for _, d := range m.Disks {
-		names = append(names, d.Name)
-	}
-	dm, err := cat.Map(m, disk)
+	d, err := openDisk(cat, m, disk)
 	if err != nil {
-		return usagef("%w; it has: %s", err, strings.Join(names, ", "))
+		return err
 	}
-	img := restorepoint.NewImage(dm, nil) // its readers are parallel already
-	n, err := job.RestoreDisk(ctx, img, m.VM.Name+" "+disk, to, o, a.reporter().Work)
+	r, err := job.RestoreDisk(ctx, d, to, o, a.reporter().Work)
 	if err != nil {
 		return err
 	}
 	took := a.now().Sub(start)
 	if a.json {
-		return a.printJSON(map[string]any{"message_type": "summary", "point": m.ID, "disk": disk, "file": to,
-			"bytes_disk": img.Size(), "bytes_written": n, "duration_ms": took.Milliseconds()})
+		return a.printJSON(restoredDisk{Type: "summary", Point: m.ID, Disk: disk, File: to, Restored: r, DurationMS: took.Milliseconds()})
 	}
-	_, err = fmt.Fprintf(a.stdout, "restored disk %s of %s to %s: %s written of %s in %.1f s\n", disk, point, to, bytesOf(n), bytesOf(img.Size()), took.Seconds())
-	return err
+	fmt.Fprintf(a.stdout, "restored disk %s of %s to %s: %s in %.1f s\n", disk, point, to, describeRestored(r, o), took.Seconds())
+	for _, name := range r.BitmapsRemoved {
+		a.say("  removed bitmap %s: the next backup reads this disk whole", name)
+	}
+	for _, n := range r.Notes {
+		a.say("  note: %s", n)
+	}
+	return nil
+}
+
+// restoredDisk is a disk in `cairn restore --json`.
+type restoredDisk struct {
+	Type  string `json:"message_type,omitempty"`
+	Point string `json:"point,omitempty"`
+	Disk  string `json:"disk"`
+	File  string `json:"file"`
+	job.Restored
+	DurationMS int64 `json:"duration_ms,omitempty"`
+}
+
+// describeRestored says in words what was written and checked.
+func describeRestored(r job.Restored, o job.RestoreOptions) string {
+	s := fmt.Sprintf("%s written of %s", bytesOf(r.BytesWritten), bytesOf(r.BytesDisk))
+	if o.Delta {
+		s = fmt.Sprintf("%s compared, %s differed and were written", bytesOf(r.BytesCompared), bytesOf(r.BytesWritten))
+	}
+	if r.BytesZeroed > 0 {
+		s += fmt.Sprintf(", %s made zero", bytesOf(r.BytesZeroed))
+	}
+	if o.NoVerify {
+		return s + ", not verified"
+	}
+	return s + fmt.Sprintf(", %s read back and found right", bytesOf(r.BytesVerified))
 }
 
 func (a *app) restorePath(ctx context.Context, cat *wire.Catalogue, point, p, to string, o tree.CopyOptions) error {

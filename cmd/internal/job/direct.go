@@ -9,23 +9,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// directAlign is what direct writes are aligned to, in memory and on the file,
-// in bytes: enough for every disk that Linux knows.
+// directAlign is what direct reads and writes are aligned to, in memory and on
+// the file, in bytes: enough for every disk that Linux knows.
 const directAlign = 4096
 
-// directFile writes past the page cache where the filesystem can: a restored
-// disk would push the host's other files out of memory, and copying it there
-// costs more than decoding it.
+// directFile reads and writes past the page cache where the filesystem can: a
+// restored disk would push the host's other files out of memory, copying it
+// there costs more than decoding it, and what is read back shall come from the
+// device.
 type directFile struct {
-	file   *os.File // for what is not aligned, and where direct writes do not work
-	direct *os.File // nil: they do not
+	file   *os.File // for what is not aligned, and where direct access does not work
+	direct *os.File // nil: it does not
 	off    atomic.Bool
 }
 
 // openDirect opens a file that f has open under path once more.
 func openDirect(f *os.File, path string) *directFile {
 	d := &directFile{file: f}
-	if g, err := os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT|unix.O_NOFOLLOW, 0); err == nil {
+	if g, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT|unix.O_NOFOLLOW, 0); err == nil {
 		d.direct = g
 	}
 	return d
@@ -39,10 +40,15 @@ func (d *directFile) Close() error {
 	return d.direct.Close()
 }
 
+// can says whether p at off may go past the page cache.
+func (d *directFile) can(p []byte, off int64) bool {
+	aligned := len(p) > 0 && off%directAlign == 0 && len(p)%directAlign == 0 && uintptr(unsafe.Pointer(&p[0]))%directAlign == 0
+	return d.direct != nil && aligned && !d.off.Load()
+}
+
 // WriteAt implements io.WriterAt.
 func (d *directFile) WriteAt(p []byte, off int64) (int, error) {
-	aligned := len(p) > 0 && off%directAlign == 0 && len(p)%directAlign == 0 && uintptr(unsafe.Pointer(&p[0]))%directAlign == 0
-	if d.direct != nil && aligned && !d.off.Load() {
+	if d.can(p, off) {
 		n, err := d.direct.WriteAt(p, off)
 		if !errors.Is(err, unix.EINVAL) {
 			return n, err
@@ -52,7 +58,19 @@ func (d *directFile) WriteAt(p []byte, off int64) (int, error) {
 	return d.file.WriteAt(p, off)
 }
 
-// alignedBuffer gives n bytes that start where direct writes can.
+// ReadAt implements io.ReaderAt.
+func (d *directFile) ReadAt(p []byte, off int64) (int, error) {
+	if d.can(p, off) {
+		n, err := d.direct.ReadAt(p, off)
+		if !errors.Is(err, unix.EINVAL) {
+			return n, err
+		}
+		d.off.Store(true)
+	}
+	return d.file.ReadAt(p, off)
+}
+
+// alignedBuffer gives n bytes that start where direct access can.
 func alignedBuffer(n int) []byte {
 	b := make([]byte, n+directAlign)
 	skip := directAlign - int(uintptr(unsafe.Pointer(&b[0]))%directAlign)

@@ -7,12 +7,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 
-	"golang.org/x/sync/errgroup"
-
+	"cairn/chunkstore/chunk"
 	"cairn/index/restorepoint"
 )
 
@@ -22,138 +19,224 @@ const (
 	FormatQCOW2 = "qcow2"
 )
 
-// restorePiece is how much one worker reads and writes at once, in bytes.
-const restorePiece = 2 << 20
-
 // RestoreOptions says how a disk is written.
 type RestoreOptions struct {
-	Format    string // FormatRaw or FormatQCOW2
-	Overwrite bool   // replace a file that is there
-	Sync      bool   // return when the file is on the disk, not only in memory
+	Format    string // FormatRaw or FormatQCOW2; "": raw, unless the file that is there begins like a qcow2
+	Overwrite bool   // replace a file that is there, or write over a device
+	Delta     bool   // write only what differs into what is there
+	NoVerify  bool   // do not read back what was written
+	Sync      bool   // return when a new file is on the disk, not only in memory
 }
 
-// RestoreDisk writes a disk's image to a new file, holes kept. The file has
-// its name only when it is whole. It gives the bytes written.
-func RestoreDisk(ctx context.Context, img restorepoint.Image, name, path string, o RestoreOptions, prog Progress) (written int64, err error) {
-	if _, err := os.Lstat(path); err == nil && !o.Overwrite {
-		return 0, fmt.Errorf("%s exists already: name another file, or use --overwrite", path)
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return 0, err
+// PointDisk is a disk of a point, to be restored.
+type PointDisk struct {
+	Name  string // for people: "web01 vda"
+	Image restorepoint.Image
+	// IDs fills dst with the IDs of the chunks from first on; the zero ID is a
+	// hole. It is called from many goroutines.
+	IDs    func(ctx context.Context, first int64, dst []chunk.ID) error
+	Hasher func() *chunk.Hasher
+}
+
+// Restored says what a restore of a disk did. Bytes.
+type Restored struct {
+	BytesDisk      int64    `json:"bytes_disk"`
+	BytesWritten   int64    `json:"bytes_written"`
+	BytesZeroed    int64    `json:"bytes_zeroed"`   // old data made to read as zeros
+	BytesCompared  int64    `json:"bytes_compared"` // read from what was there, with Delta
+	BytesVerified  int64    `json:"bytes_verified"` // read back and found right
+	BitmapsRemoved []string `json:"bitmaps_removed,omitempty"`
+	Notes          []string `json:"notes,omitempty"`
+}
+
+func (r *Restored) note(format string, args ...any) {
+	r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
+}
+
+// RestoreDisk writes a disk's image to path, holes kept: to a new file that
+// has its name only when it is whole, or into the file or block device that is
+// there. What was written is read back past the page cache and compared by
+// chunk ID.
+func RestoreDisk(ctx context.Context, d PointDisk, path string, o RestoreOptions, prog Progress) (Restored, error) {
+	r := Restored{BytesDisk: d.Image.Size()}
+	st, err := os.Stat(path)
+	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return r, err
+	case err == nil && st.Mode()&fs.ModeDevice != 0 && st.Mode()&fs.ModeCharDevice == 0:
+		return r, d.intoDevice(ctx, path, o, prog, &r)
+	case o.Delta && err != nil:
+		return r, fmt.Errorf("--delta writes into a file that is there, and %s is not: leave --delta out", path)
+	case o.Delta:
+		return r, d.intoFile(ctx, path, o, prog, &r)
 	}
-	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
-		return 0, fmt.Errorf("%s is not a regular file", path)
-	}
-	// A name of its own: two restores to one path must not write into one
-	// file, nor anybody's link be followed.
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".cairn-partial-*")
+	return r, d.toNewFile(ctx, path, o, prog, &r)
+}
+
+// toNewFile writes a file of its own and gives it the name at the end.
+func (d *PointDisk) toNewFile(ctx context.Context, path string, o RestoreOptions, prog Progress, r *Restored) (err error) {
+	n, err := createNew(path, o.Overwrite)
 	if err != nil {
-		return 0, err
-	}
-	tmp := f.Name()
-	defer func() {
-		if c := f.Close(); err == nil {
-			err = c
-		}
-		if err != nil {
-			err = errors.Join(err, os.Remove(tmp))
-		}
-	}()
-	if err := f.Truncate(img.Size()); err != nil {
-		return 0, fmt.Errorf("%s: %w", tmp, err)
-	}
-	add, end := prog("restoring "+name, img.Size())
-	defer end()
-	to := openDirect(f, tmp)
-	written, err = copyImage(ctx, to, img, add)
-	if err = errors.Join(err, to.Close()); err != nil {
-		return written, err
-	}
-	if o.Sync {
-		if err := f.Sync(); err != nil {
-			return written, fmt.Errorf("%s: %w", tmp, err)
-		}
-	}
-	if o.Format == FormatQCOW2 {
-		return written, convert(ctx, tmp, path)
-	}
-	return written, os.Rename(tmp, path)
-}
-
-// copyImage copies what is not a hole, in pieces, in parallel.
-func copyImage(ctx context.Context, to io.WriterAt, img restorepoint.Image, add func(int64)) (int64, error) {
-	type span struct{ off, n int64 }
-	spans := make(chan span)
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		defer close(spans)
-		for at := int64(0); ; {
-			start, end, err := img.NextData(at)
-			if errors.Is(err, io.EOF) {
-				add(img.Size() - at)
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			add(start - at)
-			// Pieces end on multiples of their size, so that frames, which
-			// lie in disk order, are rarely cut.
-			for at = start; at < end; {
-				n := min(restorePiece-at%restorePiece, end-at)
-				select {
-				case spans <- span{at, n}:
-				case <-gctx.Done():
-					return gctx.Err()
-				}
-				at += n
-			}
-		}
-	})
-	// Twice the processors: while one half waits for the disk the other decodes.
-	counts := make([]int64, 2*runtime.GOMAXPROCS(0))
-	for i := range counts {
-		g.Go(func() error {
-			buf := alignedBuffer(restorePiece)
-			for s := range spans {
-				if err := gctx.Err(); err != nil {
-					return err
-				}
-				p := buf[:s.n]
-				if _, err := img.ReadAt(p, s.off); err != nil && !errors.Is(err, io.EOF) {
-					return fmt.Errorf("read at %d: %w", s.off, err)
-				}
-				if _, err := to.WriteAt(p, s.off); err != nil {
-					return fmt.Errorf("write at %d: %w", s.off, err)
-				}
-				counts[i] += s.n
-				add(s.n)
-			}
-			return nil
-		})
-	}
-	err := g.Wait()
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	var sum int64
-	for _, n := range counts {
-		sum += n
-	}
-	return sum, err
-}
-
-// convert makes a qcow2 of a raw file beside it and removes the raw one.
-func convert(ctx context.Context, raw, path string) error {
-	part := raw + ".qcow2"
-	out, err := exec.CommandContext(ctx, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, part).CombinedOutput()
-	if errors.Is(err, exec.ErrNotFound) {
-		return errors.New("qcow2 needs qemu-img: apt install qemu-utils, or restore with --format raw")
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("qemu-img convert: %w: %s", err, out), os.Remove(part))
-	}
-	if err := os.Rename(part, path); err != nil {
 		return err
 	}
-	return os.Remove(raw)
+	defer func() { err = n.finish(err) }()
+	var t target
+	if o.Format == FormatQCOW2 {
+		t, err = newQCOW2(ctx, n.file, d.Image)
+	} else {
+		t, err = newRaw(n.file, d.Image.Size())
+	}
+	if err != nil {
+		return errors.Join(err, n.file.Close())
+	}
+	defer func() { err = errors.Join(err, t.close()) }()
+	if err := d.copy(ctx, t, false, prog, r); err != nil {
+		return err
+	}
+	if q, ok := t.(*qcow2Target); ok {
+		if err := q.writeTables(); err != nil {
+			return err
+		}
+	}
+	if o.Sync {
+		if err := t.settle(); err != nil {
+			return err
+		}
+	}
+	return d.verify(ctx, t, o, nil, prog, r)
+}
+
+func newRaw(f *os.File, size int64) (target, error) {
+	if err := f.Truncate(size); err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return newFileTarget(f, f.Name(), size, false), nil
+}
+
+// intoDevice writes over a block device, or with Delta what differs on it.
+func (d *PointDisk) intoDevice(ctx context.Context, path string, o RestoreOptions, prog Progress, r *Restored) (err error) {
+	switch {
+	case o.Format == FormatQCOW2:
+		return fmt.Errorf("%s is a block device: a disk is restored to it as raw, so that the guest's partitions are the device's; leave --format out", path)
+	case !o.Overwrite && !o.Delta:
+		return fmt.Errorf("%s is a block device, and all on it would be lost: use --overwrite if that is meant, or --delta to write only what differs", path)
+	}
+	f, size, err := openDevice(path, d.Image.Size())
+	if err != nil {
+		return err
+	}
+	t := newFileTarget(f, path, d.Image.Size(), true)
+	defer func() { err = errors.Join(err, t.close()) }()
+	if err := lockImage(f); err != nil {
+		return err
+	}
+	if more := size - d.Image.Size(); more > 0 {
+		r.note("%s is %d bytes larger than the disk: what lies behind the disk's end was left as it is", path, more)
+	}
+	if o.Delta {
+		return d.update(ctx, t, o, prog, r)
+	}
+	if err := d.copy(ctx, t, true, prog, r); err != nil {
+		return err
+	}
+	if err := t.settle(); err != nil {
+		return err
+	}
+	return d.verify(ctx, t, o, nil, prog, r)
+}
+
+// intoFile writes what differs into an image file that is there.
+func (d *PointDisk) intoFile(ctx context.Context, path string, o RestoreOptions, prog Progress, r *Restored) (err error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	format, err := formatOf(f, o.Format)
+	if err == nil {
+		err = imageInUse(f)
+	}
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if format == FormatQCOW2 {
+		if err := f.Close(); err != nil {
+			return err
+		}
+		return d.intoQCOW2(ctx, path, o, prog, r)
+	}
+	t := newFileTarget(f, path, d.Image.Size(), false)
+	defer func() { err = errors.Join(err, t.close()) }()
+	if err := lockImage(f); err != nil {
+		return err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if st.Size() != d.Image.Size() {
+		r.note("%s had %d bytes and now has the disk's %d", path, st.Size(), d.Image.Size())
+		if err := f.Truncate(d.Image.Size()); err != nil {
+			return err
+		}
+	}
+	return d.update(ctx, t, o, prog, r)
+}
+
+// formatOf says in what format an image file is to be taken. A guest can write
+// a qcow2's beginning to its raw disk, so a guess is never made where it could
+// be fooled.
+func formatOf(f *os.File, told string) (string, error) {
+	if told != "" {
+		return told, nil
+	}
+	var magic [4]byte
+	if _, err := f.ReadAt(magic[:], 0); err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	if string(magic[:]) == qcow2Magic {
+		return "", fmt.Errorf("%s begins like a qcow2: say --format qcow2, or --format raw if it is a raw disk all the same", f.Name())
+	}
+	return FormatRaw, nil
+}
+
+// intoQCOW2 writes what differs into a qcow2. The bitmaps go first: whatever
+// happens after that, no backup believes them.
+func (d *PointDisk) intoQCOW2(ctx context.Context, path string, o RestoreOptions, prog Progress, r *Restored) (err error) {
+	if r.BitmapsRemoved, err = prepareQCOW2(ctx, path, d.Image.Size()); err != nil {
+		return err
+	}
+	t, err := openQCOW2(ctx, path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, t.close()) }()
+	if t.conn.Size() != whole512(d.Image.Size()) {
+		return fmt.Errorf("%s has a disk of %d bytes, and qemu-nbd serves %d", path, d.Image.Size(), t.conn.Size())
+	}
+	return d.update(ctx, t, o, prog, r)
+}
+
+// update writes what differs, and reads back the pieces that it wrote to.
+func (d *PointDisk) update(ctx context.Context, t target, o RestoreOptions, prog Progress, r *Restored) error {
+	touched := newPieceSet(d.Image.Size())
+	if err := d.writeDifferences(ctx, t, touched, prog, r); err != nil {
+		return err
+	}
+	if err := t.settle(); err != nil {
+		return err
+	}
+	return d.verify(ctx, t, o, touched, prog, r)
+}
+
+// createTemp makes a file beside path, with the owner and the mode of the one
+// that it will replace.
+func createTemp(path string) (*os.File, error) {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".cairn-partial-*")
+	if err != nil {
+		return nil, err
+	}
+	if err := takeOwner(f, path); err != nil {
+		return nil, errors.Join(err, f.Close(), os.Remove(f.Name()))
+	}
+	return f, nil
 }
