@@ -70,7 +70,13 @@ func watched(ctx context.Context, f fleece, read func(context.Context) error) er
 
 // reach connects to a VM's hypervisor.
 func (b *Backup) reach(ctx context.Context) (hypervisor, error) {
+	if b.VM.QMP == "" {
+		return b.reachImages(ctx, nil)
+	}
 	conn, err := qmp.Dial(ctx, b.VM.QMP)
+	if isOff(err) {
+		return b.reachImages(ctx, err)
+	}
 	if err != nil {
 		return nil, err
 	}

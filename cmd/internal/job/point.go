@@ -68,7 +68,11 @@ func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err err
 			return err
 		}
 	}
-	return watched(ctx, fleece, func(ctx context.Context) error { return b.read(ctx, session, fleece) })
+	err = watched(ctx, fleece, func(ctx context.Context) error { return b.read(ctx, session, fleece) })
+	if err != nil {
+		return err
+	}
+	return unchanged(ctx, fleece)
 }
 
 // askAgent asks the inside agent for the guest's metadata, before any freeze;
