@@ -37,6 +37,7 @@ type Daemon struct {
 	Monitor net.Conn // its QMP monitor, the caller's to close
 
 	cmd    *exec.Cmd
+	pid    string // its pid file
 	said   tail
 	exited chan struct{}
 	err    error // of the wait, when exited is closed
@@ -54,8 +55,8 @@ func Start(dir string) (*Daemon, error) {
 		return nil, fmt.Errorf("start %s: %w", Program, err)
 	}
 	defer theirs.Close()
-	d := &Daemon{Monitor: ours, exited: make(chan struct{})}
-	d.cmd = exec.Command(path, "--chardev", "socket,id=qmp,fd=3", "--monitor", "chardev=qmp", "--pidfile", pidFile(dir))
+	d := &Daemon{Monitor: ours, pid: pidFile(dir), exited: make(chan struct{})}
+	d.cmd = exec.Command(path, "--chardev", "socket,id=qmp,fd=3", "--monitor", "chardev=qmp", "--pidfile", d.pid)
 	d.cmd.ExtraFiles = []*os.File{theirs}
 	d.cmd.Stderr = &d.said
 	// A process group of its own: a Ctrl-C is for us, who end it in order.
@@ -130,6 +131,7 @@ func (d *Daemon) Kill() error {
 	_ = d.cmd.Process.Kill() // fails when it has ended
 	select {
 	case <-d.exited:
+		_ = os.Remove(d.pid) // a stale one does no harm
 		return nil
 	case <-time.After(killPatience):
 		return fmt.Errorf("%s (process %d) does not end when killed: its disk hangs", Program, d.cmd.Process.Pid)

@@ -26,6 +26,12 @@ func (i images) Prepare(ctx context.Context, o qmp.FleeceOptions) (fleece, error
 	return f, nil
 }
 
+// isOff says whether the VM is read from its images.
+func (b *Backup) isOff() bool {
+	_, off := b.host.(images)
+	return off
+}
+
 // GoOn does nothing: the VM that a dead run had stopped has ended.
 func (images) GoOn(context.Context) error { return nil }
 
@@ -38,23 +44,35 @@ func unchanged(ctx context.Context, f fleece) error {
 	return nil
 }
 
-// isOff says whether an error of the monitor's socket means that the VM does
-// not run: nobody listens there.
-func isOff(err error) bool {
-	return errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
+// IsOff says whether an error of a VM's monitor socket means that the VM does
+// not run: nobody listens there. A VM without a socket is known only by its
+// images.
+func IsOff(socket string, err error) bool {
+	return socket == "" || errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // reachImages reaches a VM that does not run, by the images that its last
 // point or its registration names.
-func (b *Backup) reachImages(ctx context.Context, monitor error) (hypervisor, error) {
+func (b *Backup) reachImages(ctx context.Context) (hypervisor, error) {
 	if err := b.findParent(ctx); err != nil {
 		return nil, err
 	}
-	list, err := knownImages(b.VM, b.parent)
+	off, err := OpenImages(b.VM, b.parent, b.State, b.Now)
 	if err != nil {
-		return nil, errors.Join(monitor, err)
+		return nil, err
 	}
-	dir, err := filepath.Abs(filepath.Join(b.State, "off", b.VM.Name))
+	b.Step("the VM is off: it is backed up from its image files")
+	return images{off}, nil
+}
+
+// OpenImages gives a VM that is off, by the images that its registration and
+// its last point name; nil for none. state is the folder for what runs leave on this host.
+func OpenImages(vm VM, last *restorepoint.Manifest, state string, now func() time.Time) (*qmp.Offline, error) {
+	list, err := knownImages(vm, last)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := filepath.Abs(filepath.Join(state, "off", vm.Name))
 	if err != nil {
 		return nil, err
 	}
@@ -62,14 +80,13 @@ func (b *Backup) reachImages(ctx context.Context, monitor error) (hypervisor, er
 		return nil, err
 	}
 	o := qmp.OfflineOptions{
-		Images: list, Dir: dir, Name: b.VM.Name, Now: b.Now,
-		Running: func(ctx context.Context) bool { return listens(ctx, b.VM.QMP) },
+		Images: list, Dir: dir, Name: vm.Name, Now: now,
+		Running: func(ctx context.Context) bool { return listens(ctx, vm.QMP) },
 	}
-	if b.parent != nil {
-		o.UUID, o.Type = b.parent.VM.UUID, b.parent.Machine.Type
+	if last != nil {
+		o.UUID, o.Type = last.VM.UUID, last.Machine.Type
 	}
-	b.Step("the VM is off: it is backed up from its image files")
-	return images{qmp.NewOffline(o)}, nil
+	return qmp.NewOffline(o), nil
 }
 
 // knownImages gives a VM's images: those of its last point, where its
@@ -128,7 +145,7 @@ func pointImages(vm VM, parent *restorepoint.Manifest) ([]qmp.Image, error) {
 
 // commandLine gives QEMU's command line: of a VM that is off, the last known.
 func (b *Backup) commandLine() []string {
-	if _, off := b.host.(images); !off {
+	if !b.isOff() {
 		return commandLine(b.VM.QMP)
 	}
 	if b.parent == nil {
@@ -153,5 +170,5 @@ func listens(ctx context.Context, socket string) bool {
 	if err == nil {
 		_ = c.Close() // it was only asked
 	}
-	return !isOff(err)
+	return !IsOff(socket, err)
 }

@@ -84,6 +84,8 @@ func (b *Backup) askAgent(ctx context.Context) *guest.Agent {
 	}
 	socket := b.entry.Agent
 	switch c, ok := b.machine.Channel(qmp.PortStockAgent); {
+	case b.isOff():
+		return crash("the VM was off: its disks are as it left them")
 	case !b.machine.Running:
 		return crash("the VM is not running (%s): its disks are as it left them", b.machine.Status)
 	case socket == "":
