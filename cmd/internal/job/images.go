@@ -113,8 +113,8 @@ func knownImages(vm VM, parent *restorepoint.Manifest) ([]qmp.Image, error) {
 		}
 	}
 	if len(list) == 0 {
-		return nil, fmt.Errorf("the VM is off, and where its images are is not known: it has no restore point yet that says so. "+
-			"Back it up once while it runs, or name them: cairn vm add %s --replace … --disk NAME=FILE,format=qcow2", vm.Name)
+		return nil, fmt.Errorf("the VM is off (nobody listens at its monitor %q), and where its images are is not known: it has no restore point yet that says so. "+
+			"Back it up once while it runs, or name them: cairn vm add %s --replace … --disk NAME=FILE,format=qcow2", vm.QMP, vm.Name)
 	}
 	return list, nil
 }
