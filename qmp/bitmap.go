@@ -167,6 +167,9 @@ func Plan(disk Disk, repo string, committed *BitmapRecord) Decision {
 	if reason := changed(disk, committed); reason != "" {
 		return full("%s", reason)
 	}
+	if disk.NoBitmaps != "" {
+		return full("%s", disk.NoBitmaps)
+	}
 	stale := 0
 	for stale < len(have) && have[stale].To < since.From {
 		stale++
@@ -196,7 +199,9 @@ func changed(disk Disk, committed *BitmapRecord) string {
 	switch {
 	case disk.Size != committed.Size:
 		return fmt.Sprintf("the disk's size changed from %d to %d bytes", committed.Size, disk.Size)
-	case disk.Serial != committed.Serial:
+	case disk.Serial != committed.Serial && (committed.Serial != "" || !disk.Persistent):
+		// A VM that was off does not tell serials: a bitmap in the image itself
+		// says as well that it is the same disk.
 		return fmt.Sprintf("the disk's serial changed from %q to %q: it may be another disk", committed.Serial, disk.Serial)
 	case !slices.Equal(disk.Chain, committed.Chain):
 		return fmt.Sprintf("the disk's image files changed from %v to %v (a snapshot, a commit, or a move)", committed.Chain, disk.Chain)
@@ -237,10 +242,18 @@ func missing(disk Disk, since uint64, repo string) string {
 			return fmt.Sprintf("bitmap %s is not on the top image but on one below: a live snapshot was taken since, and writes to the new top image were not recorded", name)
 		}
 	}
-	if !disk.Persistent {
+	switch {
+	case !disk.Persistent && disk.Driver == "qcow2":
+		return fmt.Sprintf("bitmap %s is gone: %s", name, version2(disk.File))
+	case !disk.Persistent:
 		return fmt.Sprintf("bitmap %s is gone: the format %s cannot keep bitmaps over a restart of the VM", name, disk.Driver)
 	}
 	return fmt.Sprintf("bitmap %s is gone: QEMU or the host ended without closing the image, or somebody removed it", name)
+}
+
+// version2 says what to do about an image that cannot keep bitmaps.
+func version2(file string) string {
+	return fmt.Sprintf("qcow2 version 2 cannot keep bitmaps over a restart of the VM; qemu-img amend -f qcow2 -o compat=1.1 %s makes it version 3, while the VM is off", file)
 }
 
 func listNames(chain []ourBitmap) string {

@@ -44,9 +44,11 @@ type imageInfo struct {
 	Format         string     `json:"format"`
 	VirtualSize    int64      `json:"virtual-size"`
 	Backing        *imageInfo `json:"backing-image"`
+	DirtyFlag      bool       `json:"dirty-flag"` // qcow2: not closed, its reference counts are to be repaired
 	FormatSpecific struct {
 		Data struct {
-			Compat string `json:"compat"` // qcow2: "0.10" is version 2, "1.1" is version 3
+			Compat  string `json:"compat"` // qcow2: "0.10" is version 2, "1.1" is version 3
+			Corrupt bool   `json:"corrupt"`
 		} `json:"data"`
 	} `json:"format-specific"`
 }

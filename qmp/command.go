@@ -19,6 +19,7 @@ type (
 	stop              struct{}
 	cont              struct{}
 	nbdServerStop     struct{}
+	quit              struct{}
 	qomGet            struct {
 		Path     string `json:"path"`
 		Property string `json:"property"`
@@ -42,9 +43,16 @@ type (
 		File   rawFile `json:"file"`
 	}
 	rawFile struct {
-		Driver   string `json:"driver"` // "file"
+		Driver   string `json:"driver"` // "file", "host_device"
 		Node     string `json:"node-name"`
 		Filename string `json:"filename"`
+	}
+	addImage struct { // blockdev-add of an image, in qemu-storage-daemon
+		Driver     string  `json:"driver"` // "qcow2", "raw"
+		Node       string  `json:"node-name"`
+		ReadOnly   bool    `json:"read-only"`
+		ForceShare bool    `json:"force-share"` // others may write meanwhile; only with ReadOnly
+		File       rawFile `json:"file"`
 	}
 	addCopyBeforeWrite struct { // blockdev-add
 		Driver     string `json:"driver"` // "copy-before-write"
@@ -182,6 +190,8 @@ func (qomList) name() string            { return "qom-list" }
 func (qomSet) name() string             { return "qom-set" }
 func (blockdevDel) name() string        { return "blockdev-del" }
 func (addRaw) name() string             { return "blockdev-add" }
+func (addImage) name() string           { return "blockdev-add" }
+func (quit) name() string               { return "quit" }
 func (addCopyBeforeWrite) name() string { return "blockdev-add" }
 func (addSnapshotAccess) name() string  { return "blockdev-add" }
 func (addNullCo) name() string          { return "blockdev-add" }

@@ -80,6 +80,12 @@ func Dial(ctx context.Context, path string) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("qmp: monitor %s: %w (is the VM running, and is this its -qmp socket?)", path, err)
 	}
+	return attach(ctx, nc, path)
+}
+
+// attach makes a monitor's connection ready for commands, and closes it if
+// that fails.
+func attach(ctx context.Context, nc net.Conn, path string) (*Conn, error) {
 	c := &Conn{
 		nc:         nc,
 		timeout:    commandTimeout,
@@ -89,7 +95,7 @@ func Dial(ctx context.Context, path string) (*Conn, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { nc.SetReadDeadline(time.Unix(1, 0)) })
 	r := bufio.NewReaderSize(nc, 64<<10)
-	err = c.greet(r)
+	err := c.greet(r)
 	if !stop() || err != nil {
 		nc.Close()
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {

@@ -38,6 +38,7 @@ type Disk struct {
 	Persistent bool     // the format keeps bitmaps: qcow2 version 3
 	Bitmaps    []Bitmap // named ones on Node, anybody's
 	Below      []Bitmap // named ones further down the chain: a live snapshot leaves them there
+	NoBitmaps  string   // why no bitmap can tell what changed, in plain words; "" if one may
 
 	Busy string // who uses the disk so that it cannot be backed up now; "" if nobody does
 	Skip string // why the disk is not to be backed up, in plain words; "" if it is

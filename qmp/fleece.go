@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cairn/qmp/nbd"
+	"cairn/qmp/storage"
 )
 
 // Names of our objects inside QEMU. The number is the disk's place in
@@ -138,6 +139,9 @@ func checkImageSpace(d Disk) error {
 		return nil // not a file that we can see: QEMU may be in another mount namespace
 	}
 	perBitmap := d.Size/Granularity/8 + 64<<10
+	if storage.IsDevice(d.File) {
+		return checkDeviceRoom(d, 1<<20+4*perBitmap)
+	}
 	return checkSpace(filepath.Dir(d.File), 8<<20+4*perBitmap, "space for bitmaps in the image of disk "+d.Name)
 }
 

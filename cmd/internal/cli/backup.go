@@ -15,6 +15,7 @@ import (
 	"cairn/cmd/internal/wire"
 	"cairn/index"
 	"cairn/index/restorepoint"
+	"cairn/qmp"
 )
 
 // summaryMessage ends `cairn backup --json`, once for each VM.
@@ -168,7 +169,13 @@ func (a *app) backupOne(ctx context.Context, run job.Backup, name string) (*rest
 	}
 	run.Step = func(format string, args ...any) { a.say(name+": "+format, args...) }
 	run.Progress, run.Now = a.reporter().Work, a.now
-	return run.Run(ctx)
+	again := run
+	m, err := run.Run(ctx)
+	if errors.Is(err, qmp.ErrVMStarted) && ctx.Err() == nil {
+		run.Step("the VM was off, and was started meanwhile: once more")
+		m, err = again.Run(ctx)
+	}
+	return m, err
 }
 
 func (a *app) printSummary(m *restorepoint.Manifest) error {

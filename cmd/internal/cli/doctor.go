@@ -147,6 +147,10 @@ func (a *app) examineVM(ctx context.Context, d *doctor, v config.VM, repo *wire.
 	defer cancel()
 	a.examineJournal(d, v)
 	conn, err := qmp.Dial(ctx, v.QMP)
+	if job.IsOff(v.QMP, err) {
+		a.examineOff(ctx, d, v, repo, cat)
+		return
+	}
 	if err != nil {
 		d.add(stateBad, v.Name, "is the VM running, and is the socket Cairn's alone? cairn vm add "+v.Name+" --replace --qmp SOCKET", "monitor %s: %v", v.QMP, err)
 		return

@@ -46,5 +46,5 @@ func (a *app) vm(name string) (job.VM, error) {
 	if err != nil {
 		return job.VM{}, err
 	}
-	return job.VM{Name: v.Name, QMP: v.QMP, Agent: v.Agent, Exclude: v.Exclude}, nil
+	return jobVM(v), nil
 }

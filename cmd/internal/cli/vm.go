@@ -33,19 +33,30 @@ func (a *app) completeVMs(*cobra.Command, []string, string) ([]string, cobra.She
 func (a *app) vmAddCmd() *cobra.Command {
 	var v config.VM
 	var replace bool
+	var disks []string
 	c := &cobra.Command{
-		Use:   "add NAME --qmp SOCKET",
+		Use:   "add NAME --qmp SOCKET [--disk NAME=FILE]…",
 		Short: "Register a VM by its QEMU monitor's socket",
 		Long: `Register a VM by its QEMU monitor's socket.
 
 A monitor serves one client at a time: give Cairn one of its own by starting
 QEMU with -qmp unix:/run/NAME.qmp,server=on,wait=off . The guest agent's socket
-is found by itself; --agent names another.`,
+is found by itself; --agent names another.
+
+A VM that is off is backed up from its image files. Where they are is known
+from its last restore point; --disk NAME=FILE[,format=qcow2|raw][,serial=S]
+says so for a VM that has none yet, or whose images have moved. Give disks the
+names that they have while the VM runs (cairn doctor), and serials too: else
+the first backup after its start reads them whole.`,
 		Args: args(1, 1),
 		RunE: func(c *cobra.Command, argv []string) error {
 			v.Name = argv[0]
-			if v.QMP == "" {
-				return usagef("name the monitor's socket: --qmp SOCKET")
+			if v.QMP == "" && len(disks) == 0 {
+				return usagef("name the monitor's socket: --qmp SOCKET (or, of a VM that Cairn sees only while it is off, its images: --disk NAME=FILE)")
+			}
+			var err error
+			if v.Disks, err = parseDisks(disks); err != nil {
+				return err
 			}
 			if err := config.CheckName(v.Name); err != nil {
 				return usagef("%v", err)
@@ -73,6 +84,7 @@ is found by itself; --agent names another.`,
 	c.Flags().StringVar(&v.QMP, "qmp", "", "QEMU monitor's unix socket")
 	c.Flags().StringVar(&v.Agent, "agent", "", "qemu-guest-agent's unix socket, if QEMU cannot tell it")
 	c.Flags().StringSliceVar(&v.Exclude, "exclude", nil, "names of disks to leave out")
+	c.Flags().StringArrayVar(&disks, "disk", nil, "image file of a disk, for when the VM is off: NAME=FILE[,format=qcow2|raw][,serial=S]")
 	c.Flags().BoolVar(&replace, "replace", false, "change a VM that is registered already")
 	return c
 }

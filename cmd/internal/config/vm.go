@@ -19,9 +19,32 @@ var ErrUnknownVM = errors.New("unknown VM")
 // VM is one registered virtual machine.
 type VM struct {
 	Name    string   `toml:"name" json:"name"`
-	QMP     string   `toml:"qmp" json:"qmp"`                             // path of QEMU's monitor socket
+	QMP     string   `toml:"qmp,omitempty" json:"qmp"`                   // path of QEMU's monitor socket; "": only its images are known
 	Agent   string   `toml:"agent,omitempty" json:"agent,omitempty"`     // path of qemu-guest-agent's socket; "": as QEMU says
 	Exclude []string `toml:"exclude,omitempty" json:"exclude,omitempty"` // names of disks to leave out
+	Disks   []Disk   `toml:"disk,omitempty" json:"disks,omitempty"`      // where its images are, for when it is off
+}
+
+// Disk says where a disk's image is.
+type Disk struct {
+	Name   string `toml:"name" json:"name"`
+	File   string `toml:"file" json:"file"`                         // absolute
+	Format string `toml:"format" json:"format"`                     // "qcow2" or "raw"
+	Serial string `toml:"serial,omitempty" json:"serial,omitempty"` // that of the VM's device
+}
+
+// Check refuses what cannot be read safely: the format must be said, as the
+// guest of a raw disk could write another format's header there.
+func (d Disk) Check() error {
+	switch {
+	case d.Name == "":
+		return errors.New("a disk needs a name")
+	case !filepath.IsAbs(d.File):
+		return fmt.Errorf("disk %s: file %q: the name must be absolute, as it is not known which folder it is relative to", d.Name, d.File)
+	case d.Format != "qcow2" && d.Format != "raw":
+		return fmt.Errorf("disk %s: format %q: without the VM only qcow2 and raw can be read", d.Name, d.Format)
+	}
+	return nil
 }
 
 var vmName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
@@ -87,8 +110,13 @@ func (d Dirs) VM(name string) (VM, error) {
 	if keys := md.Undecoded(); len(keys) > 0 {
 		return VM{}, fmt.Errorf("%s: unknown setting %q", d.vmFile(name), keys[0].String())
 	}
-	if v.Name != name || v.QMP == "" {
+	if v.Name != name || v.QMP == "" && len(v.Disks) == 0 {
 		return VM{}, fmt.Errorf("%s: wants name = %q and qmp = the monitor's socket", d.vmFile(name), name)
+	}
+	for _, disk := range v.Disks {
+		if err := disk.Check(); err != nil {
+			return VM{}, fmt.Errorf("%s: %w", d.vmFile(name), err)
+		}
 	}
 	return v, nil
 }

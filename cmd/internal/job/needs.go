@@ -9,10 +9,14 @@ import (
 // VM is a virtual machine to back up.
 type VM struct {
 	Name    string
-	QMP     string   // path of QEMU's monitor socket
+	QMP     string   // path of QEMU's monitor socket; "": only its images are known
 	Agent   string   // path of qemu-guest-agent's socket; "": as QEMU says
 	Exclude []string // names of disks to leave out
+	Disks   []VMDisk // where its images are, for when it is off
 }
+
+// VMDisk says where a disk's image is.
+type VMDisk struct{ Name, File, Format, Serial string }
 
 // Catalogue is where a job finds points.
 type Catalogue interface {

@@ -68,7 +68,11 @@ func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err err
 			return err
 		}
 	}
-	return watched(ctx, fleece, func(ctx context.Context) error { return b.read(ctx, session, fleece) })
+	err = watched(ctx, fleece, func(ctx context.Context) error { return b.read(ctx, session, fleece) })
+	if err != nil {
+		return err
+	}
+	return unchanged(ctx, fleece)
 }
 
 // askAgent asks the inside agent for the guest's metadata, before any freeze;
@@ -80,6 +84,8 @@ func (b *Backup) askAgent(ctx context.Context) *guest.Agent {
 	}
 	socket := b.entry.Agent
 	switch c, ok := b.machine.Channel(qmp.PortStockAgent); {
+	case b.isOff():
+		return crash("the VM was off: its disks are as it left them")
 	case !b.machine.Running:
 		return crash("the VM is not running (%s): its disks are as it left them", b.machine.Status)
 	case socket == "":
