@@ -92,7 +92,7 @@ func TestPlan(t *testing.T) {
 		{"commit, backing file gone", disk(base(bm(5, true)), func(d *Disk) { d.Chain = d.Chain[:1] }), &committed, nil, n(5), "image files changed"},
 		{"raw, VM restarted", disk(base(), func(d *Disk) { d.Driver, d.Persistent = "raw", false }), &committed, nil, nil, "raw cannot keep bitmaps"},
 		{"raw, same QEMU", disk(base(with(bm(5, true), func(b *Bitmap) { b.Persistent = false })), func(d *Disk) { d.Driver, d.Persistent = "raw", false }), &committed, n(5), nil, "incremental"},
-		{"qcow2 version 2", disk(base(), func(d *Disk) { d.Persistent = false }), &committed, nil, nil, "qcow2 cannot keep bitmaps"},
+		{"qcow2 version 2", disk(base(), func(d *Disk) { d.Persistent = false }), &committed, nil, nil, "qcow2 version 2 cannot keep bitmaps"},
 		{"read-only", disk(base(bm(5, true)), func(d *Disk) { d.ReadOnly, d.Skip = true, "read-only" }), &committed, nil, nil, "not read: read-only"},
 		{"point of another repository", base(bm(5, true)), &BitmapRecord{Bitmap: BitmapName("11111111", 5)}, nil, n(5), "names no bitmap of this repository"},
 		{"point without a bitmap", base(bm(5, true)), &BitmapRecord{}, nil, n(5), "names no bitmap"},

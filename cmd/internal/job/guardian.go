@@ -182,32 +182,23 @@ func (c Charge) clean(ctx context.Context, failed func(error)) error {
 		return err
 	}
 	return retry(ctx, failed, func() error {
-		b := Backup{VM: c.VM, State: c.State}
-		host, err := b.reach(ctx)
-		if isGone(err) {
-			return removeScratch(c.Scratch) // with QEMU all that was in it is gone
+		conn, err := qmp.Dial(ctx, c.VM.QMP)
+		if err == nil {
+			_, err = qmp.Clean(ctx, conn)
+			_ = conn.Close() // nothing more is wanted of it
 		}
-		if err != nil {
-			return err
-		}
-		defer host.Close()
-		if _, err := host.Clean(ctx); err != nil {
+		if err != nil && !IsOff(c.VM.QMP, err) { // with QEMU all that was in it is gone
 			return err
 		}
 		return removeScratch(c.Scratch)
 	})
 }
 
-// isGone says whether nobody listens on the monitor's socket.
-func isGone(err error) bool {
-	return errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
-}
-
 // resume lets a VM go on that the run had stopped.
 func resume(ctx context.Context, socket string) error {
 	conn, err := qmp.Dial(ctx, socket)
 	if err != nil {
-		if isGone(err) {
+		if IsOff(socket, err) {
 			return nil // the VM has ended
 		}
 		return err
