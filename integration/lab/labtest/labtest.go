@@ -57,3 +57,26 @@ func Shell(t testing.TB, g *lab.Guest, command string) string {
 	}
 	return out
 }
+
+// EachQEMU runs a test with the installed QEMU and with the newer one of
+// Debian's backports. If that cannot be had, its subtest alone is skipped, and
+// the reason says which QEMU was not tested.
+func EachQEMU(t *testing.T, test func(t *testing.T, q lab.QEMU)) {
+	t.Helper()
+	installed, err := lab.InstalledQEMU(t.Context())
+	if errors.Is(err, lab.ErrUnavailable) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Run("QEMU-"+installed.Version, func(t *testing.T) { test(t, installed) })
+	newer, err := lab.BackportsQEMU(t.Context(), t.Output())
+	if err != nil {
+		t.Run("QEMU-backports", func(t *testing.T) { t.Skipf("NOT TESTED with the QEMU of Debian's backports: %v", err) })
+		return
+	}
+	if newer.Version != installed.Version {
+		t.Run("QEMU-"+newer.Version, func(t *testing.T) { test(t, newer) })
+	}
+}
