@@ -204,6 +204,8 @@ type summary struct {
 	ChunksNew   int64    `json:"chunks_new"`
 	FrozenMS    int64    `json:"frozen_ms"`
 	PausedUS    int64    `json:"paused_us"`
+	Audited     int64    `json:"chunks_audited"`
+	Wrong       int64    `json:"chunks_wrong"`
 	Consistency string   `json:"consistency"`
 	Why         string   `json:"consistency_reason"`
 	Warnings    []string `json:"warnings"`

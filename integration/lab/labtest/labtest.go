@@ -8,6 +8,14 @@ import (
 	"cairn/integration/lab"
 )
 
+// Available skips the test where the lab's machines cannot run.
+func Available(t testing.TB) {
+	t.Helper()
+	if err := lab.Available(); err != nil {
+		t.Skip(err)
+	}
+}
+
 // Build returns the lab's assets, or skips the test if this machine cannot
 // have them. A build that fails is a failed test and not a skip.
 func Build(t testing.TB) *lab.Assets {
