@@ -96,6 +96,10 @@ type Decision struct {
 	FoldInto    string
 }
 
+// ReasonFirst is the reason of a disk's first read. Part of what manifests
+// hold, do not change.
+const ReasonFirst = "full read: the repository has no earlier point of this disk"
+
 // ourBitmap is a bitmap of one repository.
 type ourBitmap struct {
 	Bitmap
@@ -158,7 +162,7 @@ func Plan(disk Disk, repo string, committed *BitmapRecord) Decision {
 		return Decision{Reason: "not read: " + disk.Skip}
 	}
 	if committed == nil {
-		return full("the repository has no earlier point of this disk")
+		return Decision{Reason: ReasonFirst, Remove: bitmapNames(have)}
 	}
 	since, ok := ParseBitmapName(committed.Bitmap)
 	if !ok || since.Repo != repo {
