@@ -106,11 +106,12 @@ type ourBitmap struct {
 	BitmapSpan
 }
 
-// ours lists a repository's bitmaps, oldest first.
+// ours lists a repository's bitmaps, oldest first; repo "" means every
+// repository's.
 func ours(list []Bitmap, repo string) []ourBitmap {
 	var out []ourBitmap
 	for _, b := range list {
-		if s, ok := ParseBitmapName(b.Name); ok && s.Repo == repo {
+		if s, ok := ParseBitmapName(b.Name); ok && (repo == "" || s.Repo == repo) {
 			out = append(out, ourBitmap{b, s})
 		}
 	}
