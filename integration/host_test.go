@@ -60,7 +60,7 @@ func newHost(t *testing.T) *host {
 // bareHost makes a host without a repository.
 func bareHost(t *testing.T) *host {
 	t.Helper()
-	dir := t.TempDir()
+	dir := shortDir(t)
 	h := &host{dir: dir, repo: filepath.Join(dir, "repo"), state: filepath.Join(dir, "state"),
 		cache: filepath.Join(dir, "cache"), conf: filepath.Join(dir, "conf")}
 	h.key = h.passphraseFile()
@@ -68,6 +68,22 @@ func bareHost(t *testing.T) *host {
 		t.Fatal(err)
 	}
 	return h
+}
+
+// shortDir is t.TempDir with a path that leaves room for a socket's name below
+// it, whatever the test is called.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "cairn-host-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 func (h *host) passphraseFile() string { return filepath.Join(h.dir, "passphrase") }
@@ -204,6 +220,8 @@ type summary struct {
 	ChunksNew   int64    `json:"chunks_new"`
 	FrozenMS    int64    `json:"frozen_ms"`
 	PausedUS    int64    `json:"paused_us"`
+	Audited     int64    `json:"chunks_audited"`
+	Wrong       int64    `json:"chunks_wrong"`
 	Consistency string   `json:"consistency"`
 	Why         string   `json:"consistency_reason"`
 	Warnings    []string `json:"warnings"`

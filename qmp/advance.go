@@ -30,10 +30,10 @@ func Advance(ctx context.Context, conn *Conn, disks []Disk, repo string, committ
 	return nil
 }
 
-// RemoveBitmaps removes all bitmaps of a repository from a VM's disks: before
-// the administrator reverts to an internal snapshot, which QEMU refuses while
-// there are any ("Device has active dirty bitmaps"), or leaves the repository.
-// The next backup reads the disks whole.
+// RemoveBitmaps removes all bitmaps of a repository, or of every one if repo
+// is "", from a VM's disks: before the administrator reverts to an internal
+// snapshot, which QEMU refuses while there are any ("Device has active dirty
+// bitmaps"), or leaves the repository. The next backup reads the disks whole.
 func RemoveBitmaps(ctx context.Context, conn *Conn, disks []Disk, repo string) error {
 	var commands []command
 	for _, d := range disks {

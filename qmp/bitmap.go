@@ -96,17 +96,22 @@ type Decision struct {
 	FoldInto    string
 }
 
+// ReasonFirst is the reason of a disk's first read. Part of what manifests
+// hold, do not change.
+const ReasonFirst = "full read: the repository has no earlier point of this disk"
+
 // ourBitmap is a bitmap of one repository.
 type ourBitmap struct {
 	Bitmap
 	BitmapSpan
 }
 
-// ours lists a repository's bitmaps, oldest first.
+// ours lists a repository's bitmaps, oldest first; repo "" means every
+// repository's.
 func ours(list []Bitmap, repo string) []ourBitmap {
 	var out []ourBitmap
 	for _, b := range list {
-		if s, ok := ParseBitmapName(b.Name); ok && s.Repo == repo {
+		if s, ok := ParseBitmapName(b.Name); ok && (repo == "" || s.Repo == repo) {
 			out = append(out, ourBitmap{b, s})
 		}
 	}
@@ -158,7 +163,7 @@ func Plan(disk Disk, repo string, committed *BitmapRecord) Decision {
 		return Decision{Reason: "not read: " + disk.Skip}
 	}
 	if committed == nil {
-		return full("the repository has no earlier point of this disk")
+		return Decision{Reason: ReasonFirst, Remove: bitmapNames(have)}
 	}
 	since, ok := ParseBitmapName(committed.Bitmap)
 	if !ok || since.Repo != repo {

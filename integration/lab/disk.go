@@ -16,11 +16,22 @@ import (
 type Disk struct {
 	ID       string // node name: "vda"
 	Format   string // "qcow2" or "raw"
-	Path     string
+	Path     string // a file, or a block device of the host
+	Device   string // one of the Device constants; virtio-blk if empty
 	Serial   string // what the guest sees; ID if empty
-	IOThread bool   // handled by a thread of its own
+	IOThread bool   // handled by a thread of its own; of virtio disks only
 	ReadOnly bool
 }
+
+// The guest's devices that a disk can be. Only virtio-blk has a driver in the
+// lab's guest; the others are for a Bare one.
+const (
+	DeviceVirtioBlk = "virtio-blk"
+	DeviceSCSI      = "virtio-scsi" // each disk on a controller of its own
+	DeviceIDE       = "ide"
+	DeviceNVMe      = "nvme"
+	DeviceCD        = "cd"
+)
 
 // RootDisk makes vda in dir: a qcow2 over the base image, in milliseconds.
 func (a *Assets) RootDisk(ctx context.Context, dir string) (Disk, error) {
@@ -70,24 +81,43 @@ func BlankDisk(ctx context.Context, dir, id, format string, sizeBytes int64) (Di
 }
 
 func (d Disk) args() []string {
-	readOnly := ""
-	if d.ReadOnly {
+	readOnly, driver := "", "file"
+	if d.ReadOnly || d.Device == DeviceCD {
 		readOnly = ",read-only=on"
 	}
-	serial := d.Serial
-	if serial == "" {
-		serial = d.ID
+	if info, err := os.Stat(d.Path); err == nil && info.Mode()&os.ModeDevice != 0 {
+		driver = "host_device"
 	}
-	device := fmt.Sprintf("virtio-blk-pci,drive=%s,id=%s-dev,serial=%s", d.ID, d.ID, serial)
-	var args []string
+	args := []string{
+		"-blockdev", fmt.Sprintf("driver=%s,node-name=%s-file,filename=%s,discard=unmap%s", driver, d.ID, d.Path, readOnly),
+		"-blockdev", fmt.Sprintf("driver=%s,node-name=%s,file=%s-file,discard=unmap%s", d.Format, d.ID, d.ID, readOnly)}
+	thread := ""
 	if d.IOThread {
 		args = append(args, "-object", "iothread,id="+d.ID+"-iothread")
-		device += ",iothread=" + d.ID + "-iothread"
+		thread = ",iothread=" + d.ID + "-iothread"
 	}
-	return append(args,
-		"-blockdev", fmt.Sprintf("driver=file,node-name=%s-file,filename=%s,discard=unmap%s", d.ID, d.Path, readOnly),
-		"-blockdev", fmt.Sprintf("driver=%s,node-name=%s,file=%s-file,discard=unmap%s", d.Format, d.ID, d.ID, readOnly),
-		"-device", device)
+	drive := fmt.Sprintf("drive=%s,id=%s-dev,serial=%s", d.ID, d.ID, orDefault(d.Serial, d.ID))
+	switch d.Device {
+	case DeviceSCSI:
+		return append(args, "-device", "virtio-scsi-pci,id="+d.ID+"-bus"+thread, "-device", "scsi-hd,bus="+d.ID+"-bus.0,"+drive)
+	case DeviceIDE:
+		return append(args, "-device", "ide-hd,"+drive)
+	case DeviceNVMe:
+		return append(args, "-device", "nvme,"+drive)
+	case DeviceCD:
+		return append(args, "-device", "ide-cd,"+drive)
+	}
+	return append(args, "-device", "virtio-blk-pci,"+drive+thread)
+}
+
+// QOMPath is where QEMU has the disk's device: what HMP's qemu-io takes, so
+// that what a test writes passes the filters as a guest's writes do.
+func (d Disk) QOMPath() string {
+	path := "/machine/peripheral/" + d.ID + "-dev"
+	if d.Device == "" || d.Device == DeviceVirtioBlk {
+		return path + "/virtio-backend"
+	}
+	return path
 }
 
 // CopyDisk writes what a disk holds right now to a new sparse raw file. A

@@ -19,7 +19,7 @@ type Options struct {
 	Disks    []Disk  // vda first: the guest's root is the partition labelled root on any of them
 	Name     string  // QEMU's -name; "lab" if empty
 	UUID     string  // QEMU's -uuid; none if empty
-	MemoryMB int     // MiB; 256 if 0
+	MemoryMB int     // MiB; 256 if 0, 32 if Bare
 	CPUs     int     // 1 if 0: more make an emulated guest slower
 	Root     string  // root= of the kernel: "UUID=…", "LABEL=…" or a device; the lab's root UUID if empty
 	Append   string  // more kernel arguments
@@ -27,7 +27,10 @@ type Options struct {
 	Inject map[string]string
 	// Bare starts QEMU stopped (-S), without a kernel: enough for tests of
 	// monitors, bitmaps and exports, and there in a tenth of a second.
-	Bare      bool
+	Bare bool
+	// Running lets a Bare guest run: its processor halts at the first
+	// instruction, so it can be paused, writes nothing, and takes no time.
+	Running   bool
 	NoWait    bool     // return before the guest has booted; call WaitBooted
 	ExtraArgs []string // for QEMU
 	QEMU      string   // the program; qemu-system-x86_64 if empty
@@ -78,6 +81,9 @@ func newGuest(opts Options) (*Guest, error) {
 	opts.Name = orDefault(opts.Name, "lab")
 	opts.QEMU = orDefault(opts.QEMU, "qemu-system-x86_64")
 	opts.Root = orDefault(opts.Root, "UUID="+RootUUID)
+	if opts.MemoryMB == 0 && opts.Bare {
+		opts.MemoryMB = 32
+	}
 	if opts.MemoryMB == 0 {
 		opts.MemoryMB = 256
 	}
@@ -139,9 +145,16 @@ func (g *Guest) commandLine() ([]string, error) {
 		"-device", "virtserialport,id=qga-port,chardev=qga,name=org.qemu.guest_agent.0",
 		"-chardev", "socket,id=agent,path="+g.AgentSocket+",server=on,wait=off",
 		"-device", "virtserialport,id=agent-port,chardev=agent,name=org.cairn.agent.0")
-	if o.Bare {
+	switch {
+	case o.Bare && o.Running:
+		rom := filepath.Join(o.Dir, "halt.rom")
+		if err := os.WriteFile(rom, haltROM(), 0o600); err != nil {
+			return nil, err
+		}
+		args = append(args, "-bios", rom)
+	case o.Bare:
 		args = append(args, "-S")
-	} else {
+	default:
 		bootrd, err := g.bootrd()
 		if err != nil {
 			return nil, err
@@ -156,6 +169,14 @@ func (g *Guest) commandLine() ([]string, error) {
 		args = append(args, d.args()...)
 	}
 	return append(args, o.ExtraArgs...), nil
+}
+
+// haltROM is a firmware of one instruction: x86 begins 16 bytes before the end
+// of the ROM, with interrupts off.
+func haltROM() []byte {
+	rom := make([]byte, 64<<10)
+	copy(rom[len(rom)-16:], []byte{0xf4, 0xeb, 0xfd}) // hlt; jmp to the hlt
+	return rom
 }
 
 // accelerator is emulation unless CAIRN_LAB_ACCEL names another one: the tests

@@ -66,7 +66,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitWrongKey
 	case errors.Is(err, job.ErrDamage), pack.IsDamage(err), errors.Is(err, restorepoint.ErrCorrupt):
 		return exitDamage
-	case errors.Is(err, errUsage), errors.Is(err, config.ErrUnknownVM), errors.Is(err, restorepoint.ErrNoPoint),
+	case errors.Is(err, errUsage), errors.Is(err, config.ErrUnknownVM), errors.Is(err, job.ErrNoDisk), errors.Is(err, restorepoint.ErrNoPoint),
 		errors.Is(err, restorepoint.ErrAmbiguous), errors.Is(err, filesystem.ErrNotExist):
 		return exitUsage
 	case errors.Is(err, errWarnings):

@@ -164,7 +164,10 @@ func (b *Backup) plan(ctx context.Context) error {
 		p := diskPlan{disk: d, decision: qmp.Plan(d, repo, records[d.Name])}
 		if b.FullRead && p.decision.Incremental {
 			// The bitmaps stay: if this run dies the next one still can use them.
-			p.decision = qmp.Decision{Reason: "full read: asked for with --full-read", Remove: p.decision.Remove}
+			p.decision = qmp.Decision{Reason: reasonAsked, Remove: p.decision.Remove}
+		}
+		if twice := secondFallback(b.VM.Name, d.Name, b.parent, p.decision); twice != "" {
+			b.warn("%s", twice)
 		}
 		if records[d.Name] != nil {
 			var err error

@@ -77,19 +77,9 @@ func OpenRepo(ctx context.Context, path string, secret Secret, dirs config.Dirs)
 // OpenLimited is OpenRepo with at most writeLimit bytes a second written to
 // the repository; 0 is no limit.
 func OpenLimited(ctx context.Context, path string, secret Secret, dirs config.Dirs, writeLimit int64) (*Repo, error) {
-	place, err := local.Open(path)
-	if errors.Is(err, backend.ErrNotExist) {
-		return nil, fmt.Errorf("%w at %s: make one with: cairn init %s", chunkstore.ErrNoRepository, path, path)
-	}
+	place, c, err := openPlace(ctx, path)
 	if err != nil {
-		return nil, fmt.Errorf("open repository %s: %w", path, err)
-	}
-	c, err := chunkstore.ReadConfig(ctx, place)
-	if errors.Is(err, chunkstore.ErrNoRepository) {
-		return nil, fmt.Errorf("%w at %s: make one with: cairn init %s", chunkstore.ErrNoRepository, path, path)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open repository %s: %w", path, err)
+		return nil, err
 	}
 	var s string
 	if c.Protection != chunkstore.ProtectionNone {
@@ -102,6 +92,35 @@ func OpenLimited(ctx context.Context, path string, secret Secret, dirs config.Di
 		return nil, fmt.Errorf("open repository %s: %w", path, err)
 	}
 	return &Repo{Path: path, Store: chunkstore.NewStore(limit.New(place, writeLimit), c, keys), Dirs: dirs, place: place}, nil
+}
+
+// openPlace opens a repository's folder and reads what needs no key.
+func openPlace(ctx context.Context, path string) (*local.Dir, *chunkstore.Config, error) {
+	place, err := local.Open(path)
+	if errors.Is(err, backend.ErrNotExist) {
+		return nil, nil, fmt.Errorf("%w at %s: make one with: cairn init %s", chunkstore.ErrNoRepository, path, path)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("open repository %s: %w", path, err)
+	}
+	c, err := chunkstore.ReadConfig(ctx, place)
+	if err == nil {
+		return place, c, nil
+	}
+	_ = place.Close() // only looked at
+	if errors.Is(err, chunkstore.ErrNoRepository) {
+		return nil, nil, fmt.Errorf("%w at %s: make one with: cairn init %s", chunkstore.ErrNoRepository, path, path)
+	}
+	return nil, nil, fmt.Errorf("open repository %s: %w", path, err)
+}
+
+// BitmapTag gives a repository's name in bitmaps. It needs no key.
+func BitmapTag(ctx context.Context, path string) (string, error) {
+	place, c, err := openPlace(ctx, path)
+	if err != nil {
+		return "", err
+	}
+	return c.ID[:8], place.Close()
 }
 
 // unlock opens the keys. What a passphrase opened once stays in the kernel's

@@ -8,6 +8,14 @@ import (
 	"cairn/integration/lab"
 )
 
+// Available skips the test where the lab's machines cannot run.
+func Available(t testing.TB) {
+	t.Helper()
+	if err := lab.Available(); err != nil {
+		t.Skip(err)
+	}
+}
+
 // Build returns the lab's assets, or skips the test if this machine cannot
 // have them. A build that fails is a failed test and not a skip.
 func Build(t testing.TB) *lab.Assets {
@@ -56,4 +64,27 @@ func Shell(t testing.TB, g *lab.Guest, command string) string {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// EachQEMU runs a test with the installed QEMU and with the newer one of
+// Debian's backports. If that cannot be had, its subtest alone is skipped, and
+// the reason says which QEMU was not tested.
+func EachQEMU(t *testing.T, test func(t *testing.T, q lab.QEMU)) {
+	t.Helper()
+	installed, err := lab.InstalledQEMU(t.Context())
+	if errors.Is(err, lab.ErrUnavailable) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Run("QEMU-"+installed.Version, func(t *testing.T) { test(t, installed) })
+	newer, err := lab.BackportsQEMU(t.Context(), t.Output())
+	if err != nil {
+		t.Run("QEMU-backports", func(t *testing.T) { t.Skipf("NOT TESTED with the QEMU of Debian's backports: %v", err) })
+		return
+	}
+	if newer.Version != installed.Version {
+		t.Run("QEMU-"+newer.Version, func(t *testing.T) { test(t, newer) })
+	}
 }
