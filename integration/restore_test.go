@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"cairn/integration/lab"
 	"cairn/integration/lab/labtest"
@@ -213,6 +215,7 @@ func TestBoot(t *testing.T) {
 			t.Errorf("after Ctrl-C: exit code %d, mounted: %v\n%s", got.code, isMounted(t, mnt), got.stderr)
 		}
 	})
+	t.Run("LostMount", func(t *testing.T) { testLostMount(t, h, dir) })
 	t.Run("Finished", func(t *testing.T) { testFinish(t, h, dir) })
 }
 
@@ -221,6 +224,32 @@ func awaitBooted(t *testing.T, dir string) *lab.Guest {
 	t.Helper()
 	awaitConsole(t, filepath.Join(dir, "console.log"), "BOOTED")
 	return lab.Attach(dir)
+}
+
+// testLostMount kills the mount under a VM: the VM stops and its guest sees no
+// error; what it wrote is there when it is booted again.
+func testLostMount(t *testing.T, h *host, dir string) {
+	h.run(t, exitOK, "boot", "--dir", dir, "--detach")
+	back := awaitBooted(t, dir)
+	labtest.Shell(t, back, "echo before >/root/before; sync; echo 3 >/proc/sys/vm/drop_caches")
+	for _, pid := range processesOf(os.Getenv(cairnEnv)) {
+		if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.Contains(string(line), dir+"/mnt") {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	_, err := back.Shell(ctx, "cat /var/lib/many/* /srv/data/* >/dev/null")
+	var status struct{ Status string }
+	if serr := back.Command(t.Context(), "query-status", nil, &status); serr != nil || status.Status != "io-error" || err == nil {
+		t.Errorf("with its mount killed the VM is %q (%v), and reading: %v", status.Status, serr, err)
+	}
+	h.run(t, exitOK, "boot", "--dir", dir, "--stop", "--grace", "0s")
+	h.run(t, exitOK, "boot", "--dir", dir, "--detach")
+	labtest.Shell(t, awaitBooted(t, dir), "cat /root/before && md5sum -c /root/sums && cat /var/lib/many/* /srv/data/* >/dev/null")
+	h.run(t, exitOK, "boot", "--dir", dir, "--stop", "--grace", "0s")
 }
 
 // testFinish copies the rest while the guest writes, then takes the repository

@@ -82,6 +82,7 @@ A first backup, step by step:
   cairn backup web01                               the first reads all, the next what changed
   cairn mount /mnt/cairn                           browse every point
   cairn restore web01@latest:/etc/fstab --to /tmp  copy a file out
+  cairn boot web01@latest                          run the VM from the point, at once
 
 A point is written web01@latest, web01@latest~2, web01@2026-10-12, or by the
 beginning of its ID.

@@ -2,6 +2,7 @@ package job
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"sync/atomic"
 	"unsafe"
@@ -23,10 +24,10 @@ type directFile struct {
 	off    atomic.Bool
 }
 
-// openDirect opens a file that f has open under path once more.
-func openDirect(f *os.File, path string) *directFile {
+// openDirect opens once more what f has open, whatever its name leads to now.
+func openDirect(f *os.File) *directFile {
 	d := &directFile{file: f}
-	if g, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT|unix.O_NOFOLLOW, 0); err == nil {
+	if g, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDWR|unix.O_DIRECT, 0); err == nil {
 		d.direct = g
 	}
 	return d

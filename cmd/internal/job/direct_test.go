@@ -21,7 +21,7 @@ func TestDirectFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = os.Remove(path) })
-		d := openDirect(f, path)
+		d := openDirect(f)
 		buf := alignedBuffer(3 * directAlign)
 		for i := range buf {
 			buf[i] = byte(i * 7)

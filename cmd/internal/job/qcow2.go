@@ -225,7 +225,7 @@ func newQCOW2(ctx context.Context, f *os.File, img restorepoint.Image) (*qcow2Ta
 	if err := f.Truncate(p.total() * clusterSize); err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Name(), err)
 	}
-	return &qcow2Target{newFileTarget(f, f.Name(), p.total()*clusterSize, false), p, img}, nil
+	return &qcow2Target{newFileTarget(f, p.total()*clusterSize, false), p, img}, nil
 }
 
 // WriteAt implements io.WriterAt, for ranges of the image that are no holes.

@@ -110,7 +110,7 @@ func newRaw(f *os.File, size int64) (target, error) {
 	if err := f.Truncate(size); err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Name(), err)
 	}
-	return newFileTarget(f, f.Name(), size, false), nil
+	return newFileTarget(f, size, false), nil
 }
 
 // intoDevice writes over a block device, or with Delta what differs on it.
@@ -125,7 +125,7 @@ func (d *PointDisk) intoDevice(ctx context.Context, path string, o RestoreOption
 	if err != nil {
 		return err
 	}
-	t := newFileTarget(f, path, d.Image.Size(), true)
+	t := newFileTarget(f, d.Image.Size(), true)
 	defer func() { err = errors.Join(err, t.close()) }()
 	if err := lockImage(f); err != nil {
 		return err
@@ -164,7 +164,7 @@ func (d *PointDisk) intoFile(ctx context.Context, path string, o RestoreOptions,
 		}
 		return d.intoQCOW2(ctx, path, o, prog, r)
 	}
-	t := newFileTarget(f, path, d.Image.Size(), false)
+	t := newFileTarget(f, d.Image.Size(), false)
 	defer func() { err = errors.Join(err, t.close()) }()
 	if err := lockImage(f); err != nil {
 		return err

@@ -89,7 +89,7 @@ func emptyFolder(path string) (string, error) {
 		return "", err
 	}
 	if len(list) > 0 {
-		return "", fmt.Errorf("%s is not empty: name a new folder for the VM", path)
+		return "", fmt.Errorf("%s is not empty: name a new folder for the VM, or empty this one (a restore that failed leaves disks in it, and no %s)", path, startScript)
 	}
 	return dir, nil
 }

@@ -38,9 +38,9 @@ type fileTarget struct {
 	noHole atomic.Bool // the file or device cannot make holes: zeros are written
 }
 
-// newFileTarget takes f over. path is where it is opened once more.
-func newFileTarget(f *os.File, path string, size int64, device bool) *fileTarget {
-	return &fileTarget{directFile: openDirect(f, path), size: size, device: device}
+// newFileTarget takes f over.
+func newFileTarget(f *os.File, size int64, device bool) *fileTarget {
+	return &fileTarget{directFile: openDirect(f), size: size, device: device}
 }
 
 func (t *fileTarget) zero(off, n int64) error {
