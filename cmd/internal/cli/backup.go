@@ -172,7 +172,7 @@ func (a *app) backupOne(ctx context.Context, run job.Backup, name string) (*rest
 	again := run
 	m, err := run.Run(ctx)
 	if errors.Is(err, qmp.ErrVMStarted) && ctx.Err() == nil {
-		run.Step("the VM was off, and was started meanwhile: once more")
+		run.Step("%v: trying once more", err)
 		m, err = again.Run(ctx)
 	}
 	return m, err

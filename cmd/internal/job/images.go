@@ -16,7 +16,19 @@ import (
 )
 
 // images is the hypervisor of a VM that is off: its image files.
-type images struct{ *qmp.Offline }
+type images struct {
+	*qmp.Offline
+	vm string
+}
+
+// Inspect implements hypervisor.
+func (i images) Inspect(ctx context.Context) (*qmp.Machine, error) {
+	m, err := i.Offline.Inspect(ctx)
+	if errors.Is(err, os.ErrNotExist) {
+		err = fmt.Errorf("%w: if the image was moved, say where to: cairn vm add %s --replace … --disk NAME=FILE; if the VM has the disk no more: --exclude NAME", err, i.vm)
+	}
+	return m, err
+}
 
 func (i images) Prepare(ctx context.Context, o qmp.FleeceOptions) (fleece, error) {
 	f, err := i.Offline.Prepare(ctx, o)
@@ -62,7 +74,7 @@ func (b *Backup) reachImages(ctx context.Context) (hypervisor, error) {
 		return nil, err
 	}
 	b.Step("the VM is off: it is backed up from its image files")
-	return images{off}, nil
+	return images{off, b.VM.Name}, nil
 }
 
 // OpenImages gives a VM that is off, by the images that its registration and
