@@ -211,6 +211,9 @@ func (c *campaign) run(victim string) (hit bool) {
 		c.kill(r, victim, time.Duration(c.rnd.Int64N(int64(c.took))))
 	}
 	got := r.wait()
+	if got.code == exitFailed && (victim == "" || victim == "cairn") {
+		c.diagnose(got)
+	}
 	switch {
 	case victim == "":
 		c.took = time.Since(start)
@@ -227,13 +230,22 @@ func (c *campaign) run(victim string) (hit bool) {
 	}
 	if !c.g.Running() {
 		if victim == "cairn" || victim == "" {
-			c.t.Fatalf("QEMU ended, and the test has not killed it: %v", c.g.Wait(c.t.Context()))
+			c.diagnose(got)
 		}
 		boot(c.t, c.g)
 		c.write()
 	}
 	c.judge(earliest, victim == "")
 	return hit || victim == ""
+}
+
+// diagnose fails the test behind a run that failed though nobody has killed it
+// or QEMU, with QEMU's last words if it has ended.
+func (c *campaign) diagnose(got result) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.t.Context()), 2*time.Second)
+	defer cancel()
+	c.t.Fatalf("the run failed: %s%s\nQEMU: %v", got.stdout, got.stderr, c.g.Wait(ctx))
 }
 
 // kill kills after a while.
