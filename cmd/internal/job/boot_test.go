@@ -184,5 +184,5 @@ func TestRestoreVM(t *testing.T) {
 	if r, err = v.Run(t.Context()); err != nil || filepath.Base(r.Start) != domainFile || !r.IsDomain {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	qemuImg(t, "check", "-f", "qcow2", r.Files["vda"])
+	runQEMUImg(t, "check", "-f", "qcow2", r.Files["vda"])
 }

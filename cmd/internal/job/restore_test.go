@@ -151,7 +151,7 @@ func TestRestoreDiskReplaces(t *testing.T) {
 	}
 }
 
-func qemuImg(t *testing.T, args ...string) []byte {
+func runQEMUImg(t *testing.T, args ...string) []byte {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "qemu-img", args...).CombinedOutput()
 	if err != nil {
@@ -180,11 +180,11 @@ func TestQCOW2IsWhatQEMUReads(t *testing.T) {
 			truth := make([]byte, whole512(m.Size()))
 			copy(truth, m)
 			write(t, raw, truth)
-			qemuImg(t, "check", "-f", "qcow2", path)
-			qemuImg(t, "compare", "-f", "raw", "-F", "qcow2", raw, path)
+			runQEMUImg(t, "check", "-f", "qcow2", path)
+			runQEMUImg(t, "compare", "-f", "raw", "-F", "qcow2", raw, path)
 			// It can be written to: clusters are not shared, refcounts are right.
-			qemuImg(t, "convert", "-n", "-f", "raw", "-O", "qcow2", raw, path)
-			qemuImg(t, "check", "-f", "qcow2", path)
+			runQEMUImg(t, "convert", "-n", "-f", "raw", "-O", "qcow2", raw, path)
+			runQEMUImg(t, "check", "-f", "qcow2", path)
 		})
 	}
 }
@@ -355,7 +355,7 @@ func TestImageInUseIsRefused(t *testing.T) {
 	m := sampleDisk(8, 1<<20)
 	for _, format := range []string{FormatRaw, FormatQCOW2} {
 		path := filepath.Join(t.TempDir(), "vda")
-		qemuImg(t, "create", "-q", "-f", format, path, "1M")
+		runQEMUImg(t, "create", "-q", "-f", format, path, "1M")
 		stop := startQEMU(t, path, format)
 		for name, o := range map[string]RestoreOptions{"delta": {Delta: true, Format: format}, "overwrite": {Overwrite: true, Format: format}} {
 			_, err := RestoreDisk(t.Context(), m.disk(), path, o, quiet)
@@ -425,9 +425,9 @@ func TestDeltaIntoQCOW2(t *testing.T) {
 	dir := t.TempDir()
 	path, raw := filepath.Join(dir, "vda.qcow2"), filepath.Join(dir, "truth.raw")
 	write(t, raw, sampleDisk(10, sampleSize))
-	qemuImg(t, "convert", "-f", "raw", "-O", "qcow2", raw, path)
+	runQEMUImg(t, "convert", "-f", "raw", "-O", "qcow2", raw, path)
 	for _, b := range []string{"cairn-1f2e3d4c-17", "cairn-aaaaaaaa-1-9", "cairn-1f2e3d4c-merged", "libvirt-4", "cairn-mine"} {
-		qemuImg(t, "bitmap", "--add", "-f", "qcow2", path, b)
+		runQEMUImg(t, "bitmap", "--add", "-f", "qcow2", path, b)
 	}
 	if _, err := RestoreDisk(t.Context(), m.disk(), path, RestoreOptions{Delta: true}, quiet); err == nil || !strings.Contains(err.Error(), "--format") {
 		t.Errorf("a qcow2 was taken for raw: %v", err)
@@ -441,9 +441,9 @@ func TestDeltaIntoQCOW2(t *testing.T) {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	write(t, raw, m)
-	qemuImg(t, "check", "-f", "qcow2", path)
-	qemuImg(t, "compare", "-f", "raw", "-F", "qcow2", raw, path)
-	info := string(qemuImg(t, "info", path))
+	runQEMUImg(t, "check", "-f", "qcow2", path)
+	runQEMUImg(t, "compare", "-f", "raw", "-F", "qcow2", raw, path)
+	info := string(runQEMUImg(t, "info", path))
 	if strings.Contains(info, "cairn-1f2e3d4c") || strings.Contains(info, "cairn-aaaaaaaa") || !strings.Contains(info, "libvirt-4") || !strings.Contains(info, "cairn-mine") {
 		t.Errorf("bitmaps: %s", info)
 	}
