@@ -94,6 +94,9 @@ func (o *Offline) Inspect(ctx context.Context) (*Machine, error) {
 	if err := o.unused(ctx); err != nil {
 		return nil, err
 	}
+	if err := o.files.Opened(); err != nil {
+		return nil, err
+	}
 	s, err := o.open(ctx, read, false)
 	if err != nil {
 		return nil, err
@@ -221,7 +224,7 @@ func (o *Offline) Advance(ctx context.Context, disks []Disk, repo string, commit
 	if len(commands) == 0 {
 		return nil
 	}
-	if err := o.unused(ctx); err != nil {
+	if err := errors.Join(o.unused(ctx), o.files.Opened()); err != nil {
 		return err
 	}
 	s, err := o.open(ctx, which, true)
