@@ -695,3 +695,36 @@ func noDaemon(t *testing.T, h *host) {
 		}
 	}
 }
+
+// TestEncryptedQcow2: QEMU has the key and reads the disk for us while the VM
+// runs; while it is off nobody can, and the run says so.
+func TestEncryptedQcow2(t *testing.T) {
+	h := newHost(t)
+	file := filepath.Join(t.TempDir(), "enc.qcow2")
+	secret := "secret,id=s,data=secret"
+	tool(t, "qemu-img", "create", "-q", "-f", "qcow2", "--object", secret, "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", file, "8M")
+	z := newZoo(t, h, []zooDisk{{"vda", file, "qcow2"}}, "-object", secret, "-device", "virtio-blk-pci,id=vda,drive=n-vda",
+		"-blockdev", "driver=qcow2,node-name=n-vda,encrypt.format=luks,encrypt.key-secret=s,file.driver=file,file.filename="+file)
+	same := func(what string) {
+		t.Helper()
+		truth := filepath.Join(z.dir, "truth.raw")
+		tool(t, "qemu-img", "convert", "-U", "--object", secret, "--image-opts", "driver=qcow2,encrypt.key-secret=s,file.driver=file,file.filename="+file, "-O", "raw", truth)
+		if got := byteAt(t, truth, z.at); got != z.pattern {
+			t.Fatalf("%s: the write of %d did not arrive", what, z.pattern)
+		}
+		sameImage(t, what, h.restoreDisk(t, vmName+"@latest", "vda"), truth)
+	}
+	z.start()
+	z.write(1, 1<<20, 300_000)
+	h.backup(t)
+	same("the first point")
+	z.write(2, 3<<20, 4096)
+	z.quit()
+	h.run(t, exitFailed, "backup", vmName).mentions(t, "only while the VM runs")
+	z.start()
+	if s := h.backup(t); s.Read != "incremental" {
+		t.Errorf("after a restart: %s: %s", s.Read, s.Reason)
+	}
+	same("after a restart")
+	z.quit()
+}

@@ -112,7 +112,7 @@ func (o *Offline) Inspect(ctx context.Context) (*Machine, error) {
 // admit refuses what cannot be read safely, and begins to watch the file.
 func (o *Offline) admit(img Image) error {
 	if strings.Contains(img.File, "://") || strings.HasPrefix(img.File, "json:") {
-		return fmt.Errorf("%q is no file on this host: such a disk can be read only while the VM runs", img.File)
+		return fmt.Errorf("%q is no plain file on this host: such a disk (encrypted, a part of a file, on the network) can be read only while the VM runs", img.File)
 	}
 	if img.Format != "qcow2" && img.Format != "raw" {
 		return fmt.Errorf("image %s has format %q: without the VM only qcow2 and raw can be read; back it up while the VM runs", img.File, img.Format)

@@ -339,8 +339,8 @@ func TestOfflineRefuses(t *testing.T) {
 	for _, c := range []struct{ file, format, want string }{
 		{file("missing"), "qcow2", "no such file"},
 		{"good.qcow2", "qcow2", "relative name"},
-		{"nbd://host/x", "raw", "no file on this host"},
-		{`json:{"driver":"raw"}`, "raw", "no file on this host"},
+		{"nbd://host/x", "raw", "no plain file on this host"},
+		{`json:{"driver":"raw"}`, "raw", "no plain file on this host"},
 		{file("luks.qcow2"), "qcow2", "encrypted"},
 		{file("x.vmdk"), "vmdk", "only qcow2 and raw"},
 		{file("x.raw"), "", "only qcow2 and raw"},
