@@ -166,7 +166,7 @@ func (b *Backup) plan(ctx context.Context) error {
 			// The bitmaps stay: if this run dies the next one still can use them.
 			p.decision = qmp.Decision{Reason: reasonAsked, Remove: p.decision.Remove}
 		}
-		if twice := secondFallback(b.VM.Name, d.Name, b.parent, p.decision); twice != "" {
+		if twice := secondFallback(b.VM.Name, d.Name, b.parent, p.decision); twice != "" && d.NoBitmaps == "" { // else nothing takes them away: there can be none
 			b.warn("%s", twice)
 		}
 		if records[d.Name] != nil {
