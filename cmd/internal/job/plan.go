@@ -57,6 +57,9 @@ func (b *Backup) probe(ctx context.Context) error {
 		Machine: restorepoint.Machine{QEMUVersion: b.machine.Version, Type: b.machine.Type, CommandLine: b.commandLine()},
 	}
 	b.entry = entry{VM: b.VM.Name, QMP: b.VM.QMP, Agent: b.agentSocket()}
+	if b.entry.Frozen = b.owesThaw; b.owesThaw {
+		b.warn("a run that died had frozen the guest, and its agent does not answer a thaw: restart the agent in the guest; each run tries again until it answers")
+	}
 	if b.entry.Scratch, err = b.scratchDir(); err != nil {
 		return err
 	}
@@ -74,12 +77,13 @@ func (b *Backup) cleanDead(ctx context.Context) error {
 				return fmt.Errorf("let the VM go on that an earlier run has stopped: %w", err)
 			}
 		}
-		if d.Agent != "" {
+		if d.Frozen && d.Agent != "" {
 			tctx, cancel := context.WithTimeout(ctx, agentTimeout)
 			_, err := guest.Thaw(tctx, d.Agent)
 			cancel()
-			if err != nil && !errors.Is(err, guest.ErrVMGone) && !errors.Is(err, guest.ErrNoAgent) {
-				b.Step("the guest agent does not answer whether the guest is frozen: %v", err)
+			if err != nil && !errors.Is(err, guest.ErrVMGone) && !errors.Is(err, guest.ErrUnsupported) {
+				b.owesThaw = true
+				b.Step("the guest may be frozen still, its agent does not answer: %v", err)
 			}
 		}
 	}
