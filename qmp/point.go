@@ -18,7 +18,7 @@ type PointInfo struct {
 // the fleece is the disks' content at this instant. pause stops a running VM
 // meanwhile: needed with more than one disk unless the guest is frozen,
 // because the filters go in one after the other. A VM that was not running
-// is left as it is.
+// is left as it is. Disks that are pushed need the pause in any case.
 //
 // The order loses no write: the new bitmaps record, then the filters go in,
 // then the old bitmaps stop. A write in between is in both and is sent twice.
@@ -29,7 +29,7 @@ func (f *Fleece) Point(ctx context.Context, pause bool) (info PointInfo, err err
 	if err != nil {
 		return PointInfo{}, err
 	}
-	if pause && running {
+	if (pause || f.pushes()) && running {
 		begin := f.opt.Now()
 		// A stop without an answer may still happen, so cont goes out whatever stop said.
 		defer func() {
@@ -71,11 +71,9 @@ func (f *Fleece) point(ctx context.Context) error {
 	if err := f.conn.run(ctx, atomically(add), nil); err != nil {
 		return fmt.Errorf("new bitmaps: %w", err)
 	}
-	for i, d := range f.opt.Disks {
-		// Noted before it is tried: without an answer it may have happened.
-		f.inserted = append(f.inserted, i)
-		if err := f.conn.run(ctx, qomSet{d.Disk.QOMPath, "drive", objectName(prefixFilter, i)}, nil); err != nil {
-			return fmt.Errorf("filter for disk %s: %w", d.Disk.Name, err)
+	for i := range f.opt.Disks {
+		if err := f.insert(ctx, i); err != nil {
+			return err
 		}
 	}
 	if len(disable) == 0 {
@@ -83,6 +81,45 @@ func (f *Fleece) point(ctx context.Context) error {
 	}
 	if err := f.conn.run(ctx, atomically(disable), nil); err != nil {
 		return fmt.Errorf("old bitmaps: %w", err)
+	}
+	return nil
+}
+
+// insert puts the filter of disk i into the data path.
+//
+// The nodes of a disk that is pushed are made only here, while the VM stands
+// still: while it runs, QEMU before 9.0 aborts at that if the disk has a request in
+// flight. blockdev-add opens the node below by a way that waits for the disk's
+// requests, and lets go of the iothread's lock meanwhile, which it does not hold
+// ("qemu_mutex_unlock_impl: Operation not permitted"). A stopped VM has none.
+func (f *Fleece) insert(ctx context.Context, i int) error {
+	d := f.opt.Disks[i].Disk
+	if d.Push {
+		if err := f.addFilter(ctx, i); err != nil {
+			return err
+		}
+	}
+	// Noted before it is tried: without an answer it may have happened.
+	f.inserted = append(f.inserted, i)
+	if err := f.conn.run(ctx, qomSet{d.QOMPath, "drive", objectName(prefixFilter, i)}, nil); err != nil {
+		return fmt.Errorf("filter for disk %s: %w", d.Name, err)
+	}
+	if d.Push {
+		return f.addAccess(ctx, i)
+	}
+	return nil
+}
+
+// pushes says whether a disk is pushed.
+func (f *Fleece) pushes() bool {
+	return slices.ContainsFunc(f.opt.Disks, func(d FleeceDisk) bool { return d.Disk.Push })
+}
+
+// addAccess makes the fleece of disk i above its filter.
+func (f *Fleece) addAccess(ctx context.Context, i int) error {
+	err := f.conn.run(ctx, addSnapshotAccess{Driver: "snapshot-access", Node: objectName(prefixAccess, i), File: objectName(prefixFilter, i)}, nil)
+	if err != nil {
+		return fmt.Errorf("fleece of disk %s: %w", f.opt.Disks[i].Disk.Name, err)
 	}
 	return nil
 }
