@@ -71,7 +71,7 @@ func (f *Fleece) mergeBitmaps(ctx context.Context) error {
 func (f *Fleece) exportDisk(ctx context.Context, i int) (*Pull, error) {
 	d := f.opt.Disks[i]
 	access, id := objectName(prefixAccess, i), objectName(prefixExport, i)
-	if err := f.addAccess(ctx, i); err != nil {
+	if err := f.conn.run(ctx, accessTo(i), nil); err != nil {
 		return nil, err
 	}
 	export := blockExportAdd{Type: "nbd", ID: id, Node: access, Name: id}

@@ -167,27 +167,22 @@ func (f *Fleece) prepare(ctx context.Context) error {
 			return fmt.Errorf("scratch space of disk %s (can QEMU's user reach %s?): %w", d.Disk.Name, f.scratch.dir, err)
 		}
 		if d.Disk.Push {
-			continue // its filter comes with the point: insert
+			continue // its filter comes with the point: see inserts
 		}
-		if err := f.addFilter(ctx, i); err != nil {
-			return err
+		if err := f.conn.run(ctx, f.filter(i), nil); err != nil {
+			return fmt.Errorf("filter for disk %s: %w", d.Disk.Name, err)
 		}
 	}
 	return f.startServer(ctx, uid, gid)
 }
 
-// addFilter makes the filter of disk i, not in the data path yet.
-func (f *Fleece) addFilter(ctx context.Context, i int) error {
-	d := f.opt.Disks[i].Disk
-	err := f.conn.run(ctx, addCopyBeforeWrite{
+// filter is the command that makes the filter of disk i, not in the data path yet.
+func (f *Fleece) filter(i int) command {
+	return addCopyBeforeWrite{
 		Driver: "copy-before-write", Node: objectName(prefixFilter, i),
-		File: d.Top, Target: objectName(prefixScratch, i),
+		File: f.opt.Disks[i].Disk.Top, Target: objectName(prefixScratch, i),
 		OnCBWError: "break-snapshot", CBWTimeout: int(max(f.opt.CBWTimeout/time.Second, 1)),
-	}, nil)
-	if err != nil {
-		return fmt.Errorf("filter for disk %s: %w", d.Name, err)
 	}
-	return nil
 }
 
 // tidyBitmaps removes bitmaps that are of no use and folds what piled up.
