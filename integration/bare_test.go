@@ -15,7 +15,10 @@ import (
 	"cairn/integration/lab/labtest"
 )
 
-const mib = 1 << 20
+const (
+	mib      = 1 << 20
+	bareSize = 4 * mib // of a bare VM's disk
+)
 
 // bare is a real QEMU without a guest in it, which is there in a tenth of a
 // second. The test writes to its disks by HMP's qemu-io, addressed to the
@@ -33,13 +36,13 @@ type bare struct {
 	random  *rand.ChaCha8
 }
 
-// blank makes empty disks of 16 MiB in a new folder.
+// blank makes empty disks in a new folder.
 func blank(t *testing.T, disks ...lab.Disk) (dir string, made []lab.Disk) {
 	t.Helper()
 	dir = t.TempDir()
 	for _, d := range disks {
 		if d.Path == "" {
-			made, err := lab.BlankDisk(t.Context(), dir, d.ID, d.Format, 16*mib)
+			made, err := lab.BlankDisk(t.Context(), dir, d.ID, d.Format, bareSize)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -127,7 +130,7 @@ func (v *bare) scatter(turn int) {
 	v.t.Helper()
 	for _, d := range v.disks {
 		for i := range 3 {
-			v.write(d.ID, int64((turn*7+i*5)%15)*mib+int64(turn*4096), 12<<10)
+			v.write(d.ID, int64((turn*7+i*5)%15)*(bareSize/16)+int64(turn*4096), 12<<10)
 		}
 	}
 }
@@ -283,7 +286,7 @@ func TestBareLeftOut(t *testing.T) {
 		for _, words := range []string{"disk ro", "left out: read-only", "disk cd0", "left out: CD-ROM"} {
 			r.mentions(t, words)
 		}
-		if s.BytesDisk != 16*mib {
+		if s.BytesDisk != bareSize {
 			t.Errorf("%d bytes of disks were backed up", s.BytesDisk)
 		}
 		v.disks = v.disks[:1]
@@ -291,11 +294,11 @@ func TestBareLeftOut(t *testing.T) {
 	})
 }
 
-// loopDevice makes a block device of 16 MiB.
+// loopDevice makes a block device.
 func loopDevice(t *testing.T) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "loop.img")
-	if err := os.WriteFile(file, make([]byte, 16*mib), 0o600); err != nil {
+	if err := os.WriteFile(file, make([]byte, bareSize), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.CommandContext(t.Context(), "losetup", "-f", "--show", file).CombinedOutput()

@@ -137,7 +137,10 @@ func bitmapNames(list []ourBitmap) []string {
 
 // NextSeq gives the number of the next attempt: one more than any that a
 // bitmap or the committed point carries. Numbers must not be left out, because
-// Plan takes a gap for a lost bitmap.
+// Plan takes a gap for a lost bitmap. A VM without a committed point may begin
+// with any larger one, and should with one of its own (the time): a bitmap's
+// name tells the repository but not the VM, and if all VMs began with 1, the
+// bitmaps of an image that came from another VM would be trusted.
 func NextSeq(disks []Disk, repo string, committed uint64) uint64 {
 	last := committed
 	for _, d := range disks {
@@ -253,7 +256,7 @@ func missing(disk Disk, since uint64, repo string) string {
 	case !disk.Persistent:
 		return fmt.Sprintf("bitmap %s is gone: the format %s cannot keep bitmaps over a restart of the VM", name, disk.Driver)
 	}
-	return fmt.Sprintf("bitmap %s is gone: QEMU or the host ended without closing the image, or somebody removed it", name)
+	return fmt.Sprintf("bitmap %s is gone: QEMU or the host ended without closing the image, somebody removed it, or the image is another one", name)
 }
 
 // version2 says what to do about an image that cannot keep bitmaps.

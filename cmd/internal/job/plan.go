@@ -152,6 +152,9 @@ func (b *Backup) plan(ctx context.Context) error {
 		}
 	}
 	b.seq = qmp.NextSeq(b.machine.Disks, repo, committed)
+	if committed == 0 { // the first numbers of two VMs must differ: see qmp.NextSeq
+		b.seq = max(b.seq, uint64(max(b.start.UnixMilli(), 0)))
+	}
 	for _, d := range b.machine.Disks {
 		reason := d.Skip
 		if slices.Contains(b.VM.Exclude, d.Name) {
