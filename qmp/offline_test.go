@@ -165,6 +165,7 @@ func TestOffline(t *testing.T) {
 	dir := shortTemp(t)
 	base := filepath.Join(dir, "base.raw")
 	must(t, os.WriteFile(base, bytes.Repeat([]byte("base"), size/4), 0o600))
+	newVM(t, testDisk{id: "vdz", format: "qcow2", size: size, backing: base}) // another VM runs on the same base all the time
 	v := newVM(t, testDisk{id: "vda", format: "qcow2", size: size}, testDisk{id: "vdb", format: "qcow2", size: size, backing: base}, testDisk{id: "vdc", format: "raw", size: size})
 	b := newBackup(v, "vda", "vdb", "vdc")
 	write := func(pattern int, off, n int64) {
@@ -386,6 +387,42 @@ func TestOfflineInUse(t *testing.T) {
 		}
 		must(t, other.Process.Kill()) // it forgets a SIGTERM that comes while it starts
 		_ = other.Wait()              // it was killed
+	}
+}
+
+// TestOfflineDamaged: an image that QEMU would repair, or not open for
+// writing, is read whole as it is, and not written to.
+func TestOfflineDamaged(t *testing.T) {
+	qemuBinary(t)
+	for _, c := range []struct {
+		bit   byte // of the header's incompatible features
+		words string
+	}{{1, "was not closed"}, {2, "marked corrupt"}} {
+		v := newVM(t, testDisk{id: "vda", format: "qcow2", size: 8 << 20})
+		v.write("vda", 1, 0, 1<<20)
+		v.quit()
+		b := newBackup(v, "vda")
+		must(t, b.runOff(false))
+		b.same("whole")
+		image, err := os.ReadFile(v.file("vda"))
+		must(t, err)
+		image[79] |= c.bit
+		must(t, os.WriteFile(v.file("vda"), image, 0o600))
+		must(t, b.runOff(false))
+		b.wants("damaged", "vda", false, c.words)
+		after, err := os.ReadFile(v.file("vda"))
+		must(t, err)
+		equal(t, "the image's file", after, image)
+		b.same(c.words)
+
+		image[79] &^= c.bit // as a repair does
+		must(t, os.WriteFile(v.file("vda"), image, 0o600))
+		v.offWrite("vda", "qcow2", 2, 2<<20, 4096)
+		must(t, b.runOff(false))
+		b.same("repaired")
+		b.wants("repaired", "vda", false, "is gone")
+		must(t, b.runOff(false))
+		b.wants("once more", "vda", true, "recorded all changes")
 	}
 }
 

@@ -54,7 +54,7 @@ func (b *Backup) probe(ctx context.Context) error {
 	}
 	b.manifest = restorepoint.Manifest{
 		Version: restorepoint.ManifestVersion, VM: restorepoint.VM{Name: b.VM.Name, UUID: b.machine.UUID}, Host: host, Tags: b.Tags,
-		Machine: restorepoint.Machine{QEMUVersion: b.machine.Version, Type: b.machine.Type, CommandLine: b.commandLine()},
+		Machine: b.describeMachine(),
 	}
 	b.entry = entry{VM: b.VM.Name, QMP: b.VM.QMP, Agent: b.agentSocket()}
 	if b.entry.Frozen = b.owesThaw; b.owesThaw {
