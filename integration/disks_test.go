@@ -730,6 +730,7 @@ func TestEncryptedQcow2(t *testing.T) {
 	z.write(1, 1<<20, 300_000)
 	h.backup(t)
 	same("the first point")
+	h.run(t, exitOK, "doctor", vmName).mentions(t, "could not be backed up then")
 	z.write(2, 3<<20, 4096)
 	z.quit()
 	h.run(t, exitFailed, "backup", vmName).mentions(t, "only while the VM runs")

@@ -19,11 +19,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Program is the daemon's name; Debian has it in qemu-system-common.
+// Program is the daemon's name; Debian 12 has it in qemu-system-common, later
+// ones in qemu-utils.
 const Program = "qemu-storage-daemon"
 
 // ErrNoDaemon: the daemon is not installed.
-var ErrNoDaemon = errors.New(Program + " is not installed (Debian: apt install qemu-system-common): it reads the images of a VM that is off")
+var ErrNoDaemon = errors.New(Program + " is not installed (Debian: apt install qemu-utils qemu-system-common): it reads the images of a VM that is off")
 
 // Waits for the daemon's end: it needs milliseconds, and more where it has
 // bitmaps to store on a slow disk.

@@ -171,6 +171,7 @@ func (a *app) examineVM(ctx context.Context, d *doctor, v config.VM, repo *wire.
 	}
 	a.examineScratch(d, v, m, conn)
 	examineDisks(ctx, d, v, m, repo, cat)
+	examineForOff(d, v, m)
 	examineAgent(ctx, d, v, m)
 }
 
