@@ -53,6 +53,14 @@
 // of ours (push.go). Its job gets an I/O error when we die, and the guest goes
 // on.
 //
+// # A VM that is off
+//
+// Offline and OfflineFleece do the same steps on image files, by a
+// qemu-storage-daemon (package storage). The VM may be started at any time:
+// Point keeps it from that for some 50 ms, in which this attempt's bitmaps are
+// stored and the files are marked; what is read behind it counts only if
+// Unchanged proves that nobody wrote.
+//
 // # Locks
 //
 // Conn.writeMu, then Conn.mu, then Subscription.mu.
