@@ -239,3 +239,40 @@ func FuzzTake(f *testing.F) {
 		}
 	})
 }
+
+// TestRunAll: commands go out without waiting for answers, in their order, and
+// the first that fails is told of when all are answered.
+func TestRunAll(t *testing.T) {
+	t.Parallel()
+	var got []string
+	all := make(chan struct{})
+	var held []qmptest.Command
+	server := qmptest.Start(t, func(s *qmptest.Session, cmd qmptest.Command) {
+		got = append(got, cmd.Execute)
+		if cmd.Execute == "qmp_capabilities" {
+			s.Reply(cmd, nil)
+			return
+		}
+		if held = append(held, cmd); len(held) < 4 {
+			return // no answer before the last has come
+		}
+		s.Reply(held[0], nil)
+		s.Refuse(held[1], "GenericError", "the second")
+		s.Reply(held[2], nil)
+		s.Refuse(held[3], "GenericError", "the fourth")
+		close(all)
+	})
+	c := dialFake(t, server)
+	failed, err := c.runAll(testContext(t), []command{stop{}, queryStatus{}, cont{}, queryBlock{}})
+	var refused *Error
+	if failed != 1 || !errors.As(err, &refused) || refused.Desc != "the second" || refused.Command != "query-status" {
+		t.Errorf("got %d, %v", failed, err)
+	}
+	<-all
+	if want := "qmp_capabilities stop query-status cont query-block"; strings.Join(got, " ") != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if n, err := c.runAll(testContext(t), nil); n != 0 || err != nil {
+		t.Errorf("no commands: %d, %v", n, err)
+	}
+}

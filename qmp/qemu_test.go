@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -314,8 +315,13 @@ func (b *backup) begin() (*Fleece, uint64, error) {
 	opt := FleeceOptions{Repo: b.repo, ScratchDir: b.dir, SocketDir: b.dir + "/s", MinScratch: 1}
 	b.decisions = map[string]Decision{}
 	var disks []Disk
+	found := b.inspect().Disks
 	for _, id := range b.ids {
-		d := b.disk(id)
+		i := slices.IndexFunc(found, func(d Disk) bool { return d.Name == id })
+		if i < 0 {
+			b.t.Fatalf("no disk %q", id)
+		}
+		d := found[i]
 		disks = append(disks, d)
 		var committed *BitmapRecord
 		if r, ok := b.records[id]; ok {

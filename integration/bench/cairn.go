@@ -41,6 +41,7 @@ const (
 	webUUID  = "33333333-3333-4333-8333-333333333333"
 	nextUUID = "44444444-4444-4444-8444-444444444444"
 	idleUUID = "55555555-5555-4555-8555-555555555555"
+	manyUUID = "66666666-6666-4666-8666-666666666666"
 )
 
 func (c *cairn) Name() string { return "cairn" }
@@ -85,8 +86,8 @@ func (c *cairn) start(ctx context.Context, name, image, uuid string) (*machine, 
 	return c.startOn(ctx, name, disk, uuid)
 }
 
-func (c *cairn) startOn(ctx context.Context, name, disk, uuid string) (*machine, error) {
-	m, err := startMachine(ctx, name, c.dir, disk, uuid)
+func (c *cairn) startOn(ctx context.Context, name, disk, uuid string, more ...string) (*machine, error) {
+	m, err := startMachine(ctx, name, c.dir, disk, uuid, more...)
 	if err != nil {
 		return nil, err
 	}

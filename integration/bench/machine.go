@@ -35,19 +35,20 @@ type machine struct {
 	done    chan struct{} // closed when the process was waited for
 }
 
-// startMachine starts QEMU on a qcow2 file; dir must be short (unix sockets).
-func startMachine(ctx context.Context, name, dir, disk, uuid string) (*machine, error) {
+// startMachine starts QEMU on a qcow2 file; dir must be short (unix sockets). more are further arguments of QEMU's.
+func startMachine(ctx context.Context, name, dir, disk, uuid string, more ...string) (*machine, error) {
 	m := &machine{name: name, disk: disk, dir: dir, socket: filepath.Join(dir, name+".qmp"), errs: &tail{}, done: make(chan struct{})}
 	control, rom := filepath.Join(dir, name+".ctl"), filepath.Join(dir, name+".rom")
 	if err := os.WriteFile(rom, haltROM(), 0o600); err != nil {
 		return nil, err
 	}
-	m.cmd = exec.Command("qemu-system-x86_64", "-name", name, "-uuid", uuid, "-nodefaults", "-no-user-config", "-display", "none",
+	args := append([]string{"-name", name, "-uuid", uuid, "-nodefaults", "-no-user-config", "-display", "none",
 		"-machine", "q35", "-accel", "tcg", "-m", "64", "-bios", rom,
-		"-qmp", "unix:"+m.socket+",server=on,wait=off", "-qmp", "unix:"+control+",server=on,wait=off",
-		"-blockdev", "driver=file,node-name=vda-file,filename="+disk+",discard=unmap",
+		"-qmp", "unix:" + m.socket + ",server=on,wait=off", "-qmp", "unix:" + control + ",server=on,wait=off",
+		"-blockdev", "driver=file,node-name=vda-file,filename=" + disk + ",discard=unmap",
 		"-blockdev", "driver=qcow2,node-name=vda,file=vda-file,discard=unmap",
-		"-device", "virtio-blk-pci,drive=vda,id=vda-dev,serial=vda")
+		"-device", "virtio-blk-pci,drive=vda,id=vda-dev,serial=vda"}, more...)
+	m.cmd = exec.Command("qemu-system-x86_64", args...)
 	m.cmd.Stderr = m.errs
 	if err := m.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start QEMU: %w (install qemu-system-x86)", err)

@@ -49,6 +49,9 @@ var titles = [...][2]string{
 	{"rand", "mount: random 4 KiB reads of allocated data, cold"},
 	{"copy", "cp -a of 50,000 small files, cold (peers: kernel's loop mount of the file in their mount)"},
 	{"idle", "idle incremental of a 1 TiB disk"},
+	{"disks", "26 disks in one point, one of them written to before each (VM paused: worst of the runs is judged)"},
+	{"nbd", "reading one export of qemu-nbd"},
+	{"guest", "a guest's write of 4 KiB with its flush, while backups run one behind the other; idle: without them"},
 	{"open-many", "mount with many points by a passphrase, cold"},
 	{"open-many-key", "mount with many points by a key, cold"},
 }
@@ -78,6 +81,9 @@ var columns = [...]column{
 	{p50Ms, "p50 ms", 1, 3},
 	{p99Ms, "p99 ms", 1, 3},
 	{filesPerS, "files/s", 1, 0},
+	{writeP50Ms, "write p50 ms", 1, 2},
+	{writeP99Ms, "write p99 ms", 1, 2},
+	{nbdMBs, "MB/s", 1, 0},
 	{pointsCount, "points", 1, 0},
 }
 

@@ -38,8 +38,21 @@ func (b *bench) run(ctx context.Context, rounds int) error {
 		}
 		b.out.Rounds = n + 1
 	}
-	if b.cairn != nil && (b.rows["idle"] || b.rows["mount"] && b.points > 0) {
-		return b.idle(ctx)
+	if b.cairn == nil {
+		return nil
+	}
+	if b.rows["idle"] || b.rows["mount"] && b.points > 0 {
+		if err := b.idle(ctx); err != nil {
+			return err
+		}
+	}
+	for row, measure := range map[string]func(context.Context) error{"disks": b.disks, "nbd": b.nbd, "guest": b.guest} {
+		if !b.rows[row] {
+			continue
+		}
+		if err := measure(ctx); err != nil {
+			return fmt.Errorf("row %s: %w", row, err)
+		}
 	}
 	return nil
 }

@@ -56,6 +56,8 @@ func targets() []target {
 		{Row: "copy", Metric: filesPerS, Against: []string{"kernel"}, Limit: 0.8, AtLeast: true, Text: "cp -a of small files: files/s / kernel's loop mount"},
 		{Row: "idle", Metric: wallS, Limit: 1, Worst: true, Text: "idle 1 TiB incremental: wall, s (worst run)"},
 		{Row: "idle", Metric: pausedS, Limit: 20, Unit: 1e-3, Worst: true, Text: "idle 1 TiB incremental: VM paused, ms (worst run)"},
+		{Row: "disks", Metric: pausedS, Limit: 50, Unit: 1e-3, Worst: true, Text: "26 disks in one point: VM paused, ms (worst run)"},
+		{Row: "nbd", Metric: nbdMBs, Against: []string{"nbdcopy"}, Limit: 0.8, AtLeast: true, Text: "NBD read: MB/s / nbdcopy's on the same export"},
 		{Metric: rssBytes, Limit: 200, Unit: mib, Worst: true, Text: "peak RSS everywhere, MiB (worst run)"},
 	}
 }

@@ -27,6 +27,9 @@ const (
 	p50Ms       metric = "p50_ms"       // random 4 KiB reads
 	p99Ms       metric = "p99_ms"       //
 	filesPerS   metric = "files_per_s"  // of cp -a
+	writeP50Ms  metric = "write_p50_ms" // a guest's write of 4 KiB with its flush
+	writeP99Ms  metric = "write_p99_ms" //
+	nbdMBs      metric = "nbd_mb_per_s" // read from one export of qemu-nbd
 	pointsCount metric = "points"       // restore points in the repository
 )
 

@@ -1,12 +1,15 @@
 package nbd
 
 import (
+	"context"
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 const benchSize = 256 << 20
@@ -23,7 +26,55 @@ func benchServer(b *testing.B) string {
 			b.Fatalf("%v: %v %s", args, err, out)
 		}
 	}
-	return qemuNBD(b, path, "-f", "qcow2")
+	return qemuNBD(b, path, "-f", "qcow2", "-r", "-e", "8")
+}
+
+// readAll reads the export in pieces of 256 KiB by several goroutines.
+func readAll(b *testing.B, c *Conn, readers int) {
+	var next atomic.Int64
+	var group sync.WaitGroup
+	for range readers {
+		group.Go(func() {
+			p := make([]byte, 256<<10)
+			for {
+				off := next.Add(int64(len(p))) - int64(len(p))
+				if off >= benchSize {
+					return
+				}
+				if _, err := c.ReadAt(p, off); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+}
+
+// BenchmarkBesideNBDCopy reads one export in turns by us and by nbdcopy as it
+// is when nobody tunes it, and reports the median rates.
+func BenchmarkBesideNBDCopy(b *testing.B) {
+	need(b, "nbdcopy")
+	socket := benchServer(b)
+	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
+	defer cancel()
+	var ours, theirs []time.Duration
+	for b.Loop() {
+		begin := time.Now()
+		c := dial(b, Dialer{}, socket, "") // nbdcopy connects, too
+		readAll(b, c, 8)
+		c.Close()
+		ours = append(ours, time.Since(begin))
+		begin = time.Now()
+		if out, err := exec.CommandContext(ctx, "nbdcopy", "nbd+unix:///?socket="+socket, "null:").CombinedOutput(); err != nil {
+			b.Fatalf("%v %s", err, out)
+		}
+		theirs = append(theirs, time.Since(begin))
+	}
+	for unit, took := range map[string][]time.Duration{"ours-MB/s": ours, "nbdcopy-MB/s": theirs} {
+		slices.Sort(took)
+		b.ReportMetric(benchSize/1e6/took[len(took)/2].Seconds(), unit)
+	}
 }
 
 // BenchmarkRead reads a disk in pieces of 256 KiB by several goroutines on one connection.
@@ -34,24 +85,7 @@ func BenchmarkRead(b *testing.B) {
 			c := dial(b, Dialer{}, socket, "")
 			b.SetBytes(benchSize)
 			for range b.N {
-				var next atomic.Int64
-				var group sync.WaitGroup
-				for range readers {
-					group.Go(func() {
-						p := make([]byte, 256<<10)
-						for {
-							off := next.Add(int64(len(p))) - int64(len(p))
-							if off >= benchSize {
-								return
-							}
-							if _, err := c.ReadAt(p, off); err != nil {
-								b.Error(err)
-								return
-							}
-						}
-					})
-				}
-				group.Wait()
+				readAll(b, c, readers)
 			}
 		})
 	}
