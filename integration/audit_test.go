@@ -68,7 +68,7 @@ func TestAuditCatchesALie(t *testing.T) {
 		} {
 			t.Run(name, func(t *testing.T) {
 				h := newHost(t)
-				v := startBare(t, h, q, disks...)
+				v := startBare(t, h, q, large(t, disks...)...)
 				for off := int64(0); off < 8*mib; off += mib {
 					v.write("vda", off, mib)
 				}

@@ -33,6 +33,7 @@ type bare struct {
 	dir     string
 	disks   []lab.Disk
 	written map[string][]byte
+	extra   []string // arguments for QEMU
 	random  *rand.ChaCha8
 }
 
@@ -58,14 +59,35 @@ func twoDisks() []lab.Disk {
 	return []lab.Disk{{ID: "vda", Format: "qcow2"}, {ID: "vdb", Format: "qcow2"}}
 }
 
-// startBare starts a VM on blank disks and registers it.
-func startBare(t *testing.T, h *host, q lab.QEMU, disks ...lab.Disk) *bare {
+// large makes blank images of 16 MiB for disks.
+func large(t *testing.T, disks ...lab.Disk) []lab.Disk {
+	t.Helper()
+	dir := t.TempDir()
+	for i, d := range disks {
+		made, err := lab.BlankDisk(t.Context(), dir, d.ID, d.Format, 16*mib)
+		if err != nil {
+			t.Fatal(err)
+		}
+		disks[i].Path = made.Path
+	}
+	return disks
+}
+
+// prepareBare makes a VM on blank disks that is not started.
+func prepareBare(t *testing.T, disks ...lab.Disk) *bare {
 	t.Helper()
 	dir, disks := blank(t, disks...)
 	v := &bare{t: t, dir: dir, disks: disks, written: map[string][]byte{}, random: rand.NewChaCha8([32]byte{1})}
 	for _, d := range disks {
 		v.written[d.ID] = make([]byte, imageSize(t, d))
 	}
+	return v
+}
+
+// startBare starts a VM on blank disks and registers it.
+func startBare(t *testing.T, h *host, q lab.QEMU, disks ...lab.Disk) *bare {
+	t.Helper()
+	v := prepareBare(t, disks...)
 	v.start(q)
 	h.run(t, exitOK, "vm", "add", vmName, "--qmp", v.QMPSocket, "--replace", "--quiet")
 	return v
@@ -75,7 +97,7 @@ func startBare(t *testing.T, h *host, q lab.QEMU, disks ...lab.Disk) *bare {
 func (v *bare) start(q lab.QEMU) {
 	v.t.Helper()
 	labtest.Available(v.t)
-	g, err := lab.Start(v.t.Context(), lab.Options{Dir: filepath.Join(v.dir, "vm"), Disks: v.disks, Bare: true, Running: true, QEMU: q.Program})
+	g, err := lab.Start(v.t.Context(), lab.Options{Dir: filepath.Join(v.dir, "vm"), Disks: v.disks, Bare: true, Running: true, ExtraArgs: v.extra, QEMU: q.Program})
 	if err != nil {
 		v.t.Fatal(err)
 	}
@@ -118,7 +140,7 @@ func (v *bare) write(id string, off, n int64) {
 	data := make([]byte, n)
 	v.random.Read(data)
 	file := filepath.Join(v.dir, "write")
-	if err := os.WriteFile(file, data, 0o600); err != nil {
+	if err := os.WriteFile(file, data, 0o644); err != nil {
 		v.t.Fatal(err)
 	}
 	v.io(id, "write -q -s %s %d %d", file, off, n)

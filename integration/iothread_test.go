@@ -17,7 +17,7 @@ import (
 func TestKilledWithIOThread(t *testing.T) {
 	labtest.EachQEMU(t, func(t *testing.T, q lab.QEMU) {
 		h := newHost(t)
-		v := startBare(t, h, q, lab.Disk{ID: "vda", Format: "qcow2", IOThread: true}, lab.Disk{ID: "vdb", Format: "raw", IOThread: true}, lab.Disk{ID: "vdc", Format: "qcow2"})
+		v := startBare(t, h, q, large(t, lab.Disk{ID: "vda", Format: "qcow2", IOThread: true}, lab.Disk{ID: "vdb", Format: "raw", IOThread: true}, lab.Disk{ID: "vdc", Format: "qcow2"})...)
 		for off := int64(0); off < 12*mib; off += mib {
 			v.write("vda", off, mib)
 			v.write("vdb", off, mib)

@@ -11,6 +11,7 @@ type blockState struct {
 	devices []blockDevice
 	nodes   map[string]blockNode
 	graph   graph
+	jobs    map[string]string // node: the block job that works on it
 }
 
 // blockDevice is an entry of query-block.
@@ -68,12 +69,10 @@ func readBlockState(ctx context.Context, conn *Conn) (*blockState, error) {
 	for _, n := range nodes {
 		s.nodes[n.Node] = n
 	}
-	var err error
-	s.graph, err = readGraph(ctx, conn)
-	return s, err
+	return s, s.readGraph(ctx, conn)
 }
 
-func readGraph(ctx context.Context, conn *Conn) (graph, error) {
+func (s *blockState) readGraph(ctx context.Context, conn *Conn) error {
 	var raw struct {
 		Nodes []struct {
 			ID   uint64 `json:"id"`
@@ -87,17 +86,24 @@ func readGraph(ctx context.Context, conn *Conn) (graph, error) {
 		} `json:"edges"`
 	}
 	if err := conn.run(ctx, queryBlockGraph{}, &raw); err != nil {
-		return nil, err
+		return err
 	}
-	names := map[uint64]string{}
+	names, jobs := map[uint64]string{}, map[uint64]string{}
 	for _, n := range raw.Nodes {
-		if n.Type == "block-driver" {
+		switch n.Type {
+		case "block-driver":
 			names[n.ID] = n.Name
+		case "block-job":
+			jobs[n.ID] = n.Name
 		}
 	}
 	g := graph{}
+	s.graph, s.jobs = g, map[string]string{}
 	for _, e := range raw.Edges {
 		parent, child := names[e.Parent], names[e.Child]
+		if job := jobs[e.Parent]; job != "" && child != "" {
+			s.jobs[child] = job
+		}
 		if parent == "" || child == "" {
 			continue
 		}
@@ -106,7 +112,27 @@ func readGraph(ctx context.Context, conn *Conn) (graph, error) {
 		}
 		g[parent][e.Name] = child
 	}
-	return g, nil
+	return nil
+}
+
+// foreignJob gives another program's job on a node or on what lies below it,
+// "" for none. QEMU hides the filters of most jobs: taking the device from such
+// a filter would take the job's writes from it.
+func (s *blockState) foreignJob(node string) string {
+	for range maxDepth {
+		if job := s.jobs[node]; job != "" && !numbered(job, prefixJob) {
+			return job
+		}
+		below := s.graph[node]["backing"]
+		if below == "" {
+			below = s.graph[node]["file"]
+		}
+		if below == "" {
+			break
+		}
+		node = below
+	}
+	return ""
 }
 
 // maxDepth bounds the walk along a chain of nodes or images.

@@ -101,6 +101,9 @@ func (s *blockState) disk(dev blockDevice) Disk {
 	if filter != "" && filter != "throttle" && filter != "copy-on-read" {
 		d.Busy = "a " + filter + " filter of another program's job is on it"
 	}
+	if job := s.foreignJob(d.Top); job != "" {
+		d.Busy = "another program's block job " + strconv.Quote(job) + " works on it"
+	}
 	return d
 }
 

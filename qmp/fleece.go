@@ -30,6 +30,10 @@ const (
 
 func objectName(prefix string, i int) string { return prefix + strconv.Itoa(i) }
 
+// defaultCBWTimeout is shorter in some QEMUs: 7.2 keeps the nanoseconds in 32
+// bits, so that 8 s are 3.7 s, and 10 s would be 1.4 s.
+const defaultCBWTimeout = 8 * time.Second
+
 // undoTimeout bounds each walk back after a failure: it must go on when the
 // caller's context has ended.
 const undoTimeout = 60 * time.Second
@@ -47,7 +51,7 @@ type FleeceOptions struct {
 	Seq        uint64        // of this attempt: NextSeq
 	ScratchDir string        // where the scratch files go; QEMU must be able to reach it
 	SocketDir  string        // where the NBD server's socket goes; the same in each run for one VM
-	CBWTimeout time.Duration // how long a guest's write may wait for the scratch space before the fleece breaks; 0 means 10 s
+	CBWTimeout time.Duration // how long a guest's write may wait for the scratch space before the fleece breaks; 0 means defaultCBWTimeout
 	// MinScratch is how much must be free in ScratchDir, bytes. 0 means a
 	// twentieth of the disks, at least 64 MiB. More is needed only if the guest
 	// overwrites more while the fleece is read.
@@ -81,7 +85,7 @@ type Fleece struct {
 // the NBD server. On an error everything is undone.
 func Prepare(ctx context.Context, conn *Conn, opt FleeceOptions) (*Fleece, error) {
 	if opt.CBWTimeout <= 0 {
-		opt.CBWTimeout = 10 * time.Second
+		opt.CBWTimeout = defaultCBWTimeout
 	}
 	if opt.Now == nil {
 		opt.Now = time.Now
