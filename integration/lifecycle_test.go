@@ -3,6 +3,7 @@ package integration
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -60,6 +61,8 @@ func lifeCases() []lifeCase {
 			l.commit("vda")
 		}},
 		{name: "reverted to an internal snapshot while off", event: reverted, hit: vda(gone)},
+		{name: "reverted to an internal snapshot while running", event: revertedLive, hit: both(gone)},
+		{name: "eight backups killed while they read", event: eightKilled},
 		{name: "replaced by another image", event: func(l *life) {
 			l.quit()
 			l.replaceByBlank("vda", l.disk("vda").Path)
@@ -234,6 +237,50 @@ func reverted(l *life) {
 	qemuImg(l.t, "snapshot", "-q", "-a", "before", image)
 	l.written["vda"] = before
 	l.start(l.q)
+}
+
+// revertedLive is the same by HMP's savevm and loadvm, which take all disks.
+func revertedLive(l *life) {
+	l.h.run(l.t, exitOK, "vm", "bitmaps", vmName, "--remove")
+	l.hmp("savevm before")
+	before := map[string][]byte{}
+	for id, data := range l.written {
+		before[id] = append([]byte{}, data...)
+	}
+	l.backup(l.h)
+	l.scatter(8)
+	l.backup(l.h)
+	l.scatter(9)
+	if said := l.tryHMP("loadvm before"); !strings.Contains(said, "dirty bitmaps") {
+		l.t.Errorf("loadvm with bitmaps says %q", said)
+	}
+	l.h.run(l.t, exitOK, "vm", "bitmaps", vmName, "--remove")
+	l.hmp("loadvm before")
+	l.written = before
+}
+
+// eightKilled leaves the bitmaps of eight attempts that read and were killed:
+// the next run folds and merges them all.
+func eightKilled(l *life) {
+	for i := range 8 {
+		l.scatter(10 + i)
+		r := l.h.start(l.t, "backup", vmName, "--read-limit", "64KiB")
+		if !l.h.awaitStep(l.t, r, "read") {
+			l.t.Fatalf("the backup ended before it read: %+v", r.wait())
+		}
+		r.signal(l.t, syscall.SIGKILL)
+		got := r.wait()
+		if got.code != -1 {
+			l.t.Errorf("the backup was not killed, it ended with %d", got.code)
+		}
+		if strings.Contains(got.stderr, "agent does not answer") {
+			l.t.Fatalf("it asked an agent that is not there whether the dead run's freeze is undone: %s", got.stderr)
+		}
+	}
+	names := slices.DeleteFunc(bitmaps(l.t, l.Guest)["vda"], func(n string) bool { return n == "" || strings.HasSuffix(n, "-merged") })
+	if len(names) < 9 {
+		l.t.Errorf("only %q piled up: this case does not test what it says", names)
+	}
 }
 
 // replaceByBlank puts an empty image in a disk's place.
