@@ -93,6 +93,7 @@ func lifeCases() []lifeCase {
 // read, and reads only those whole that were hit. The run after it is
 // incremental again, and no run warns: one fallback is no fault.
 func TestBitmapLifeCycle(t *testing.T) {
+	fresh := newHost(t)
 	labtest.EachQEMU(t, func(t *testing.T, q lab.QEMU) {
 		for _, c := range lifeCases() {
 			t.Run(c.name, func(t *testing.T) {
@@ -100,7 +101,7 @@ func TestBitmapLifeCycle(t *testing.T) {
 				if disks == nil {
 					disks = twoDisks()
 				}
-				h := newHost(t)
+				h := hostWith(t, fresh)
 				l := &life{bare: startBare(t, h, q, disks...), h: h, q: q}
 				l.scatter(0)
 				h.backup(t)
@@ -120,6 +121,18 @@ func TestBitmapLifeCycle(t *testing.T) {
 			})
 		}
 	})
+}
+
+// hostWith makes a host with a copy of another's repository, which has no
+// points yet: init derives a key slowly, on purpose, and once is enough.
+func hostWith(t *testing.T, fresh *host) *host {
+	t.Helper()
+	h := bareHost(t)
+	h.key = fresh.key
+	if err := os.CopyFS(h.repo, os.DirFS(fresh.repo)); err != nil {
+		t.Fatal(err)
+	}
+	return h
 }
 
 // wasRead fails the test if a point's disks were read in another way than
