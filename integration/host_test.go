@@ -222,6 +222,7 @@ type summary struct {
 	PausedUS    int64    `json:"paused_us"`
 	Audited     int64    `json:"chunks_audited"`
 	Wrong       int64    `json:"chunks_wrong"`
+	Pace        string   `json:"pace"`
 	Consistency string   `json:"consistency"`
 	Why         string   `json:"consistency_reason"`
 	Warnings    []string `json:"warnings"`
@@ -236,9 +237,9 @@ func summaryOf(t *testing.T, r result) summary {
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &s); err != nil || s.Type != "summary" {
 		t.Fatalf("cairn %s: the last line is no summary (%v):\n%s%s", strings.Join(r.args, " "), err, r.stdout, r.stderr)
 	}
-	t.Logf("backup: %s of %d MiB: dirty %d KiB, read %d KiB, stored %d KiB, %d new chunks, frozen %d ms, paused %.1f ms, took %d ms; %s; %s: %s %q",
+	t.Logf("backup: %s of %d MiB: dirty %d KiB, read %d KiB, stored %d KiB, %d new chunks, frozen %d ms, paused %.1f ms, took %d ms; %s; %s: %s %q; %s",
 		s.Read, s.BytesDisk>>20, s.BytesDirty>>10, s.BytesRead>>10, s.BytesStored>>10, s.ChunksNew, s.FrozenMS, float64(s.PausedUS)/1000,
-		s.DurationMS, s.Reason, s.Consistency, s.Why, s.Warnings)
+		s.DurationMS, s.Reason, s.Consistency, s.Why, s.Warnings, s.Pace)
 	return s
 }
 

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -135,34 +136,69 @@ func (c *Conn) Version() string { return c.version }
 func (c *Conn) Execute(ctx context.Context, name string, args, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	answer := make(chan reply, 1)
-	id, err := c.send(name, args, answer)
+	s, err := c.send(name, args)
 	if err != nil {
-		return fmt.Errorf("qmp: %s: %w", name, err)
+		return err
 	}
+	value, err := c.await(ctx, s)
+	if err != nil || out == nil {
+		return err
+	}
+	if err := json.Unmarshal(value, out); err != nil {
+		return fmt.Errorf("qmp: %s: answer does not have the expected shape: %w", name, err)
+	}
+	return nil
+}
+
+// sent is a command whose answer is to come.
+type sent struct {
+	name   string
+	id     uint64
+	answer <-chan reply
+}
+
+func (c *Conn) await(ctx context.Context, s sent) (json.RawMessage, error) {
 	select {
-	case r := <-answer:
+	case r := <-s.answer:
 		var refused *Error
 		if errors.As(r.err, &refused) {
-			refused.Command = name
-			return refused
+			refused.Command = s.name
+			return nil, refused
 		}
 		if r.err != nil {
-			return fmt.Errorf("qmp: %s: %w", name, r.err)
+			return nil, fmt.Errorf("qmp: %s: %w", s.name, r.err)
 		}
-		if out == nil {
-			return nil
-		}
-		if err := json.Unmarshal(r.value, out); err != nil {
-			return fmt.Errorf("qmp: %s: answer does not have the expected shape: %w", name, err)
-		}
-		return nil
+		return r.value, nil
 	case <-ctx.Done():
 		c.mu.Lock()
-		delete(c.pending, id) // its late reply is dropped by the reader
+		delete(c.pending, s.id) // its late reply is dropped by the reader
 		c.mu.Unlock()
-		return fmt.Errorf("qmp: %s: no answer, QEMU may still do it: %w", name, ctx.Err())
+		return nil, fmt.Errorf("qmp: %s: no answer, QEMU may still do it: %w", s.name, ctx.Err())
 	}
+}
+
+// runAll runs commands of ours without waiting for one before the next goes
+// out: QEMU runs them in this order, and each of them whatever became of those
+// before it. It gives the first one's error that failed, and that one's place;
+// the answers to all have come then, or ctx has ended.
+func (c *Conn) runAll(ctx context.Context, list []command) (failed int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	var out []sent
+	for i, cmd := range list {
+		s, serr := c.send(cmd.name(), cmd)
+		if serr != nil {
+			failed, err = i, serr
+			break
+		}
+		out = append(out, s)
+	}
+	for i, s := range slices.Backward(out) {
+		if _, aerr := c.await(ctx, s); aerr != nil {
+			failed, err = i, aerr
+		}
+	}
+	return failed, err
 }
 
 // run runs a command of ours.
@@ -170,16 +206,17 @@ func (c *Conn) run(ctx context.Context, cmd command, out any) error {
 	return c.Execute(ctx, cmd.name(), cmd, out)
 }
 
-func (c *Conn) send(name string, args any, answer chan<- reply) (id uint64, err error) {
+func (c *Conn) send(name string, args any) (sent, error) {
 	c.writeMu.Lock() // ids go out in order
 	defer c.writeMu.Unlock()
+	answer := make(chan reply, 1)
 	c.mu.Lock()
 	if err := c.dead; err != nil {
 		c.mu.Unlock()
-		return 0, err
+		return sent{}, fmt.Errorf("qmp: %s: %w", name, err)
 	}
 	c.nextID++
-	id = c.nextID
+	id := c.nextID
 	c.pending[id] = answer
 	c.mu.Unlock()
 	line, err := json.Marshal(struct {
@@ -200,9 +237,9 @@ func (c *Conn) send(name string, args any, answer chan<- reply) (id uint64, err 
 		c.mu.Lock()
 		delete(c.pending, id)
 		c.mu.Unlock()
-		return 0, err
+		return sent{}, fmt.Errorf("qmp: %s: %w", name, err)
 	}
-	return id, nil
+	return sent{name, id, answer}, nil
 }
 
 // read is the reader goroutine.

@@ -71,8 +71,7 @@ func (f *Fleece) mergeBitmaps(ctx context.Context) error {
 func (f *Fleece) exportDisk(ctx context.Context, i int) (*Pull, error) {
 	d := f.opt.Disks[i]
 	access, id := objectName(prefixAccess, i), objectName(prefixExport, i)
-	err := f.conn.run(ctx, addSnapshotAccess{Driver: "snapshot-access", Node: access, File: objectName(prefixFilter, i)}, nil)
-	if err != nil {
+	if err := f.conn.run(ctx, accessTo(i), nil); err != nil {
 		return nil, err
 	}
 	export := blockExportAdd{Type: "nbd", ID: id, Node: access, Name: id}
@@ -83,6 +82,7 @@ func (f *Fleece) exportDisk(ctx context.Context, i int) (*Pull, error) {
 		return nil, err
 	}
 	s := &Pull{Name: d.Disk.Name}
+	var err error
 	if s.Data, err = f.dial(ctx, id, nbd.BaseAllocation); err != nil {
 		return nil, err
 	}

@@ -170,16 +170,23 @@ func (f *Fleece) prepare(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("scratch space of disk %s (can QEMU's user reach %s?): %w", d.Disk.Name, f.scratch.dir, err)
 		}
-		err = f.conn.run(ctx, addCopyBeforeWrite{
-			Driver: "copy-before-write", Node: objectName(prefixFilter, i),
-			File: d.Disk.Top, Target: scratch,
-			OnCBWError: "break-snapshot", CBWTimeout: int(max(f.opt.CBWTimeout/time.Second, 1)),
-		}, nil)
-		if err != nil {
+		if d.Disk.Push {
+			continue // its filter comes with the point: see inserts
+		}
+		if err := f.conn.run(ctx, f.filter(i), nil); err != nil {
 			return fmt.Errorf("filter for disk %s: %w", d.Disk.Name, err)
 		}
 	}
 	return f.startServer(ctx, uid, gid)
+}
+
+// filter is the command that makes the filter of disk i, not in the data path yet.
+func (f *Fleece) filter(i int) command {
+	return addCopyBeforeWrite{
+		Driver: "copy-before-write", Node: objectName(prefixFilter, i),
+		File: f.opt.Disks[i].Disk.Top, Target: objectName(prefixScratch, i),
+		OnCBWError: "break-snapshot", CBWTimeout: int(max(f.opt.CBWTimeout/time.Second, 1)),
+	}
 }
 
 // tidyBitmaps removes bitmaps that are of no use and folds what piled up.

@@ -94,6 +94,9 @@ func (o *Offline) Inspect(ctx context.Context) (*Machine, error) {
 	if err := o.unused(ctx); err != nil {
 		return nil, err
 	}
+	if err := o.files.Opened(); err != nil {
+		return nil, err
+	}
 	s, err := o.open(ctx, read, false)
 	if err != nil {
 		return nil, err
@@ -109,7 +112,7 @@ func (o *Offline) Inspect(ctx context.Context) (*Machine, error) {
 // admit refuses what cannot be read safely, and begins to watch the file.
 func (o *Offline) admit(img Image) error {
 	if strings.Contains(img.File, "://") || strings.HasPrefix(img.File, "json:") {
-		return fmt.Errorf("%q is no file on this host: such a disk can be read only while the VM runs", img.File)
+		return fmt.Errorf("%q is no plain file on this host: such a disk (encrypted, a part of a file, on the network) can be read only while the VM runs", img.File)
 	}
 	if img.Format != "qcow2" && img.Format != "raw" {
 		return fmt.Errorf("image %s has format %q: without the VM only qcow2 and raw can be read; back it up while the VM runs", img.File, img.Format)
@@ -221,7 +224,7 @@ func (o *Offline) Advance(ctx context.Context, disks []Disk, repo string, commit
 	if len(commands) == 0 {
 		return nil
 	}
-	if err := o.unused(ctx); err != nil {
+	if err := errors.Join(o.unused(ctx), o.files.Opened()); err != nil {
 		return err
 	}
 	s, err := o.open(ctx, which, true)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -164,6 +165,7 @@ func TestOffline(t *testing.T) {
 	dir := shortTemp(t)
 	base := filepath.Join(dir, "base.raw")
 	must(t, os.WriteFile(base, bytes.Repeat([]byte("base"), size/4), 0o600))
+	newVM(t, testDisk{id: "vdz", format: "qcow2", size: size, backing: base}) // another VM runs on the same base all the time
 	v := newVM(t, testDisk{id: "vda", format: "qcow2", size: size}, testDisk{id: "vdb", format: "qcow2", size: size, backing: base}, testDisk{id: "vdc", format: "raw", size: size})
 	b := newBackup(v, "vda", "vdb", "vdc")
 	write := func(pattern int, off, n int64) {
@@ -331,15 +333,15 @@ func TestOfflineRefuses(t *testing.T) {
 	dir := shortTemp(t)
 	file := func(name string) string { return filepath.Join(dir, name) }
 	run(t, "qemu-img", "create", "-q", "-f", "qcow2", file("good.qcow2"), "1M")
-	run(t, "qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=secret", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", file("luks.qcow2"), "1M")
+	run(t, "qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=secret", "-o", "encrypt.format=aes,encrypt.key-secret=s", file("luks.qcow2"), "1M")
 	run(t, "qemu-img", "create", "-q", "-f", "vmdk", file("x.vmdk"), "1M")
 	run(t, "qemu-img", "create", "-q", "-f", "raw", file("x.raw"), "1M")
 	must(t, syscall.Mkfifo(file("pipe"), 0o600))
 	for _, c := range []struct{ file, format, want string }{
 		{file("missing"), "qcow2", "no such file"},
 		{"good.qcow2", "qcow2", "relative name"},
-		{"nbd://host/x", "raw", "no file on this host"},
-		{`json:{"driver":"raw"}`, "raw", "no file on this host"},
+		{"nbd://host/x", "raw", "no plain file on this host"},
+		{`json:{"driver":"raw"}`, "raw", "no plain file on this host"},
 		{file("luks.qcow2"), "qcow2", "encrypted"},
 		{file("x.vmdk"), "vmdk", "only qcow2 and raw"},
 		{file("x.raw"), "", "only qcow2 and raw"},
@@ -365,22 +367,62 @@ func TestOfflineInUse(t *testing.T) {
 		t.Errorf("a running VM: %v", err)
 	}
 	v.quit()
-	other := exec.Command("qemu-nbd", "-f", "qcow2", "-k", v.dir+"/other", "--persistent", v.file("vda"))
-	must(t, other.Start())
-	defer func() {
-		must(t, other.Process.Signal(syscall.SIGTERM))
-		must(t, other.Wait())
-	}()
-	b := newBackup(v, "vda")
-	for begin := time.Now(); ; {
-		err := b.runOff(true)
-		if errors.Is(err, storage.ErrInUse) && !errors.Is(err, ErrVMStarted) {
-			break
+	for _, args := range [][]string{
+		{"-f", "qcow2", v.file("vda")},
+		{"--image-opts", "driver=qcow2,file.driver=file,file.locking=off,file.filename=" + v.file("vda")},
+	} {
+		other := exec.Command("qemu-nbd", append([]string{"-k", v.dir + "/other", "--persistent"}, args...)...)
+		must(t, other.Start())
+		b := newBackup(v, "vda")
+		for begin := time.Now(); ; {
+			err := b.runOff(true)
+			if errors.Is(err, storage.ErrInUse) && !errors.Is(err, ErrVMStarted) {
+				break
+			}
+			if time.Since(begin) > 10*time.Second {
+				t.Errorf("%v: want ErrInUse, got %v", args, err)
+				break
+			}
+			time.Sleep(10 * time.Millisecond) // it starts
 		}
-		if time.Since(begin) > 10*time.Second {
-			t.Fatalf("want ErrInUse, got %v", err)
-		}
-		time.Sleep(10 * time.Millisecond) // it starts
+		must(t, other.Process.Kill()) // it forgets a SIGTERM that comes while it starts
+		_ = other.Wait()              // it was killed
+	}
+}
+
+// TestOfflineDamaged: an image that QEMU would repair, or not open for
+// writing, is read whole as it is, and not written to.
+func TestOfflineDamaged(t *testing.T) {
+	qemuBinary(t)
+	for _, c := range []struct {
+		bit   byte // of the header's incompatible features
+		words string
+	}{{1, "was not closed"}, {2, "marked corrupt"}} {
+		v := newVM(t, testDisk{id: "vda", format: "qcow2", size: 8 << 20})
+		v.write("vda", 1, 0, 1<<20)
+		v.quit()
+		b := newBackup(v, "vda")
+		must(t, b.runOff(false))
+		b.same("whole")
+		image, err := os.ReadFile(v.file("vda"))
+		must(t, err)
+		image[79] |= c.bit
+		must(t, os.WriteFile(v.file("vda"), image, 0o600))
+		must(t, b.runOff(false))
+		b.wants("damaged", "vda", false, c.words)
+		after, err := os.ReadFile(v.file("vda"))
+		must(t, err)
+		equal(t, "the image's file", after, image)
+		b.same(c.words)
+
+		image[79] &^= c.bit // as a repair does
+		must(t, os.WriteFile(v.file("vda"), image, 0o600))
+		v.offWrite("vda", "qcow2", 2, 2<<20, 4096)
+		must(t, b.runOff(false))
+		b.same("repaired")
+		b.wants("repaired", "vda", false, "is gone")
+		must(t, b.runOff(false))
+		b.wants("once more", "vda", true, "recorded all changes")
 	}
 }
 
@@ -411,4 +453,89 @@ func TestOfflineNoRoom(t *testing.T) {
 	equal(t, "the image", b.offTruth("vda", "qcow2"), want)
 	must(t, b.runOff(false))
 	b.same("with room again")
+}
+
+// TestOfflineFold: attempts that fail one after the other do not pile up bitmaps.
+func TestOfflineFold(t *testing.T) {
+	qemuBinary(t)
+	v := newVM(t, testDisk{id: "vda", format: "qcow2", size: 8 << 20})
+	v.quit()
+	b := newBackup(v, "vda")
+	must(t, b.runOff(false))
+	for i := range maxPile + 2 {
+		v.offWrite("vda", "qcow2", i+1, int64(i)*100_000, 4096)
+		must(t, b.runOff(true))
+	}
+	must(t, b.runOff(false))
+	b.same("after failures")
+	if d := b.decisions["vda"]; !d.Incremental || len(d.Merge) > maxPile {
+		t.Errorf("%d bitmaps are merged: %s", len(d.Merge), d.Reason)
+	}
+}
+
+// TestOfflineProperty: whatever happens to a VM between points, on or off,
+// each point is its disks, byte for byte.
+func TestOfflineProperty(t *testing.T) {
+	qemuBinary(t)
+	seeds, rounds := []uint64{1}, 20
+	if os.Getenv("CAIRN_LONG") != "" {
+		seeds, rounds = []uint64{2, 3, 4, 5}, 150
+	}
+	for _, seed := range seeds {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { offlineProperty(t, rand.New(rand.NewPCG(seed, 7)), rounds) })
+	}
+}
+
+func offlineProperty(t *testing.T, random *rand.Rand, rounds int) {
+	const size = 8 << 20
+	v := newVM(t, testDisk{id: "vda", format: "qcow2", size: size}, testDisk{id: "vdb", format: "raw", size: size})
+	b := newBackup(v, "vda", "vdb")
+	incremental, started := 0, 0
+	for round := range rounds {
+		for range random.IntN(4) {
+			pattern, off, n := 1+random.IntN(250), random.Int64N(size/512-200)*512, 512*(1+random.Int64N(199))
+			for _, d := range v.disks {
+				if v.process() {
+					v.write(d.id, pattern, off, n)
+				} else {
+					v.offWrite(d.id, d.format, pattern, off, n)
+				}
+			}
+		}
+		switch on := v.process(); {
+		case on && random.IntN(6) == 0:
+			v.kill()
+		case on && random.IntN(2) == 0:
+			v.quit()
+		case !on && random.IntN(2) == 0:
+			v.boot()
+		}
+		what, fail := fmt.Sprintf("round %d, on %v", round, v.process()), random.IntN(4) == 0
+		if v.process() {
+			must(t, b.run(fail))
+		} else {
+			if random.IntN(5) == 0 {
+				b.during = v.boot
+			}
+			err := b.runOff(fail)
+			if (b.during != nil) != errors.Is(err, ErrVMStarted) || err != nil && b.during == nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			if b.during != nil {
+				b.during, fail = nil, true
+				started++
+			}
+		}
+		if fail {
+			continue
+		}
+		if b.decisions["vda"].Incremental {
+			incremental++
+		}
+		b.same(what)
+	}
+	t.Logf("%d of %d rounds were incremental, %d were disturbed", incremental, rounds, started)
+	if incremental < rounds/4 {
+		t.Errorf("only %d of %d rounds were incremental", incremental, rounds)
+	}
 }

@@ -53,7 +53,7 @@ func (o *Offline) Prepare(_ context.Context, opt FleeceOptions) (*OfflineFleece,
 // Point stores this attempt's bitmaps in the images and marks the files. The
 // VM cannot start meanwhile: it takes some 50 ms.
 func (f *OfflineFleece) Point(ctx context.Context, _ bool) (info PointInfo, err error) {
-	if err := f.o.unused(ctx); err != nil {
+	if err := errors.Join(f.o.unused(ctx), f.o.files.Opened()); err != nil {
 		return PointInfo{}, err
 	}
 	defer func() { err = errors.Join(err, f.letGo()) }()

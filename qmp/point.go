@@ -18,18 +18,67 @@ type PointInfo struct {
 // the fleece is the disks' content at this instant. pause stops a running VM
 // meanwhile: needed with more than one disk unless the guest is frozen,
 // because the filters go in one after the other. A VM that was not running
-// is left as it is.
+// is left as it is. Disks that are pushed need the pause in any case.
 //
 // The order loses no write: the new bitmaps record, then the filters go in,
-// then the old bitmaps stop. A write in between is in both and is sent twice.
+// then the old bitmaps stop. A write in between is in both and is sent twice. So
+// only the filters need the pause.
 // On an error the filters are out again, the VM runs if it ran before, and a
 // bitmap that was added stays: the next attempt merges it.
-func (f *Fleece) Point(ctx context.Context, pause bool) (info PointInfo, err error) {
+func (f *Fleece) Point(ctx context.Context, pause bool) (PointInfo, error) {
+	info, err := f.point(ctx, pause)
+	if err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		return PointInfo{}, errors.Join(f.explain(err), f.takeOut(undo))
+	}
+	return info, nil
+}
+
+func (f *Fleece) point(ctx context.Context, pause bool) (PointInfo, error) {
 	_, running, err := status(ctx, f.conn)
 	if err != nil {
 		return PointInfo{}, err
 	}
-	if pause && running {
+	add, disable, err := f.bitmapsOfPoint(ctx)
+	if err != nil {
+		return PointInfo{}, err
+	}
+	if err := f.conn.run(ctx, atomically(add), nil); err != nil {
+		return PointInfo{}, fmt.Errorf("new bitmaps: %w", err)
+	}
+	info, err := f.instant(ctx, (pause || f.pushes()) && running)
+	if err != nil || len(disable) == 0 {
+		return info, err
+	}
+	if err := f.conn.run(ctx, atomically(disable), nil); err != nil {
+		return info, fmt.Errorf("old bitmaps: %w", err)
+	}
+	return info, nil
+}
+
+// bitmapsOfPoint gives the commands for the bitmaps that begin and that end here.
+func (f *Fleece) bitmapsOfPoint(ctx context.Context) (add, disable []command, err error) {
+	state, err := readBlockState(ctx, f.conn)
+	if err != nil {
+		return nil, nil, err
+	}
+	name := BitmapName(f.opt.Repo, f.opt.Seq)
+	for _, d := range f.opt.Disks {
+		add = append(add, bitmapAdd{Node: d.Disk.Node, Name: name, Granularity: Granularity, Persistent: d.Disk.Persistent})
+		for _, b := range ours(state.nodes[d.Disk.Node].bitmaps(), f.opt.Repo) {
+			if b.Recording && !b.Inconsistent {
+				disable = append(disable, bitmapDisable{d.Disk.Node, b.Name})
+			}
+		}
+	}
+	return add, disable, nil
+}
+
+// instant puts the filters into the data path. pause says that the VM runs and
+// is to stand still meanwhile.
+func (f *Fleece) instant(ctx context.Context, pause bool) (info PointInfo, err error) {
+	if pause {
 		begin := f.opt.Now()
 		// A stop without an answer may still happen, so cont goes out whatever stop said.
 		defer func() {
@@ -42,49 +91,62 @@ func (f *Fleece) Point(ctx context.Context, pause bool) (info PointInfo, err err
 			return PointInfo{}, err
 		}
 	}
-	if err := f.point(ctx); err != nil {
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-		defer cancel()
-		return PointInfo{}, errors.Join(f.explain(err), f.takeOut(undo))
+	if err := f.checkTops(ctx); err != nil {
+		return PointInfo{}, err
+	}
+	// Noted before it is tried: without an answer it may have happened.
+	var commands []command
+	var of []int // the disk of each command
+	for i := range f.opt.Disks {
+		f.inserted = append(f.inserted, i)
+		for _, c := range f.inserts(i) {
+			commands, of = append(commands, c), append(of, i)
+		}
+	}
+	if n, err := f.conn.runAll(ctx, commands); err != nil {
+		return PointInfo{}, fmt.Errorf("filter for disk %s: %w", f.opt.Disks[of[n]].Disk.Name, err)
 	}
 	return PointInfo{Time: f.opt.Now()}, nil
 }
 
-func (f *Fleece) point(ctx context.Context) error {
-	var add, disable []command
-	state, err := readBlockState(ctx, f.conn)
-	if err != nil {
+// checkTops checks that each device still reads the node that its filter is for.
+func (f *Fleece) checkTops(ctx context.Context) error {
+	var s blockState // without the nodes: they take long, and the filters of ours are not in yet
+	if err := f.conn.run(ctx, queryBlock{}, &s.devices); err != nil {
 		return err
 	}
-	name := BitmapName(f.opt.Repo, f.opt.Seq)
 	for _, d := range f.opt.Disks {
-		if got := state.belowOurs(state.top(d.Disk.QOMPath)); got != d.Disk.Top {
+		if got := s.top(d.Disk.QOMPath); got != d.Disk.Top {
 			return fmt.Errorf("qmp: disk %s: its device reads node %q now, not %q: a snapshot or a job came in between", d.Disk.Name, got, d.Disk.Top)
 		}
-		add = append(add, bitmapAdd{Node: d.Disk.Node, Name: name, Granularity: Granularity, Persistent: d.Disk.Persistent})
-		for _, b := range ours(state.nodes[d.Disk.Node].bitmaps(), f.opt.Repo) {
-			if b.Recording && !b.Inconsistent {
-				disable = append(disable, bitmapDisable{d.Disk.Node, b.Name})
-			}
-		}
-	}
-	if err := f.conn.run(ctx, atomically(add), nil); err != nil {
-		return fmt.Errorf("new bitmaps: %w", err)
-	}
-	for i, d := range f.opt.Disks {
-		// Noted before it is tried: without an answer it may have happened.
-		f.inserted = append(f.inserted, i)
-		if err := f.conn.run(ctx, qomSet{d.Disk.QOMPath, "drive", objectName(prefixFilter, i)}, nil); err != nil {
-			return fmt.Errorf("filter for disk %s: %w", d.Disk.Name, err)
-		}
-	}
-	if len(disable) == 0 {
-		return nil
-	}
-	if err := f.conn.run(ctx, atomically(disable), nil); err != nil {
-		return fmt.Errorf("old bitmaps: %w", err)
 	}
 	return nil
+}
+
+// inserts are the commands that put the filter of disk i into the data path.
+//
+// The nodes of a disk that is pushed are made only here, while the VM stands
+// still: while it runs, QEMU before 9.0 aborts at that if the disk has a request in
+// flight. blockdev-add opens the node below by a way that waits for the disk's
+// requests, and lets go of the iothread's lock meanwhile, which it does not hold
+// ("qemu_mutex_unlock_impl: Operation not permitted"). A stopped VM has none.
+func (f *Fleece) inserts(i int) []command {
+	d := f.opt.Disks[i].Disk
+	in := qomSet{d.QOMPath, "drive", objectName(prefixFilter, i)}
+	if d.Push {
+		return []command{f.filter(i), in, accessTo(i)}
+	}
+	return []command{in}
+}
+
+// accessTo is the command that makes the fleece of disk i above its filter.
+func accessTo(i int) command {
+	return addSnapshotAccess{Driver: "snapshot-access", Node: objectName(prefixAccess, i), File: objectName(prefixFilter, i)}
+}
+
+// pushes says whether a disk is pushed.
+func (f *Fleece) pushes() bool {
+	return slices.ContainsFunc(f.opt.Disks, func(d FleeceDisk) bool { return d.Disk.Push })
 }
 
 // top gives the node that a device reads now.

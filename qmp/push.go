@@ -83,13 +83,9 @@ type pushed struct {
 	live []arrival // told of by Extents and not yet read, in order
 }
 
-// pushDisk makes what disk i is pushed with.
+// pushDisk makes what disk i is pushed with. Its fleece is there since the point.
 func (f *Fleece) pushDisk(ctx context.Context, i int) (Source, error) {
 	d := f.opt.Disks[i]
-	access := objectName(prefixAccess, i)
-	if err := f.conn.run(ctx, addSnapshotAccess{Driver: "snapshot-access", Node: access, File: objectName(prefixFilter, i)}, nil); err != nil {
-		return nil, err
-	}
 	socket := filepath.Join(filepath.Dir(f.socket), objectName(prefixPush, i)+".sock")
 	if err := os.Remove(socket); err != nil && !os.IsNotExist(err) { // a dead run's
 		return nil, err

@@ -52,7 +52,11 @@ type testDisk struct {
 	size       int64
 	backing    string // file of a backing image, "" for none
 	iothread   bool
-	extra      string // more options of the format node
+	// scsi makes it a virtio-scsi disk, whose node is on the iothread from the
+	// beginning: virtio-blk waits for a guest's driver.
+	scsi     bool
+	throttle int    // writes a second that the file takes; 0: all
+	extra    string // more options of the format node
 }
 
 // vm is a QEMU without a guest: a q35 that stands still, with virtio-blk
@@ -66,7 +70,7 @@ type vm struct {
 	cmd     *exec.Cmd
 	conn    *Conn
 	exited  chan struct{}
-	running bool // start the virtual CPU: the firmware runs and finds nothing to boot
+	running bool // start the virtual CPU: it halts at once
 }
 
 func (v *vm) file(id string) string { return filepath.Join(v.dir, id+".img") }
@@ -106,23 +110,46 @@ func (v *vm) boot() {
 	v.t.Helper()
 	binary := qemuBinary(v.t)
 	args := []string{"-name", "web01", "-uuid", "6ba7b810-9dad-11d1-80b4-00c04fd430c8",
-		"-nodefaults", "-display", "none", "-machine", "q35", "-m", "32", "-accel", "tcg",
+		"-nodefaults", "-display", "none", "-machine", "q35", "-m", "32", "-accel", "tcg", "-bios", haltROM(v.t, v.dir),
 		"-object", "iothread,id=io0",
 		"-qmp", "unix:" + v.dir + "/qmp,server=on,wait=off", "-qmp", "unix:" + v.dir + "/qmp2,server=on,wait=off"}
 	if !v.running {
 		args = append(args, "-S")
 	}
 	for _, d := range v.disks {
-		device := "virtio-blk-pci,drive=" + d.id + ",id=" + d.id + "-dev,serial=" + strings.ToUpper(d.id)
+		disk := "drive=" + d.id + ",id=" + d.id + "-dev,serial=" + strings.ToUpper(d.id)
+		thread := ""
 		if d.iothread {
-			device += ",iothread=io0"
+			thread = ",iothread=io0"
+		}
+		devices := []string{"-device", "virtio-blk-pci," + disk + thread}
+		if d.scsi {
+			devices = []string{"-device", "virtio-scsi-pci,id=" + d.id + "-bus" + thread, "-device", "scsi-hd,bus=" + d.id + "-bus.0," + disk}
+		}
+		file := d.id + "-file"
+		args = append(args, "-blockdev", "driver=file,node-name="+file+",filename="+v.file(d.id)+",discard=unmap")
+		if d.throttle > 0 {
+			group := d.id + "-group"
+			args = append(args, "-object", fmt.Sprintf("throttle-group,id=%s,x-iops-write=%d", group, d.throttle),
+				"-blockdev", "driver=throttle,node-name="+d.id+"-slow,throttle-group="+group+",file="+file)
+			file = d.id + "-slow"
 		}
 		args = append(args,
-			"-blockdev", "driver=file,node-name="+d.id+"-file,filename="+v.file(d.id)+",discard=unmap",
-			"-blockdev", "driver="+d.format+",node-name="+d.id+",file="+d.id+"-file,discard=unmap"+d.extra,
-			"-device", device)
+			"-blockdev", "driver="+d.format+",node-name="+d.id+",file="+file+",discard=unmap"+d.extra)
+		args = append(args, devices...)
 	}
 	v.start(binary, append(args, v.extra...))
+}
+
+// haltROM is a firmware of one instruction, so that a VM that runs takes no time:
+// x86 begins 16 bytes before its end, with interrupts off.
+func haltROM(t testing.TB, dir string) string {
+	t.Helper()
+	rom := make([]byte, 64<<10)
+	copy(rom[len(rom)-16:], []byte{0xf4, 0xeb, 0xfd}) // hlt; jmp to the hlt
+	file := filepath.Join(dir, "halt.rom")
+	must(t, os.WriteFile(file, rom, 0o600))
+	return file
 }
 
 func (v *vm) start(binary string, args []string) {
@@ -198,9 +225,19 @@ func (v *vm) io(id, command string) string {
 	v.t.Helper()
 	var out string
 	must(v.t, v.conn.Execute(testContext(v.t), "human-monitor-command", map[string]string{
-		"command-line": fmt.Sprintf("qemu-io -d /machine/peripheral/%s-dev/virtio-backend \"%s\"", id, command),
+		"command-line": fmt.Sprintf("qemu-io -d %s \"%s\"", v.device(id), command),
 	}, &out))
 	return out
+}
+
+// device is where QEMU has a disk's device.
+func (v *vm) device(id string) string {
+	for _, d := range v.disks {
+		if d.id == id && d.scsi {
+			return "/machine/peripheral/" + id + "-dev"
+		}
+	}
+	return "/machine/peripheral/" + id + "-dev/virtio-backend"
 }
 
 func (v *vm) write(id string, pattern int, off, n int64) {

@@ -23,9 +23,13 @@ func checkDeviceRoom(d Disk, need int64) error {
 	}
 	q, ok, err := storage.ReadQcow2(d.File)
 	if err != nil || !ok {
-		return nil // QEMU knows better; what it keeps in memory is not in the header's tables yet
+		return nil // QEMU knows better
 	}
-	if free := size - q.End; free < need {
+	end, err := q.End(f)
+	if err != nil {
+		return nil // a running QEMU has tables in memory that are not there yet
+	}
+	if free := size - end; free < need {
 		return fmt.Errorf("disk %s: %w: its image ends %d KiB before the end of block device %s, and its bitmaps may need %d KiB there: make the device larger (lvextend)",
 			d.Name, ErrScratchSpace, max(free, 0)>>10, d.File, need>>10)
 	}

@@ -15,6 +15,9 @@
 //     inode, size, times of change to the nanosecond, and for block devices,
 //     which have no times, the kernel's counters of what was written.
 //
+// Files.Opened finds writers on this host that do not lock (QEMU's
+// locking=off). It is asked before an image is opened for writing.
+//
 // Files.Hold keeps writers out. It is for the moment in which the marks are
 // taken, as a VM that starts and ends just then would be seen by neither.
 //

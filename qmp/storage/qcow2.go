@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 )
 
@@ -15,13 +16,16 @@ type Qcow2 struct {
 	Encrypted bool // only who has the key can read it
 	Backing   bool // it names a backing file
 	DataFile  bool // its data lies in another file
-	End       int64
+
+	table, tableSize int64  // of reference counts, bytes
+	bits, order      uint32 // of clusters and of counts: both are powers of two
 }
 
 const (
 	qcow2Magic     = 0x514649fb // "QFI\xfb"
 	qcow2DataFile  = 1 << 2     // incompatible feature
 	maxRefcountTab = 8 << 20    // bytes: QEMU's own limit
+	maxEmptyBlocks = 1024       // of counts, that End looks at: each stands for 2 GiB as a rule
 )
 
 // ReadQcow2 reads the header of an image; ok is false if it is no qcow2 image.
@@ -47,48 +51,52 @@ func ReadQcow2(path string) (q Qcow2, ok bool, err error) {
 		Version: int(binary.BigEndian.Uint32(h[4:])), Encrypted: binary.BigEndian.Uint32(h[32:]) != 0,
 		Backing: binary.BigEndian.Uint64(h[8:]) != 0,
 	}
-	order := uint32(4)
+	q.order = 4
 	if q.Version >= 3 {
 		q.DataFile = binary.BigEndian.Uint64(h[72:])&qcow2DataFile != 0
-		order = binary.BigEndian.Uint32(h[96:])
+		q.order = binary.BigEndian.Uint32(h[96:])
 	}
-	bits := binary.BigEndian.Uint32(h[20:])
-	if bits < 9 || bits > 21 || order > 6 {
-		return q, true, fmt.Errorf("image %s: not a qcow2 header that QEMU could have written (cluster bits %d, refcount order %d)", path, bits, order)
+	q.bits = binary.BigEndian.Uint32(h[20:])
+	q.table = int64(binary.BigEndian.Uint64(h[48:]))
+	if q.bits < 9 || q.bits > 21 || q.order > 6 || q.table < 0 {
+		return q, true, fmt.Errorf("image %s: not a qcow2 header that QEMU could have written (cluster bits %d, refcount order %d)", path, q.bits, q.order)
 	}
-	table := int64(binary.BigEndian.Uint64(h[48:]))
-	size := int64(binary.BigEndian.Uint32(h[56:])) << bits
-	if q.End, err = refcountEnd(f, table, size, bits, order); err != nil {
-		return q, true, fmt.Errorf("image %s: %w", path, err)
-	}
+	q.tableSize = int64(binary.BigEndian.Uint32(h[56:])) << q.bits
 	return q, true, nil
 }
 
-// refcountEnd finds the end of the last cluster in use: the last count that is
-// not zero in the last block of counts that has one. It reads from behind, so
-// that a large image costs no more than a small one.
-func refcountEnd(f io.ReaderAt, table, size int64, bits, order uint32) (int64, error) {
-	if table < 0 || size < 0 || size > maxRefcountTab {
-		return 0, fmt.Errorf("refcount table of %d bytes at %d", size, table)
+// End finds the end of the last cluster in use of the image f: the last count
+// that is not zero in the last block of counts that has one. It reads from
+// behind, so that a large image costs no more than a small one.
+func (q Qcow2) End(f io.ReaderAt) (int64, error) {
+	if q.tableSize > maxRefcountTab {
+		return 0, fmt.Errorf("refcount table of %d bytes", q.tableSize)
 	}
-	entries := make([]byte, size)
-	if _, err := f.ReadAt(entries, table); err != nil {
+	entries := make([]byte, q.tableSize)
+	if _, err := f.ReadAt(entries, q.table); err != nil {
 		return 0, fmt.Errorf("refcount table: %w", err)
 	}
-	block := make([]byte, 1<<bits)
-	perBlock := int64(8<<bits) >> order // counts of 1<<order bits each
-	for i := size/8 - 1; i >= 0; i-- {
+	block := make([]byte, 1<<q.bits)
+	perBlock := int64(8<<q.bits) >> q.order // counts of 1<<order bits each
+	empty := 0
+	for i := q.tableSize/8 - 1; i >= 0; i-- {
 		at := int64(binary.BigEndian.Uint64(entries[i*8:]) &^ 511)
 		if at <= 0 {
 			continue
+		}
+		if empty++; empty > maxEmptyBlocks {
+			return 0, fmt.Errorf("the last %d blocks of reference counts are empty", maxEmptyBlocks)
 		}
 		if _, err := f.ReadAt(block, at); err != nil {
 			return 0, fmt.Errorf("refcount block: %w", err)
 		}
 		for n := len(block) - 1; n >= 0; n-- {
 			if block[n] != 0 { // the last cluster of the byte, at the most
-				last := min((int64(n)*8+7)>>order, perBlock-1)
-				return (i*perBlock + last + 1) << bits, nil
+				if i >= math.MaxInt64>>q.bits/perBlock {
+					return 0, fmt.Errorf("reference counts of cluster %d times %d: no file is so large", i, perBlock)
+				}
+				last := min((int64(n)*8+7)>>q.order, perBlock-1)
+				return (i*perBlock + last + 1) << q.bits, nil
 			}
 		}
 	}

@@ -51,11 +51,15 @@ func (a *app) backupCmd() *cobra.Command {
 	audit, auditPercent := job.DefaultAudit, 100*job.DefaultAudit.Share
 	c := &cobra.Command{
 		Use:   "backup VM…",
-		Short: "Make a restore point of running VMs",
+		Short: "Make a restore point of VMs, running or off",
 		Long: `Make a restore point of each VM named. The first one reads the disks whole;
 the next ones read what the VM's dirty bitmaps mark. When the bitmaps cannot be
 trusted, the disk is read whole again (what is stored already is not stored
-twice), and the output says why.`,
+twice), and the output says why.
+
+A VM that is off, with nobody at its monitor's socket, is backed up from its
+image files: those that its last point names, or cairn vm add … --disk. It may
+be started meanwhile; the run then begins once more, with the running VM.`,
 		Args:              args(1, -1),
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(c *cobra.Command, names []string) error {

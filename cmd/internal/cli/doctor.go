@@ -288,7 +288,7 @@ func examineDisks(ctx context.Context, d *doctor, v config.VM, m *qmp.Machine, r
 		tag := repo.Store.Config.ID[:8]
 		decision := qmp.Plan(disk, tag, records[disk.Name])
 		state, advice := stateGood, ""
-		if !decision.Incremental && last != nil {
+		if !decision.Incremental && last != nil && disk.NoBitmaps == "" {
 			state, advice = stateNote, "that backup heals it: the one after it is incremental again"
 		}
 		d.add(state, v.Name+" disk "+disk.Name, advice, "the next backup: %s", decision.Reason)

@@ -32,9 +32,6 @@ func (a *app) examineOff(ctx context.Context, d *doctor, v config.VM, repo *wire
 		if disk.Skip == "" {
 			d.add(stateGood, v.Name+" disk "+disk.Name, "", "image %s, nobody has it open for writing", disk.File)
 		}
-		if disk.NoBitmaps != "" {
-			d.add(stateNote, v.Name+" disk "+disk.Name, "", "it is read whole while the VM is off: %s", disk.NoBitmaps)
-		}
 	}
 	examineDisks(ctx, d, v, m, repo, cat)
 }

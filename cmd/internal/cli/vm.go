@@ -103,13 +103,20 @@ func (a *app) vmLsCmd() *cobra.Command {
 			return nil
 		}
 		w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
-		fmt.Fprintln(w, "NAME\tQMP\tAGENT\tEXCLUDED DISKS")
+		fmt.Fprintln(w, "NAME\tQMP\tAGENT\tEXCLUDED DISKS\tIMAGES")
 		for _, v := range vms {
 			agent := v.Agent
 			if agent == "" {
 				agent = "as QEMU says"
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", v.Name, v.QMP, agent, strings.Join(v.Exclude, " "))
+			images := "as its last point says"
+			for i, d := range v.Disks {
+				if i == 0 {
+					images = ""
+				}
+				images += d.Name + "=" + d.File + " "
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", v.Name, v.QMP, agent, strings.Join(v.Exclude, " "), strings.TrimSpace(images))
 		}
 		return w.Flush()
 	}}

@@ -57,6 +57,7 @@ type Backup struct {
 	pace     *pace
 	frozen   int  // filesystems that the agent froze
 	left     bool // the fleece could not be released
+	owesThaw bool // a dead run has frozen the guest, and no thaw was answered
 }
 
 // Run makes one restore point, or none: probe, prepare, fleece, quiesce,
@@ -105,7 +106,7 @@ var ErrNotReleased = errors.New("the next run cleans up")
 
 // clearIfSafe keeps the journal while something is left to undo.
 func (b *Backup) clearIfSafe(err error) error {
-	if b.left || errors.Is(err, ErrNotReleased) {
+	if b.left || b.entry.Frozen || errors.Is(err, ErrNotReleased) {
 		b.entry.Stopped = b.guardian != nil && b.guardian.owed.Stopped
 		return b.journal.write(b.entry)
 	}

@@ -155,15 +155,17 @@ func pointImages(vm VM, parent *restorepoint.Manifest) ([]qmp.Image, error) {
 	return list, nil
 }
 
-// commandLine gives QEMU's command line: of a VM that is off, the last known.
-func (b *Backup) commandLine() []string {
+// describeMachine says what is needed to start the VM again. Of one that is
+// off it is what the last point knew.
+func (b *Backup) describeMachine() restorepoint.Machine {
+	if b.isOff() && b.parent != nil {
+		return b.parent.Machine
+	}
+	m := restorepoint.Machine{QEMUVersion: b.machine.Version, Type: b.machine.Type}
 	if !b.isOff() {
-		return commandLine(b.VM.QMP)
+		m.CommandLine = commandLine(b.VM.QMP)
 	}
-	if b.parent == nil {
-		return nil
-	}
-	return b.parent.Machine.CommandLine
+	return m
 }
 
 // listenTimeout bounds the question whether a monitor listens.

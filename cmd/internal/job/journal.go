@@ -33,6 +33,7 @@ type entry struct {
 	Agent   string    `json:"agent,omitempty"`
 	Session string    `json:"session,omitempty"`
 	Scratch string    `json:"scratch,omitempty"` // folder of this VM's scratch files
+	Frozen  bool      `json:"frozen,omitempty"`  // a freeze may have been sent, and no thaw was answered since
 	Stopped bool      `json:"stopped,omitempty"` // the VM ran, and the run may have stopped it
 	Step    string    `json:"step"`
 	PID     int       `json:"pid"`
@@ -95,7 +96,7 @@ func openJournal(stateDir, vm string) (*journal, error) {
 	if err == nil {
 		j.Dead = new(entry)
 		if json.Unmarshal(b, j.Dead) != nil { // torn by a crash: something was under way
-			j.Dead = &entry{VM: vm, Step: "unknown"}
+			j.Dead = &entry{VM: vm, Step: "unknown", Frozen: true}
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		_ = lock.Close() // nothing was written

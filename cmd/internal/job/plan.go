@@ -54,9 +54,12 @@ func (b *Backup) probe(ctx context.Context) error {
 	}
 	b.manifest = restorepoint.Manifest{
 		Version: restorepoint.ManifestVersion, VM: restorepoint.VM{Name: b.VM.Name, UUID: b.machine.UUID}, Host: host, Tags: b.Tags,
-		Machine: restorepoint.Machine{QEMUVersion: b.machine.Version, Type: b.machine.Type, CommandLine: b.commandLine()},
+		Machine: b.describeMachine(),
 	}
 	b.entry = entry{VM: b.VM.Name, QMP: b.VM.QMP, Agent: b.agentSocket()}
+	if b.entry.Frozen = b.owesThaw; b.owesThaw {
+		b.warn("a run that died had frozen the guest, and its agent does not answer a thaw: restart the agent in the guest; each run tries again until it answers")
+	}
 	if b.entry.Scratch, err = b.scratchDir(); err != nil {
 		return err
 	}
@@ -74,12 +77,13 @@ func (b *Backup) cleanDead(ctx context.Context) error {
 				return fmt.Errorf("let the VM go on that an earlier run has stopped: %w", err)
 			}
 		}
-		if d.Agent != "" {
+		if d.Frozen && d.Agent != "" {
 			tctx, cancel := context.WithTimeout(ctx, agentTimeout)
 			_, err := guest.Thaw(tctx, d.Agent)
 			cancel()
-			if err != nil && !errors.Is(err, guest.ErrVMGone) && !errors.Is(err, guest.ErrNoAgent) {
-				b.Step("the guest agent does not answer whether the guest is frozen: %v", err)
+			if err != nil && !errors.Is(err, guest.ErrVMGone) && !errors.Is(err, guest.ErrUnsupported) {
+				b.owesThaw = true
+				b.Step("the guest may be frozen still, its agent does not answer: %v", err)
 			}
 		}
 	}
@@ -169,7 +173,7 @@ func (b *Backup) plan(ctx context.Context) error {
 			// The bitmaps stay: if this run dies the next one still can use them.
 			p.decision = qmp.Decision{Reason: reasonAsked, Remove: p.decision.Remove}
 		}
-		if twice := secondFallback(b.VM.Name, d.Name, b.parent, p.decision); twice != "" {
+		if twice := secondFallback(b.VM.Name, d.Name, b.parent, p.decision); twice != "" && d.NoBitmaps == "" { // else nothing takes them away: there can be none
 			b.warn("%s", twice)
 		}
 		if records[d.Name] != nil {

@@ -167,6 +167,7 @@ func (b *Backup) sayIfRunning(ctx context.Context) error {
 // freeze freezes the guest's filesystems. That it fails is no reason to have
 // no point: it is then crash-consistent and says so.
 func (b *Backup) freeze(ctx context.Context, guard *guest.Guard) (bool, error) {
+	b.entry.Frozen = true
 	if err := b.step("freeze"); err != nil {
 		return false, err
 	}
@@ -202,6 +203,7 @@ func (b *Backup) thaw(ctx context.Context, guard *guest.Guard) (guest.Release, e
 		// The guardian was not told of a thaw: it goes on trying.
 		return rel, fmt.Errorf("the guest may still be frozen: thaw it by hand (guest-fsfreeze-thaw), or restart the agent in it: %w: %w", err, ErrNotReleased)
 	}
+	b.entry.Frozen = false
 	return rel, b.guardian.say(sayThawed)
 }
 

@@ -130,6 +130,12 @@ func (d *PointDisk) intoDevice(ctx context.Context, path string, o RestoreOption
 	if err := lockImage(f); err != nil {
 		return err
 	}
+	if _, err := formatOf(f, o.Format); err != nil { // a qcow2 on a device, as oVirt makes them
+		if o.Delta {
+			return err
+		}
+		r.note("%s held a qcow2, and now holds the guest's disk itself: start the VM with format=raw", path)
+	}
 	if more := size - d.Image.Size(); more > 0 {
 		r.note("%s is %d bytes larger than the disk: what lies behind the disk's end was left as it is", path, more)
 	}

@@ -484,8 +484,14 @@ func TestRestoreToBlockDevice(t *testing.T) {
 	if _, err := RestoreDisk(t.Context(), large.disk(), device, RestoreOptions{Overwrite: true}, quiet); err == nil || !strings.Contains(err.Error(), "does not fit") {
 		t.Errorf("a disk that is too large: %v", err)
 	}
+	if out, err := exec.CommandContext(t.Context(), "qemu-img", "create", "-q", "-f", "qcow2", device, "1M").CombinedOutput(); err != nil {
+		t.Fatalf("qemu-img: %s", out)
+	}
+	if _, err := RestoreDisk(t.Context(), m.disk(), device, RestoreOptions{Delta: true}, quiet); err == nil || !strings.Contains(err.Error(), "qcow2") {
+		t.Errorf("--delta over a qcow2 on the device: %v", err)
+	}
 	r, err := RestoreDisk(t.Context(), m.disk(), device, RestoreOptions{Overwrite: true}, quiet)
-	if err != nil || r.BytesZeroed == 0 || r.BytesVerified != sampleSize || len(r.Notes) != 1 {
+	if err != nil || r.BytesZeroed == 0 || r.BytesVerified != sampleSize || len(r.Notes) != 2 {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	holds(t, device, append(bytes.Clone(m), behind...))

@@ -112,6 +112,15 @@ func TestRewrite(t *testing.T) {
 			want:  "kvm -drive index=0,media=disk,file=/new/vda,,·1.raw,format=raw -blockdev file,node-name=c,filename=/fw/code,read-only=on -blockdev node-name=v,driver=file,filename=/new/nvram.fd -machine q35,pflash0=c,pflash1=v" + ident + tail,
 			warns: []string{"/fw/vars"},
 		},
+		"as libvirt starts it": {
+			in: `kvm -name guest=lab,debug-threads=on -S -object {"qom-type":"secret","id":"masterKey0","format":"raw","file":"/l/key"} -chardev socket,id=charmonitor,fd=28,server=on,wait=off -mon chardev=charmonitor,id=monitor,mode=control ` +
+				`-blockdev {"driver":"file","filename":"/img/base","node-name":"s6"} -blockdev {"node-name":"f6","read-only":true,"driver":"qcow2","file":"s6","backing":null} -blockdev {"driver":"file","filename":"/img/x","node-name":"s4","discard":"unmap"} ` +
+				`-blockdev {"node-name":"f4","driver":"qcow2","file":"s4","backing":"f6"} -device {"driver":"virtio-blk-pci","drive":"f4","id":"vda-dev"} -add-fd set=0,fd=26 -chardev file,id=charserial0,path=/dev/fdset/0,append=on`,
+			want: `kvm -name guest=web02,debug-threads=on -chardev backend=socket,id=charmonitor,server=on,path=/new/charmonitor.sock,wait=off -mon chardev=charmonitor,id=monitor,mode=control ` +
+				`-blockdev {"discard":"unmap","driver":"file","filename":"/new/vda,·1.raw","node-name":"s4"} -blockdev {"driver":"raw","file":"s4","node-name":"f4"} -device {"drive":"f4","driver":"virtio-blk-pci","id":"vda-dev"} ` +
+				`-chardev backend=file,id=charserial0,path=/new/0,append=on -uuid 11111111-2222-4333-8444-555555555555` + tail,
+			warns: []string{"add-fd"},
+		},
 		"relative names": {in: "kvm -hda /img/vda.qcow2 -kernel boot/vmlinuz", want: "kvm -drive index=0,media=disk,file=/new/vda,,·1.raw,format=raw -kernel boot/vmlinuz" + ident + tail, warns: []string{"boot/vmlinuz"}},
 	} {
 		t.Run(name, func(t *testing.T) {

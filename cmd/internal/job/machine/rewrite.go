@@ -249,6 +249,12 @@ func (r *rewriter) properties(o *option) error {
 	case "device":
 		r.device(p)
 	case "object":
+		// libvirt's key for the secrets that it passes: gone with the original,
+		// and of use to nobody where there are none.
+		if p.get("qom-type") == "secret" && p.get("id") == "masterKey0" && !r.namesKey() {
+			o.gone = true
+			return nil
+		}
 		r.object(p)
 	case "spice":
 		r.spice(p)
@@ -287,6 +293,16 @@ func (r *rewriter) object(p *props) {
 	case "input-linux", "can-host-socketcan":
 		r.warn("%s %q takes a device of the host, which the original may have", kind, p.get("id"))
 	}
+}
+
+// namesKey says whether another option uses libvirt's key.
+func (r *rewriter) namesKey() bool {
+	for _, o := range r.opts {
+		if !o.gone && slices.Contains(r.look(o.value, "").texts(), "masterKey0") && r.look(o.value, "").get("id") != "masterKey0" {
+			return true
+		}
+	}
+	return false
 }
 
 // device rewrites network cards and the like.
