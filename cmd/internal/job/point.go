@@ -82,22 +82,16 @@ func (b *Backup) askAgent(ctx context.Context) *guest.Agent {
 		b.manifest.Consistency = restorepoint.Consistency{Level: restorepoint.ConsistencyCrash, Reason: fmt.Sprintf(format, args...)}
 		return nil
 	}
-	// An agent that nothing is sent to has nothing to undo: should this run die,
-	// the next one would wait in vain for the answer of one that is not there.
-	unasked := func(format string, args ...any) *guest.Agent {
-		b.entry.Agent = ""
-		return crash(format, args...)
-	}
 	socket := b.entry.Agent
 	switch c, ok := b.machine.Channel(qmp.PortStockAgent); {
 	case b.isOff():
-		return unasked("the VM was off: its disks are as it left them")
+		return crash("the VM was off: its disks are as it left them")
 	case !b.machine.Running:
-		return unasked("the VM is not running (%s): its disks are as it left them", b.machine.Status)
+		return crash("the VM is not running (%s): its disks are as it left them", b.machine.Status)
 	case socket == "":
-		return unasked("the VM has no channel to a guest agent: add one named %s and install qemu-guest-agent in the guest", qmp.PortStockAgent)
+		return crash("the VM has no channel to a guest agent: add one named %s and install qemu-guest-agent in the guest", qmp.PortStockAgent)
 	case ok && b.VM.Agent == "" && !c.Open:
-		return unasked("no agent has opened the channel in the guest: install or start qemu-guest-agent there")
+		return crash("no agent has opened the channel in the guest: install or start qemu-guest-agent there")
 	}
 	ctx, cancel := context.WithTimeout(ctx, agentTimeout)
 	defer cancel()
