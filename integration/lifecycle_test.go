@@ -516,4 +516,7 @@ func TestBitmapsCommand(t *testing.T) {
 	h.run(t, exitFailed, "vm", "bitmaps", vmName, "--remove").mentions(t, "another")
 	r2.signal(t, syscall.SIGTERM)
 	r2.wait()
+
+	v.quit()
+	h.run(t, exitFailed, "vm", "bitmaps", vmName).mentions(t, "is off")
 }
