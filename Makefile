@@ -32,7 +32,7 @@ build: ## bin/cairn, and bin/cairn-agent for the guest: static, reproducible
 demo: deps build ## boot a guest, back it up, change it, back it up again, look into both points
 	bin/cairn demo
 
-test: deps ## vet and all tests; the first run downloads a kernel of 27 MB for the guests
+test: deps ## vet and all tests; the first run downloads a kernel (27 MB) for the guests, and a newer QEMU (13 MB)
 	go vet ./...
 	CGO_ENABLED=0 $(GOTEST) -timeout 20m ./...
 

@@ -127,11 +127,25 @@ func (v *bare) do(execute string, args map[string]any) {
 // io runs a command of qemu-io on a disk's device.
 func (v *bare) io(id, format string, args ...any) {
 	v.t.Helper()
-	var said string
-	line := fmt.Sprintf("qemu-io -d %s \"%s\"", v.disk(id).QOMPath(), fmt.Sprintf(format, args...))
-	if err := v.Command(context.WithoutCancel(v.t.Context()), "human-monitor-command", map[string]any{"command-line": line}, &said); err != nil || strings.TrimSpace(said) != "" {
-		v.t.Fatalf("%s: %q, %v", line, said, err)
+	v.hmp(fmt.Sprintf("qemu-io -d %s \"%s\"", v.disk(id).QOMPath(), fmt.Sprintf(format, args...)))
+}
+
+// hmp runs a command for people, which must say nothing: it has no errors.
+func (v *bare) hmp(line string) {
+	v.t.Helper()
+	if said := v.tryHMP(line); said != "" {
+		v.t.Fatalf("%s: %q", line, said)
 	}
+}
+
+// tryHMP gives what the command says.
+func (v *bare) tryHMP(line string) string {
+	v.t.Helper()
+	var said string
+	if err := v.Command(context.WithoutCancel(v.t.Context()), "human-monitor-command", map[string]any{"command-line": line}, &said); err != nil {
+		v.t.Fatalf("%s: %v", line, err)
+	}
+	return strings.TrimSpace(said)
 }
 
 // write writes random bytes to a disk; n is at most 1 MiB.

@@ -3,6 +3,7 @@ package integration
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -60,6 +61,8 @@ func lifeCases() []lifeCase {
 			l.commit("vda")
 		}},
 		{name: "reverted to an internal snapshot while off", event: reverted, hit: vda(gone)},
+		{name: "reverted to an internal snapshot while running", event: revertedLive, hit: both(gone)},
+		{name: "eight backups killed while they read", event: eightKilled},
 		{name: "replaced by another image", event: func(l *life) {
 			l.quit()
 			l.replaceByBlank("vda", l.disk("vda").Path)
@@ -90,6 +93,7 @@ func lifeCases() []lifeCase {
 // read, and reads only those whole that were hit. The run after it is
 // incremental again, and no run warns: one fallback is no fault.
 func TestBitmapLifeCycle(t *testing.T) {
+	fresh := newHost(t)
 	labtest.EachQEMU(t, func(t *testing.T, q lab.QEMU) {
 		for _, c := range lifeCases() {
 			t.Run(c.name, func(t *testing.T) {
@@ -97,7 +101,7 @@ func TestBitmapLifeCycle(t *testing.T) {
 				if disks == nil {
 					disks = twoDisks()
 				}
-				h := newHost(t)
+				h := hostWith(t, fresh)
 				l := &life{bare: startBare(t, h, q, disks...), h: h, q: q}
 				l.scatter(0)
 				h.backup(t)
@@ -117,6 +121,18 @@ func TestBitmapLifeCycle(t *testing.T) {
 			})
 		}
 	})
+}
+
+// hostWith makes a host with a copy of another's repository, which has no
+// points yet: init derives a key slowly, on purpose, and once is enough.
+func hostWith(t *testing.T, fresh *host) *host {
+	t.Helper()
+	h := bareHost(t)
+	h.key = fresh.key
+	if err := os.CopyFS(h.repo, os.DirFS(fresh.repo)); err != nil {
+		t.Fatal(err)
+	}
+	return h
 }
 
 // wasRead fails the test if a point's disks were read in another way than
@@ -234,6 +250,50 @@ func reverted(l *life) {
 	qemuImg(l.t, "snapshot", "-q", "-a", "before", image)
 	l.written["vda"] = before
 	l.start(l.q)
+}
+
+// revertedLive is the same by HMP's savevm and loadvm, which take all disks.
+func revertedLive(l *life) {
+	l.h.run(l.t, exitOK, "vm", "bitmaps", vmName, "--remove")
+	l.hmp("savevm before")
+	before := map[string][]byte{}
+	for id, data := range l.written {
+		before[id] = append([]byte{}, data...)
+	}
+	l.backup(l.h)
+	l.scatter(8)
+	l.backup(l.h)
+	l.scatter(9)
+	if said := l.tryHMP("loadvm before"); !strings.Contains(said, "dirty bitmaps") {
+		l.t.Errorf("loadvm with bitmaps says %q", said)
+	}
+	l.h.run(l.t, exitOK, "vm", "bitmaps", vmName, "--remove")
+	l.hmp("loadvm before")
+	l.written = before
+}
+
+// eightKilled leaves the bitmaps of eight attempts that read and were killed:
+// the next run folds and merges them all.
+func eightKilled(l *life) {
+	for i := range 8 {
+		l.scatter(10 + i)
+		r := l.h.start(l.t, "backup", vmName, "--read-limit", "64KiB")
+		if !l.h.awaitStep(l.t, r, "read") {
+			l.t.Fatalf("the backup ended before it read: %+v", r.wait())
+		}
+		r.signal(l.t, syscall.SIGKILL)
+		got := r.wait()
+		if got.code != -1 {
+			l.t.Errorf("the backup was not killed, it ended with %d", got.code)
+		}
+		if strings.Contains(got.stderr, "agent does not answer") {
+			l.t.Fatalf("it asked an agent that is not there whether the dead run's freeze is undone: %s", got.stderr)
+		}
+	}
+	names := slices.DeleteFunc(bitmaps(l.t, l.Guest)["vda"], func(n string) bool { return n == "" || strings.HasSuffix(n, "-merged") })
+	if len(names) < 9 {
+		l.t.Errorf("only %q piled up: this case does not test what it says", names)
+	}
 }
 
 // replaceByBlank puts an empty image in a disk's place.
@@ -456,4 +516,7 @@ func TestBitmapsCommand(t *testing.T) {
 	h.run(t, exitFailed, "vm", "bitmaps", vmName, "--remove").mentions(t, "another")
 	r2.signal(t, syscall.SIGTERM)
 	r2.wait()
+
+	v.quit()
+	h.run(t, exitFailed, "vm", "bitmaps", vmName).mentions(t, "is off")
 }

@@ -19,6 +19,11 @@
 //     QMP monitor of its own, so that nothing the product uses (its monitor,
 //     the guest agent, the port of the inside agent) is taken.
 //
+// Tests that judge what QEMU does run on two versions of it: the installed one
+// and the one of Debian's backports, which is unpacked into the cache
+// (BackportsQEMU, labtest.EachQEMU). A Bare guest is a QEMU alone, with any
+// disks, there in a tenth of a second.
+//
 // The guest's disks:
 //
 //	vda  512 MiB, GPT: partition 1 a BIOS-boot dummy, partition 2 ext4

@@ -43,9 +43,9 @@ var ErrNoDisk = errors.New("the VM has no such disk")
 func (b Bitmaps) List(ctx context.Context) ([]DiskBitmap, error) {
 	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
 	defer cancel()
-	conn, err := qmp.Dial(ctx, b.VM.QMP)
+	conn, err := b.dial(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("VM %s: %w", b.VM.Name, err)
+		return nil, err
 	}
 	defer conn.Close()
 	disks, err := b.disks(ctx, conn)
@@ -63,9 +63,9 @@ func (b Bitmaps) Remove(ctx context.Context) ([]DiskBitmap, error) {
 	defer journal.close()
 	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
 	defer cancel()
-	conn, err := qmp.Dial(ctx, b.VM.QMP)
+	conn, err := b.dial(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("VM %s: %w", b.VM.Name, err)
+		return nil, err
 	}
 	defer conn.Close()
 	if _, err := qmp.Clean(ctx, conn); err != nil {
@@ -79,6 +79,17 @@ func (b Bitmaps) Remove(ctx context.Context) ([]DiskBitmap, error) {
 		return nil, fmt.Errorf("VM %s: remove bitmaps: %w", b.VM.Name, err)
 	}
 	return b.describe(disks), nil
+}
+
+func (b Bitmaps) dial(ctx context.Context) (*qmp.Conn, error) {
+	conn, err := qmp.Dial(ctx, b.VM.QMP)
+	if err != nil && IsOff(b.VM.QMP, err) {
+		return nil, fmt.Errorf("VM %s is off (%w): name its images instead: cairn vm bitmaps --image FILE", b.VM.Name, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("VM %s: %w", b.VM.Name, err)
+	}
+	return conn, nil
 }
 
 // disks are those that are meant.
