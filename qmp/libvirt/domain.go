@@ -18,7 +18,7 @@ import (
 type Domain struct {
 	conn *Conn
 	dom  golibvirt.Domain
-	own  []string // folders of this VM's runs: a job with files there is ours
+	own  []string // folders of our runs: a job with files there is ours
 	now  func() time.Time
 }
 
@@ -292,7 +292,7 @@ func (d *Domain) ourJob(ctx context.Context) (bool, error) {
 	}
 	for _, name := range b.files() {
 		for _, dir := range d.own {
-			if filepath.IsAbs(dir) && strings.HasPrefix(filepath.Clean(name), filepath.Clean(dir)+"/cairn-fleece-") {
+			if filepath.IsAbs(dir) && strings.HasPrefix(filepath.Clean(name), filepath.Clean(dir)+"/") {
 				return true, nil
 			}
 		}

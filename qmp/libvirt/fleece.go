@@ -276,7 +276,9 @@ func (f *Fleece) requestDisk(fd qmp.FleeceDisk) backupDiskXML {
 	return d
 }
 
-func (f *Fleece) incremental(fd qmp.FleeceDisk) bool { return fd.Decision.Incremental && f.turned == "" }
+func (f *Fleece) incremental(fd qmp.FleeceDisk) bool {
+	return fd.Decision.Incremental && f.turned == ""
+}
 
 // Export opens the disks for reading, in the order of the options.
 func (f *Fleece) Export(ctx context.Context) ([]qmp.Source, error) {
@@ -456,3 +458,6 @@ func (f *Fleece) removeFiles() error {
 	}
 	return os.RemoveAll(f.dir)
 }
+
+// Own names the folder that tells this fleece's backup from any other.
+func (f *Fleece) Own() string { return f.dir }

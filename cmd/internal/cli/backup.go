@@ -130,7 +130,7 @@ func (a *app) backupOne(ctx context.Context, run job.Backup, name string) (*rest
 	if err != nil {
 		return nil, err
 	}
-	run.VM = job.VM{Name: v.Name, QMP: v.QMP, Agent: v.Agent, Exclude: v.Exclude}
+	run.VM = job.VM{Name: v.Name, QMP: v.QMP, Libvirt: v.Libvirt, Domain: v.Domain, Agent: v.Agent, Exclude: v.Exclude}
 	run.Step = func(format string, args ...any) { a.say(name+": "+format, args...) }
 	run.Progress, run.Now = a.reporter().Work, a.now
 	return run.Run(ctx)
@@ -161,7 +161,7 @@ func (a *app) printSummary(m *restorepoint.Manifest) error {
 func bytesOf(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
 func (a *app) guardianCmd() *cobra.Command {
-	return &cobra.Command{Use: job.GuardianCommand + " QMP AGENT", Hidden: true, Args: args(2, 2), RunE: func(c *cobra.Command, argv []string) error {
-		return job.RunGuardian(context.WithoutCancel(c.Context()), a.stdin, argv[0], argv[1], a.stderr)
+	return &cobra.Command{Use: job.GuardianCommand + " QMP AGENT DOMAIN", Hidden: true, Args: args(3, 3), RunE: func(c *cobra.Command, argv []string) error {
+		return job.RunGuardian(context.WithoutCancel(c.Context()), a.stdin, argv[0], argv[1], argv[2], a.stderr)
 	}}
 }

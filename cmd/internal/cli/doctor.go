@@ -129,6 +129,10 @@ const examineTimeout = 30 * time.Second
 func examineVM(ctx context.Context, d *doctor, v config.VM) {
 	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
+	if v.Libvirt != "" {
+		examineDomain(ctx, d, v)
+		return
+	}
 	conn, err := qmp.Dial(ctx, v.QMP)
 	if err != nil {
 		d.add(stateBad, v.Name, "is the VM running, and is the socket Cairn's alone? cairn vm add "+v.Name+" --replace --qmp SOCKET", "monitor %s: %v", v.QMP, err)
@@ -200,6 +204,11 @@ func examineAgent(ctx context.Context, d *doctor, v config.VM, m *qmp.Machine) {
 		return
 	}
 	defer agent.Close()
+	examineAgentState(ctx, d, what, agent)
+}
+
+// examineAgentState asks an agent that answers whether it can freeze.
+func examineAgentState(ctx context.Context, d *doctor, what string, agent *guest.Agent) {
 	info, err := agent.Info(ctx)
 	state := guest.Thawed
 	if err == nil {

@@ -13,7 +13,7 @@ import (
 
 func (a *app) vmCmd() *cobra.Command {
 	c := &cobra.Command{Use: "vm", Short: "Register the VMs of this host"}
-	c.AddCommand(a.vmAddCmd(), a.vmLsCmd(), a.vmRmCmd())
+	c.AddCommand(a.vmAddCmd(), a.vmDiscoverCmd(), a.vmLsCmd(), a.vmRmCmd())
 	return c
 }
 
@@ -34,9 +34,12 @@ func (a *app) vmAddCmd() *cobra.Command {
 	var v config.VM
 	var replace bool
 	c := &cobra.Command{
-		Use:   "add NAME --qmp SOCKET",
-		Short: "Register a VM by its QEMU monitor's socket",
-		Long: `Register a VM by its QEMU monitor's socket.
+		Use:   "add NAME --qmp SOCKET | --libvirt URI",
+		Short: "Register a VM by its QEMU monitor's socket, or by libvirt",
+		Long: `Register a VM by its QEMU monitor's socket, or by libvirt.
+
+A VM that libvirt runs is registered with --libvirt qemu:///system, and with
+--domain if libvirt knows it by another name; see also: cairn vm discover.
 
 A monitor serves one client at a time: give Cairn one of its own by starting
 QEMU with -qmp unix:/run/NAME.qmp,server=on,wait=off . The guest agent's socket
@@ -44,13 +47,13 @@ is found by itself; --agent names another.`,
 		Args: args(1, 1),
 		RunE: func(c *cobra.Command, argv []string) error {
 			v.Name = argv[0]
-			if v.QMP == "" {
-				return usagef("name the monitor's socket: --qmp SOCKET")
+			if err := checkDoor(&v); err != nil {
+				return err
 			}
 			if err := config.CheckName(v.Name); err != nil {
 				return usagef("%v", err)
 			}
-			for _, p := range []*string{&v.QMP, &v.Agent} {
+			for _, p := range []*string{&v.QMP, &v.Agent} { // both "" with libvirt
 				if *p == "" {
 					continue
 				}
@@ -71,10 +74,32 @@ is found by itself; --agent names another.`,
 		},
 	}
 	c.Flags().StringVar(&v.QMP, "qmp", "", "QEMU monitor's unix socket")
+	c.Flags().StringVar(&v.Libvirt, "libvirt", "", "instead of --qmp: libvirt's connection URI, qemu:///system")
+	c.Flags().StringVar(&v.Domain, "domain", "", "libvirt's name or UUID of the VM (default: NAME)")
 	c.Flags().StringVar(&v.Agent, "agent", "", "qemu-guest-agent's unix socket, if QEMU cannot tell it")
 	c.Flags().StringSliceVar(&v.Exclude, "exclude", nil, "names of disks to leave out")
 	c.Flags().BoolVar(&replace, "replace", false, "change a VM that is registered already")
 	return c
+}
+
+// checkDoor refuses what names no way to a VM, or two.
+func checkDoor(v *config.VM) error {
+	switch {
+	case v.QMP == "" && v.Libvirt == "":
+		return usagef("name the monitor's socket: --qmp SOCKET, or libvirt's connection: --libvirt qemu:///system")
+	case v.QMP != "" && v.Libvirt != "":
+		return usagef("--qmp and --libvirt are two ways to one VM: choose one; under libvirt it is --libvirt")
+	case v.Libvirt == "" && v.Domain != "":
+		return usagef("--domain is for --libvirt")
+	case v.Libvirt == "":
+		return nil
+	case v.Agent != "":
+		return usagef("--agent is for --qmp: under libvirt the agent's channel is libvirt's")
+	}
+	if v.Domain == "" {
+		v.Domain = v.Name
+	}
+	return checkURI(v.Libvirt)
 }
 
 func (a *app) vmLsCmd() *cobra.Command {
@@ -91,13 +116,17 @@ func (a *app) vmLsCmd() *cobra.Command {
 			return nil
 		}
 		w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
-		fmt.Fprintln(w, "NAME\tQMP\tAGENT\tEXCLUDED DISKS")
+		fmt.Fprintln(w, "NAME\tQMP OR LIBVIRT\tAGENT\tEXCLUDED DISKS")
 		for _, v := range vms {
 			agent := v.Agent
 			if agent == "" {
 				agent = "as QEMU says"
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", v.Name, v.QMP, agent, strings.Join(v.Exclude, " "))
+			door := v.QMP
+			if v.Libvirt != "" {
+				door, agent = v.Libvirt+" "+v.Domain, "through libvirt"
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", v.Name, door, agent, strings.Join(v.Exclude, " "))
 		}
 		return w.Flush()
 	}}

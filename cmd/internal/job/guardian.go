@@ -2,6 +2,7 @@ package job
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"cairn/guest"
 	"cairn/qmp"
 )
 
@@ -28,28 +28,38 @@ const (
 	sayThawed   = 'T'
 	sayStopping = 'S'
 	sayRunning  = 'R'
+	// libvirt's backup: asked for, and ended.
+	sayBeginning = 'B'
+	sayReleased  = 'E'
 )
 
 // guardian is a small process that outlives the run if the run is killed: it
 // thaws the guest and lets the VM go on. Neither the stock agent nor QEMU has
 // a time limit of its own, and a killed process cannot do it.
 type guardian struct {
-	cmd     *exec.Cmd
-	to      io.WriteCloser
-	frozen  bool // it was told so, and not yet of the thaw
-	stopped bool // it was told so, and not yet that the VM goes on
+	cmd *exec.Cmd
+	to  io.WriteCloser
+	owed
 }
 
-// startGuardian starts one for a VM's sockets; agent may be "". Its last words
+// owed is what a guardian was told to undo, and not yet that it is undone.
+type owed struct {
+	frozen  bool // the guest
+	stopped bool // the VM
+	backup  bool // a fleece that may be in the data path
+}
+
+// startGuardian starts one for a VM's sockets; agent may be "", and so is ward
+// for a VM without libvirt. Its last words
 // go to a log in the state folder: the run's own stderr may be a pipe whose
 // reader waits for its end.
-func startGuardian(exe, state, qmpSocket, agent string) (*guardian, error) {
+func startGuardian(exe, state, qmpSocket, agent, ward string) (*guardian, error) {
 	log, err := os.OpenFile(filepath.Join(state, "guardian.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("start the guardian process: %w", err)
 	}
 	defer log.Close()
-	g := &guardian{cmd: exec.Command(exe, GuardianCommand, qmpSocket, agent)}
+	g := &guardian{cmd: exec.Command(exe, GuardianCommand, qmpSocket, agent, ward)}
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a Ctrl-C or a killed group is not for it
 	g.cmd.Stderr = log
 	if g.to, err = g.cmd.StdinPipe(); err == nil {
@@ -66,21 +76,25 @@ func (g *guardian) say(b byte) error {
 	if _, err := g.to.Write([]byte{b}); err != nil {
 		return fmt.Errorf("the guardian process is gone: %w", err)
 	}
-	note(b, &g.frozen, &g.stopped)
+	g.note(b)
 	return nil
 }
 
 // note keeps what a byte of a run's says.
-func note(b byte, frozen, stopped *bool) {
+func (o *owed) note(b byte) {
 	switch b {
 	case sayFreezing:
-		*frozen = true
+		o.frozen = true
 	case sayThawed:
-		*frozen = false
+		o.frozen = false
 	case sayStopping:
-		*stopped = true
+		o.stopped = true
 	case sayRunning:
-		*stopped = false
+		o.stopped = false
+	case sayBeginning:
+		o.backup = true
+	case sayReleased:
+		o.backup = false
 	}
 }
 
@@ -89,7 +103,7 @@ func note(b byte, frozen, stopped *bool) {
 // ends, and it outlives the run.
 func (g *guardian) stop() error {
 	err := g.to.Close()
-	if g.frozen || g.stopped {
+	if g.frozen || g.stopped || g.backup {
 		return err
 	}
 	return errors.Join(err, g.cmd.Wait())
@@ -97,24 +111,35 @@ func (g *guardian) stop() error {
 
 // RunGuardian is the guardian's life: it reads what the run says until the
 // run ends, then undoes what the run left.
-func RunGuardian(ctx context.Context, from io.Reader, qmpSocket, agent string, log io.Writer) error {
-	frozen, stopped := false, false
+//
+// wardText, JSON, names the libvirt domain instead of qmpSocket. The backup there is
+// ended first: a guest that its full scratch space holds up cannot be thawed.
+func RunGuardian(ctx context.Context, from io.Reader, qmpSocket, agent, wardText string, log io.Writer) error {
+	var w ward
+	if wardText != "" {
+		if err := json.Unmarshal([]byte(wardText), &w); err != nil {
+			return fmt.Errorf("the guardian's arguments: %w", err)
+		}
+	}
+	var o owed
 	for {
 		var b [1]byte
 		if _, err := from.Read(b[:]); err != nil {
 			break // the run ended, one way or the other
 		}
-		note(b[0], &frozen, &stopped)
+		o.note(b[0])
 	}
 	ctx, cancel := context.WithTimeout(ctx, guardianPatience)
 	defer cancel()
 	var errs []error
-	if stopped {
+	if o.backup && w.URI != "" {
+		errs = append(errs, retry(ctx, func() error { return w.endBackup(ctx) }))
+	}
+	if o.stopped && w.URI == "" {
 		errs = append(errs, retry(ctx, func() error { return resume(ctx, qmpSocket) }))
 	}
-	if frozen {
-		_, err := guest.Thaw(ctx, agent)
-		errs = append(errs, err)
+	if o.frozen {
+		errs = append(errs, thawAgent(ctx, agent, w.URI, w.Domain))
 	}
 	err := errors.Join(errs...)
 	if err != nil {

@@ -37,6 +37,9 @@ type fleece interface {
 
 // reach connects to a VM's hypervisor.
 func (b *Backup) reach(ctx context.Context) (hypervisor, error) {
+	if b.VM.Libvirt != "" {
+		return b.openDomain(ctx)
+	}
 	conn, err := qmp.Dial(ctx, b.VM.QMP)
 	if err != nil {
 		return nil, err

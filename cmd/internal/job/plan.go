@@ -56,7 +56,12 @@ func (b *Backup) probe(ctx context.Context) error {
 		Version: restorepoint.ManifestVersion, VM: restorepoint.VM{Name: b.VM.Name, UUID: b.machine.UUID}, Host: host, Tags: b.Tags,
 		Machine: restorepoint.Machine{QEMUVersion: b.machine.Version, Type: b.machine.Type, CommandLine: commandLine(b.VM.QMP)},
 	}
-	b.entry = entry{VM: b.VM.Name, QMP: b.VM.QMP, Agent: b.agentSocket()}
+	if d, ok := b.host.(domain); ok {
+		if err := d.describe(ctx, &b.manifest.Machine); err != nil {
+			b.warn("%v", err)
+		}
+	}
+	b.entry = entry{VM: b.VM.Name, QMP: b.VM.QMP, Libvirt: b.VM.Libvirt, Domain: b.VM.Domain, Agent: b.agentSocket()}
 	if b.entry.Scratch, err = b.scratchDir(); err != nil {
 		return err
 	}
@@ -76,7 +81,7 @@ func (b *Backup) cleanDead(ctx context.Context) error {
 		}
 		if d.Agent != "" {
 			tctx, cancel := context.WithTimeout(ctx, agentTimeout)
-			_, err := guest.Thaw(tctx, d.Agent)
+			err := thawAgent(tctx, d.Agent, d.Libvirt, d.Domain)
 			cancel()
 			if err != nil && !errors.Is(err, guest.ErrVMGone) && !errors.Is(err, guest.ErrNoAgent) {
 				b.Step("the guest agent does not answer whether the guest is frozen: %v", err)
@@ -126,7 +131,11 @@ func (b *Backup) agentSocket() string {
 	if b.VM.Agent != "" {
 		return b.VM.Agent
 	}
-	if c, ok := b.machine.Channel(qmp.PortStockAgent); ok {
+	c, ok := b.machine.Channel(qmp.PortStockAgent)
+	if ok && b.VM.Libvirt != "" {
+		return throughLibvirt
+	}
+	if ok {
 		return c.Socket
 	}
 	return ""

@@ -16,6 +16,11 @@ import (
 // take makes the fleece, takes the point and reads it; the fleece is gone
 // when it returns, and the guest as it was.
 func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err error) {
+	defer func() { // last of all: it looks after the fleece, too
+		if b.guardian != nil {
+			err = errors.Join(err, b.guardian.stop())
+		}
+	}()
 	agent := b.askAgent(ctx)
 	if agent != nil {
 		defer agent.Close()
@@ -36,6 +41,8 @@ func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err err
 					return
 				}
 				err = errors.Join(err, rerr)
+			} else if b.guardian != nil {
+				err = errors.Join(err, b.guardian.say(sayReleased))
 			}
 		}()
 	}
@@ -70,7 +77,7 @@ func (b *Backup) askAgent(ctx context.Context) *guest.Agent {
 	}
 	ctx, cancel := context.WithTimeout(ctx, agentTimeout)
 	defer cancel()
-	agent, err := guest.Dial(ctx, socket)
+	agent, err := b.dialAgent(ctx)
 	if err != nil {
 		b.warn("guest agent: %v", err)
 		return crash("the guest agent does not answer: %v", err)
@@ -83,12 +90,34 @@ func (b *Backup) askAgent(ctx context.Context) *guest.Agent {
 	return agent
 }
 
+// dialAgent connects to the stock agent by the way that the VM has.
+func (b *Backup) dialAgent(ctx context.Context) (*guest.Agent, error) {
+	if d, ok := b.host.(domain); ok && b.entry.Agent == throughLibvirt {
+		return guest.DialBy(ctx, "libvirt domain "+d.Name(), d.DialAgent)
+	}
+	return guest.Dial(ctx, b.entry.Agent)
+}
+
+// readWhole turns all incremental reads into full ones, for a reason that came
+// up with the point.
+func (b *Backup) readWhole(reason string) {
+	for i := range b.plans {
+		if b.plans[i].decision.Incremental {
+			b.plans[i].decision = qmp.Decision{Reason: reason}
+		}
+	}
+	b.explain()
+}
+
 // quiescedPoint freezes, takes the point, and thaws on every path.
 func (b *Backup) quiescedPoint(ctx context.Context, fleece fleece, agent *guest.Agent) (err error) {
-	if b.guardian, err = startGuardian(b.Exe, b.State, b.VM.QMP, b.entry.Agent); err != nil {
+	ward, err := b.wardOf(fleece)
+	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, b.guardian.stop()) }()
+	if b.guardian, err = startGuardian(b.Exe, b.State, b.VM.QMP, b.entry.Agent, ward); err != nil {
+		return err
+	}
 	frozen := false
 	if agent != nil {
 		guard := agent.Guard()
@@ -110,11 +139,17 @@ func (b *Backup) quiescedPoint(ctx context.Context, fleece fleece, agent *guest.
 			return err
 		}
 	}
+	if err := b.guardian.say(sayBeginning); err != nil {
+		return err
+	}
 	pctx, cancel := context.WithTimeout(ctx, pointTimeout)
 	defer cancel()
 	point, err := fleece.Point(pctx, !frozen || len(b.plans) > 1)
 	if err != nil {
 		return errors.Join(fmt.Errorf("take the point: %w", err), b.sayIfRunning(ctx))
+	}
+	if t, ok := fleece.(interface{ Turned() string }); ok && t.Turned() != "" {
+		b.readWhole(t.Turned())
 	}
 	b.manifest.Time = point.Time.UTC()
 	b.manifest.Statistics.PausedUS = point.Paused.Microseconds()
