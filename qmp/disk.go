@@ -38,6 +38,10 @@ type Disk struct {
 	Bitmaps    []Bitmap // named ones on Node, anybody's
 	Below      []Bitmap // named ones further down the chain: a live snapshot leaves them there
 
+	// NoBitmaps says why the hypervisor keeps no bitmaps of the disk, in plain
+	// words; "" if it does.
+	NoBitmaps string
+
 	Skip string // why the disk is not to be backed up, in plain words; "" if it is
 }
 

@@ -55,9 +55,9 @@
 // room for all that is read, and unchanged clusters cannot be sampled.
 //
 // The version is all that tells such a QEMU: the fault was seen in 7.2 and not
-// in 10.0. The list of clients moved to the main loop in 9.0. libvirt tells the
-// version of the installed QEMU: one that was upgraded below a running VM
-// is taken for the new one.
+// in 10.0; the list of clients moved to the main loop in 9.0. It is that of the
+// domain's emulator as it is installed: one that was upgraded below a running
+// VM is taken for the new one.
 //
 // # Locks
 //

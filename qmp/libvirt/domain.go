@@ -20,6 +20,7 @@ type Domain struct {
 	dom  golibvirt.Domain
 	own  []string // folders of our runs: a job with files there is ours
 	now  func() time.Time
+	qemu version // 0: not asked yet
 }
 
 // Open connects to a daemon and finds a domain by its name or UUID. own are
@@ -145,11 +146,11 @@ func (d *Domain) Inspect(ctx context.Context) (*qmp.Machine, error) {
 			SnapshotAccess: true, OnCBWError: true, ExportBitmapNode: true, QOMSet: true, BlockGraph: true},
 		Disks: x.disks(),
 	}
-	version, err := d.version(ctx)
+	version, err := d.version(ctx, x)
 	if err != nil {
 		return nil, err
 	}
-	m.Version = formatVersion(version)
+	m.Version = version.String()
 	if err := d.measure(ctx, m.Disks); err != nil {
 		return nil, err
 	}
@@ -171,23 +172,6 @@ func (d *Domain) Inspect(ctx context.Context) (*qmp.Machine, error) {
 	return m, err
 }
 
-// version gives the installed QEMU's, as libvirt writes it: 7002022 is 7.2.22.
-func (d *Domain) version(ctx context.Context) (version uint64, err error) {
-	err = d.conn.ask(ctx, "ask for QEMU's version", func(l *golibvirt.Libvirt) (err error) {
-		version, err = l.ConnectGetVersion()
-		return err
-	})
-	return version, err
-}
-
-func formatVersion(v uint64) string {
-	return fmt.Sprintf("%d.%d.%d", v/1_000_000, v/1000%1000, v%1000)
-}
-
-// safeVersion is the first QEMU whose main loop alone has the list of NBD
-// clients; see the package's comment.
-const safeVersion = 9_000_000
-
 // disks gives the domain's disks without what the XML does not know: sizes and
 // bitmaps. Their names are the targets': "vda".
 func (x *domainXML) disks() []qmp.Disk {
@@ -199,6 +183,9 @@ func (x *domainXML) disks() []qmp.Disk {
 			Format: s.Driver.Type, Driver: s.Driver.Type, File: s.Source.String(), Chain: s.chain(),
 			ReadOnly: s.ReadOnly != nil, Removable: s.Device == "cdrom" || s.Device == "floppy", Inserted: s.Source.String() != "",
 			IOThread: x.iothread(s), Persistent: s.Driver.Type == "qcow2",
+		}
+		if !d.Persistent {
+			d.NoBitmaps = "the format is " + d.Format + ", and libvirt keeps checkpoints of qcow2 disks only"
 		}
 		d.Skip = s.skip()
 		out = append(out, d)

@@ -79,7 +79,11 @@ func (f *Fleece) check(ctx context.Context) error {
 	if err := f.ready(ctx); err != nil {
 		return err
 	}
-	version, err := f.d.version(ctx)
+	x, err := f.d.describe(ctx)
+	if err != nil {
+		return err
+	}
+	version, err := f.d.version(ctx, x)
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,7 @@ type domainXML struct {
 		} `xml:"nvram"`
 	} `xml:"os"`
 	Devices struct {
+		Emulator    string          `xml:"emulator"`
 		Disks       []diskXML       `xml:"disk"`
 		Controllers []controllerXML `xml:"controller"`
 		Channels    []struct {

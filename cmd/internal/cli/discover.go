@@ -4,14 +4,12 @@ import (
 	"context"
 	"fmt"
 	"path"
-	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"cairn/cmd/internal/config"
-	"cairn/qmp"
 	"cairn/qmp/libvirt"
 )
 
@@ -35,6 +33,7 @@ type foundDiskMessage struct {
 	Format string `json:"format,omitempty"`
 	Source string `json:"source,omitempty"`
 	Serial string `json:"serial,omitempty"`
+	Whole  bool   `json:"whole"` // read whole each time: it has no checkpoints
 	Skip   string `json:"skip,omitempty"`
 }
 
@@ -106,7 +105,7 @@ func (a *app) known(uri string, found []libvirt.Found, patterns []string) ([]fou
 		}
 		m := foundMessage{Domain: f.Name, UUID: f.UUID, State: f.State.Status, Agent: f.Agent, Disks: []foundDiskMessage{}}
 		for _, d := range f.Disks {
-			m.Disks = append(m.Disks, foundDiskMessage{d.Name, d.Format, d.File, d.Serial, d.Skip})
+			m.Disks = append(m.Disks, foundDiskMessage{d.Name, d.Format, d.File, d.Serial, d.NoBitmaps != "", d.Skip})
 		}
 		for _, v := range vms {
 			if v.Libvirt == uri && (v.Domain == f.Name || v.Domain == f.UUID) {
@@ -167,8 +166,8 @@ func (a *app) printFound(list []foundMessage) error {
 			what := "backed up"
 			if d.Skip != "" {
 				what = "left out: " + d.Skip
-			} else if d.Format != "qcow2" {
-				what = "backed up, read whole each time: " + d.Format + " keeps no bitmaps"
+			} else if d.Whole {
+				what = "backed up, read whole each time"
 			}
 			fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", safe(d.Name), safe(d.Format), safe(d.Source), what)
 		}
@@ -177,9 +176,4 @@ func (a *app) printFound(list []foundMessage) error {
 		a.say("no domain fits")
 	}
 	return w.Flush()
-}
-
-// rawReason is why a disk without bitmaps is read whole.
-func rawReason(d qmp.Disk) string {
-	return fmt.Sprintf("%s: libvirt's checkpoints need qcow2, so it is read whole each time", strings.ToLower(d.Format))
 }

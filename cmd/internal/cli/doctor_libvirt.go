@@ -65,7 +65,7 @@ func examineDomainDisk(d *doctor, v config.VM, disk qmp.Disk) {
 	case disk.Persistent:
 		d.add(stateGood, what, "", "%s, %s, keeps bitmaps over a clean restart", bytesOf(disk.Size), disk.Format)
 	default:
-		d.add(stateNote, what, "convert it to qcow2 (compat=1.1) to have increments", "%s, %s", bytesOf(disk.Size), rawReason(disk))
+		d.add(stateNote, what, "convert it to qcow2 (compat=1.1) to have increments", "%s, read whole each time: %s", bytesOf(disk.Size), disk.NoBitmaps)
 	}
 	for _, b := range disk.Bitmaps {
 		if b.Inconsistent {
