@@ -184,10 +184,9 @@ func (x *domainXML) disks() []qmp.Disk {
 			ReadOnly: s.ReadOnly != nil, Removable: s.Device == "cdrom" || s.Device == "floppy", Inserted: s.Source.String() != "",
 			IOThread: x.iothread(s), Persistent: s.Driver.Type == "qcow2",
 		}
-		if !d.Persistent {
+		if d.Skip = s.skip(); d.Skip == "" && !d.Persistent {
 			d.NoBitmaps = "the format is " + d.Format + ", and libvirt keeps checkpoints of qcow2 disks only"
 		}
-		d.Skip = s.skip()
 		out = append(out, d)
 	}
 	return out
