@@ -30,7 +30,9 @@ func TestLibvirt(t *testing.T) {
 		{"DaemonRestarts", testDaemonRestarts},
 		{"BrokenCheckpoints", testBrokenCheckpoints},
 		{"KilledQEMU", testKilledDomain},
+		{"FullScratch", testFullScratch},
 		{"Off", testDomainOff},
+		{"IOThread", testIOThread},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(t, h, d) }) {
 			return // the next steps begin where this one ends
@@ -117,7 +119,7 @@ func testDomainBackup(t *testing.T, h *host, d *domain) {
 // somebody else between theirs. Nobody's increments suffer.
 func testTwoRepositories(t *testing.T, h *host, d *domain) {
 	foreign := filepath.Join(d.dir, "foreign.xml")
-	if err := os.WriteFile(foreign, []byte(`<domaincheckpoint><name>nightly</name></domaincheckpoint>`), 0o644); err != nil {
+	if err := os.WriteFile(foreign, []byte(`<domaincheckpoint><name>nightly</name><disks><disk name='vda'/><disk name='vdb'/><disk name='vdc' checkpoint='no'/></disks></domaincheckpoint>`), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	other := libvirtHost(t)
@@ -194,9 +196,10 @@ func testDomainKilled(t *testing.T, h *host, d *domain) {
 			}
 		}
 	}
-	if s := d.backupPaused(t, h, "vdc"); s.Read != "incremental" {
+	if s := h.backup(t); s.Read != "incremental" {
 		t.Errorf("behind the killed ones: %+v", s)
 	}
+	d.backupPaused(t, h, "vdc")
 	d.isTidy(t, h)
 }
 
@@ -226,8 +229,7 @@ func testDaemonRestarts(t *testing.T, h *host, d *domain) {
 // testBrokenCheckpoints: a bitmap of one disk is gone. That disk alone is read
 // whole, and the checkpoint goes with the bitmap that it still has.
 func testBrokenCheckpoints(t *testing.T, h *host, d *domain) {
-	committed := d.checkpoints(t)
-	name := committed[len(committed)-1]
+	name := lastBitmap(t, h)
 	for _, node := range d.nodesWith(t, name)[:1] { // vdb's: its disk was opened first
 		d.virsh(t, "qemu-monitor-command", d.name, `{"execute":"block-dirty-bitmap-remove","arguments":{"node":"`+node+`","name":"`+name+`"}}`)
 	}
@@ -245,6 +247,16 @@ func testBrokenCheckpoints(t *testing.T, h *host, d *domain) {
 	if left := d.nodesWith(t, name); len(left) > 0 || slices.Contains(d.checkpoints(t), name) {
 		t.Errorf("checkpoint %s is left, with bitmaps on %q: %q", name, left, d.checkpoints(t))
 	}
+}
+
+// lastBitmap gives the checkpoint of a host's newest point.
+func lastBitmap(t *testing.T, h *host) string {
+	t.Helper()
+	var shown struct {
+		Disks []struct{ Bitmap string } `json:"disks"`
+	}
+	h.run(t, exitOK, "show", vmName+"@latest", "--json").decode(t, &shown)
+	return shown.Disks[0].Bitmap
 }
 
 // nodesWith lists the nodes that have a bitmap.
@@ -287,8 +299,7 @@ func testKilledDomain(t *testing.T, h *host, d *domain) {
 	}
 	// libvirt is made to forget a checkpoint, as undefine and define do. The
 	// next run cannot know that its bitmap, whose number it takes, is there.
-	list := d.checkpoints(t)
-	last := list[len(list)-1]
+	last := lastBitmap(t, h)
 	repo, number, _ := strings.Cut(strings.TrimPrefix(last, "cairn-"), "-")
 	next := "cairn-" + repo + "-" + increment(t, number)
 	for _, node := range d.nodesWith(t, last)[:1] {

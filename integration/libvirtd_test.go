@@ -79,6 +79,15 @@ func startLibvirtd(t *testing.T) *libvirtd {
 			t.Fatal(err)
 		}
 	}
+	// Here, because later the daemon's namespace would not see it.
+	small := filepath.Join(dir, "small")
+	tool(t, "mkdir", small)
+	tool(t, "mount", "-t", "tmpfs", "-o", "mode=755,size=16M", "tmpfs", small)
+	t.Cleanup(func() {
+		if err := syscall.Unmount(small, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
 	l := &libvirtd{dir: dir, uri: "qemu+unix:///system?socket=" + filepath.Join(dir, "run", "libvirt-sock")}
 	l.start(t)
 	return l

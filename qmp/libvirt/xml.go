@@ -248,8 +248,8 @@ type newCheckpoint struct {
 	XMLName xml.Name            `xml:"domaincheckpoint"`
 	Name    string              `xml:"name"`
 	Created int64               `xml:"creationTime,omitempty"`
+	Domain  string              `xml:",innerxml"` // the <domain> element: only to redefine. Behind Disks it would land in that
 	Disks   []newCheckpointDisk `xml:"disks>disk"`
-	Domain  string              `xml:",innerxml"` // the <domain> element: only to redefine
 }
 
 type newCheckpointDisk struct {
