@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 )
 
@@ -160,6 +161,13 @@ func (a *Agent) thawCommand(ctx context.Context, count *int) error {
 // entries of a journal that a run which died has left.
 func Thaw(ctx context.Context, path string) (ThawResult, error) {
 	a := dialer(path)
+	defer a.Close()
+	return a.Thaw(ctx)
+}
+
+// ThawBy is Thaw by the way that DialBy takes.
+func ThawBy(ctx context.Context, name string, dial func(context.Context) (net.Conn, error)) (ThawResult, error) {
+	a := newAgent(name, dial, defaultTimeouts())
 	defer a.Close()
 	return a.Thaw(ctx)
 }

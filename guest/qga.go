@@ -53,6 +53,18 @@ func Dial(ctx context.Context, path string) (*Agent, error) {
 	return a, nil
 }
 
+// DialBy is Dial by another way than a unix socket: libvirt, for one, keeps the
+// channel to itself and hands commands on. dial gives a connection that speaks
+// the agent's protocol, and an error that wraps syscall.ECONNREFUSED when the
+// virtual machine has ended. name is for messages.
+func DialBy(ctx context.Context, name string, dial func(context.Context) (net.Conn, error)) (*Agent, error) {
+	a := newAgent(name, dial, defaultTimeouts())
+	if err := a.open(ctx); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
 // dialer returns an agent that connects at its first call.
 func dialer(path string) *Agent {
 	return newAgent(path, func(ctx context.Context) (net.Conn, error) {

@@ -168,6 +168,9 @@ func Plan(disk Disk, repo string, committed *BitmapRecord) Decision {
 	if committed == nil {
 		return Decision{Reason: ReasonFirst, Remove: bitmapNames(have)}
 	}
+	if disk.NoBitmaps != "" {
+		return full("%s", disk.NoBitmaps)
+	}
 	since, ok := ParseBitmapName(committed.Bitmap)
 	if !ok || since.Repo != repo {
 		return full("the last point names no bitmap of this repository (%q)", committed.Bitmap)

@@ -146,6 +146,10 @@ func (a *app) examineVM(ctx context.Context, d *doctor, v config.VM, repo *wire.
 	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
 	a.examineJournal(d, v)
+	if v.Libvirt != "" {
+		examineDomain(ctx, d, v)
+		return
+	}
 	conn, err := qmp.Dial(ctx, v.QMP)
 	if job.IsOff(v.QMP, err) {
 		a.examineOff(ctx, d, v, repo, cat)
@@ -377,6 +381,11 @@ func examineAgent(ctx context.Context, d *doctor, v config.VM, m *qmp.Machine) {
 		return
 	}
 	defer agent.Close()
+	examineAgentState(ctx, d, what, agent)
+}
+
+// examineAgentState asks an agent that answers whether it can freeze.
+func examineAgentState(ctx context.Context, d *doctor, what string, agent *guest.Agent) {
 	info, err := agent.Info(ctx)
 	state := guest.Thawed
 	if err == nil {

@@ -13,7 +13,7 @@ import (
 
 func (a *app) vmCmd() *cobra.Command {
 	c := &cobra.Command{Use: "vm", Short: "Register the VMs of this host"}
-	c.AddCommand(a.vmAddCmd(), a.vmLsCmd(), a.vmRmCmd(), a.vmBitmapsCmd())
+	c.AddCommand(a.vmAddCmd(), a.vmDiscoverCmd(), a.vmLsCmd(), a.vmRmCmd(), a.vmBitmapsCmd())
 	return c
 }
 
@@ -35,9 +35,12 @@ func (a *app) vmAddCmd() *cobra.Command {
 	var replace bool
 	var disks []string
 	c := &cobra.Command{
-		Use:   "add NAME --qmp SOCKET [--disk NAME=FILE]…",
-		Short: "Register a VM by its QEMU monitor's socket",
-		Long: `Register a VM by its QEMU monitor's socket.
+		Use:   "add NAME --qmp SOCKET [--disk NAME=FILE]… | --libvirt URI",
+		Short: "Register a VM by its QEMU monitor's socket, or by libvirt",
+		Long: `Register a VM by its QEMU monitor's socket, or by libvirt.
+
+A VM that libvirt runs is registered with --libvirt qemu:///system, and with
+--domain if libvirt knows it by another name; see also: cairn vm discover.
 
 A monitor serves one client at a time: give Cairn one of its own by starting
 QEMU with -qmp unix:/run/NAME.qmp,server=on,wait=off . The guest agent's socket
@@ -51,17 +54,17 @@ the first backup after its start reads them whole.`,
 		Args: args(1, 1),
 		RunE: func(c *cobra.Command, argv []string) error {
 			v.Name = argv[0]
-			if v.QMP == "" && len(disks) == 0 {
-				return usagef("name the monitor's socket: --qmp SOCKET (or, of a VM that Cairn sees only while it is off, its images: --disk NAME=FILE)")
-			}
 			var err error
 			if v.Disks, err = parseDisks(disks); err != nil {
+				return err
+			}
+			if err := checkDoor(&v); err != nil {
 				return err
 			}
 			if err := config.CheckName(v.Name); err != nil {
 				return usagef("%v", err)
 			}
-			for _, p := range []*string{&v.QMP, &v.Agent} {
+			for _, p := range []*string{&v.QMP, &v.Agent} { // both "" with libvirt
 				if *p == "" {
 					continue
 				}
@@ -82,11 +85,33 @@ the first backup after its start reads them whole.`,
 		},
 	}
 	c.Flags().StringVar(&v.QMP, "qmp", "", "QEMU monitor's unix socket")
+	c.Flags().StringVar(&v.Libvirt, "libvirt", "", "instead of --qmp: libvirt's connection URI, qemu:///system")
+	c.Flags().StringVar(&v.Domain, "domain", "", "libvirt's name or UUID of the VM (default: NAME)")
 	c.Flags().StringVar(&v.Agent, "agent", "", "qemu-guest-agent's unix socket, if QEMU cannot tell it")
 	c.Flags().StringSliceVar(&v.Exclude, "exclude", nil, "names of disks to leave out")
 	c.Flags().StringArrayVar(&disks, "disk", nil, "image file of a disk, for when the VM is off: NAME=FILE[,format=qcow2|raw][,serial=S]")
 	c.Flags().BoolVar(&replace, "replace", false, "change a VM that is registered already")
 	return c
+}
+
+// checkDoor refuses what names no way to a VM, or two.
+func checkDoor(v *config.VM) error {
+	switch {
+	case v.QMP == "" && v.Libvirt == "" && len(v.Disks) == 0:
+		return usagef("name the monitor's socket: --qmp SOCKET, or libvirt's connection: --libvirt qemu:///system (or, of a VM that Cairn sees only while it is off, its images: --disk NAME=FILE)")
+	case v.QMP != "" && v.Libvirt != "":
+		return usagef("--qmp and --libvirt are two ways to one VM: choose one; under libvirt it is --libvirt")
+	case v.Libvirt == "" && v.Domain != "":
+		return usagef("--domain is for --libvirt")
+	case v.Libvirt == "":
+		return nil
+	case v.Agent != "":
+		return usagef("--agent is for --qmp: under libvirt the agent's channel is libvirt's")
+	}
+	if v.Domain == "" {
+		v.Domain = v.Name
+	}
+	return checkURI(v.Libvirt)
 }
 
 func (a *app) vmLsCmd() *cobra.Command {
@@ -103,20 +128,23 @@ func (a *app) vmLsCmd() *cobra.Command {
 			return nil
 		}
 		w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
-		fmt.Fprintln(w, "NAME\tQMP\tAGENT\tEXCLUDED DISKS\tIMAGES")
+		fmt.Fprintln(w, "NAME\tQMP OR LIBVIRT\tAGENT\tEXCLUDED DISKS\tIMAGES")
 		for _, v := range vms {
 			agent := v.Agent
 			if agent == "" {
 				agent = "as QEMU says"
 			}
-			images := "as its last point says"
+			images, door := "as its last point says", v.QMP
 			for i, d := range v.Disks {
 				if i == 0 {
 					images = ""
 				}
 				images += d.Name + "=" + d.File + " "
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", v.Name, v.QMP, agent, strings.Join(v.Exclude, " "), strings.TrimSpace(images))
+			if v.Libvirt != "" {
+				door, agent = v.Libvirt+" "+v.Domain, "through libvirt"
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", v.Name, door, agent, strings.Join(v.Exclude, " "), strings.TrimSpace(images))
 		}
 		return w.Flush()
 	}}

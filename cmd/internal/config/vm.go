@@ -19,7 +19,9 @@ var ErrUnknownVM = errors.New("unknown VM")
 // VM is one registered virtual machine.
 type VM struct {
 	Name    string   `toml:"name" json:"name"`
-	QMP     string   `toml:"qmp,omitempty" json:"qmp"`                   // path of QEMU's monitor socket; "": only its images are known
+	QMP     string   `toml:"qmp,omitempty" json:"qmp,omitempty"`         // path of QEMU's monitor socket; "" with Libvirt, and where only its images are known
+	Libvirt string   `toml:"libvirt,omitempty" json:"libvirt,omitempty"` // instead of it: libvirt's connection URI
+	Domain  string   `toml:"domain,omitempty" json:"domain,omitempty"`   // libvirt's name or UUID of the VM; "": as Name
 	Agent   string   `toml:"agent,omitempty" json:"agent,omitempty"`     // path of qemu-guest-agent's socket; "": as QEMU says
 	Exclude []string `toml:"exclude,omitempty" json:"exclude,omitempty"` // names of disks to leave out
 	Disks   []Disk   `toml:"disk,omitempty" json:"disks,omitempty"`      // where its images are, for when it is off
@@ -110,8 +112,11 @@ func (d Dirs) VM(name string) (VM, error) {
 	if keys := md.Undecoded(); len(keys) > 0 {
 		return VM{}, fmt.Errorf("%s: unknown setting %q", d.vmFile(name), keys[0].String())
 	}
-	if v.Name != name || v.QMP == "" && len(v.Disks) == 0 {
-		return VM{}, fmt.Errorf("%s: wants name = %q and qmp = the monitor's socket", d.vmFile(name), name)
+	if v.Name != name || v.QMP != "" && v.Libvirt != "" || v.QMP == "" && v.Libvirt == "" && len(v.Disks) == 0 {
+		return VM{}, fmt.Errorf("%s: wants name = %q and one of qmp = the monitor's socket and libvirt = a connection URI", d.vmFile(name), name)
+	}
+	if v.Libvirt != "" && v.Domain == "" {
+		v.Domain = name
 	}
 	for _, disk := range v.Disks {
 		if err := disk.Check(); err != nil {

@@ -12,7 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"cairn/guest"
 	"cairn/qmp"
 )
 
@@ -140,12 +139,15 @@ func RunGuardian(ctx context.Context, from io.Reader, c Charge, log io.Writer) e
 		fmt.Fprintf(log, "%s cairn: %s: the backup died; %s\n", time.Now().UTC().Format(time.RFC3339), c.VM.Name, fmt.Sprintf(format, args...))
 	}
 	again := func(what string) func(error) { return func(err error) { say("%s, trying again: %v", what, err) } }
-	if o.Stopped {
+	if o.Fleece && c.VM.Libvirt != "" { // first: a full scratch space holds such a guest up
+		errs = append(errs, c.clean(ctx, again("the backup could not be ended")))
+		o.Fleece = false
+	}
+	if o.Stopped && c.VM.Libvirt == "" {
 		errs = append(errs, retry(ctx, again("the VM does not go on"), func() error { return resume(ctx, c.VM.QMP) }))
 	}
 	if o.Frozen {
-		_, err := guest.Thaw(ctx, c.Agent)
-		errs = append(errs, err)
+		errs = append(errs, thawAgent(ctx, c.Agent, c.VM.Libvirt, c.VM.Domain))
 	}
 	if o.Fleece {
 		errs = append(errs, c.clean(ctx, again("the fleece could not be taken down")))
@@ -180,6 +182,9 @@ func (c Charge) clean(ctx context.Context, failed func(error)) error {
 	defer j.close()
 	if err := j.guard(); err != nil {
 		return err
+	}
+	if c.VM.Libvirt != "" {
+		return retry(ctx, failed, func() error { return c.endBackup(ctx) })
 	}
 	return retry(ctx, failed, func() error {
 		conn, err := qmp.Dial(ctx, c.VM.QMP)

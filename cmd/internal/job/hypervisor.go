@@ -70,6 +70,9 @@ func watched(ctx context.Context, f fleece, read func(context.Context) error) er
 
 // reach connects to a VM's hypervisor.
 func (b *Backup) reach(ctx context.Context) (hypervisor, error) {
+	if b.VM.Libvirt != "" {
+		return b.openDomain(ctx)
+	}
 	conn, err := qmp.Dial(ctx, b.VM.QMP)
 	if IsOff(b.VM.QMP, err) {
 		return b.reachImages(ctx)

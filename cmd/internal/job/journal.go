@@ -30,6 +30,8 @@ type journal struct {
 type entry struct {
 	VM      string    `json:"vm"`
 	QMP     string    `json:"qmp"`
+	Libvirt string    `json:"libvirt,omitempty"`
+	Domain  string    `json:"domain,omitempty"`
 	Agent   string    `json:"agent,omitempty"`
 	Session string    `json:"session,omitempty"`
 	Scratch string    `json:"scratch,omitempty"` // folder of this VM's scratch files

@@ -9,7 +9,9 @@ import (
 // VM is a virtual machine to back up.
 type VM struct {
 	Name    string
-	QMP     string   // path of QEMU's monitor socket; "": only its images are known
+	QMP     string   // path of QEMU's monitor socket; "" with Libvirt, and where only its images are known
+	Libvirt string   // libvirt's connection URI; ""
+	Domain  string   // libvirt's name of the VM
 	Agent   string   // path of qemu-guest-agent's socket; "": as QEMU says
 	Exclude []string // names of disks to leave out
 	Disks   []VMDisk // where its images are, for when it is off

@@ -56,7 +56,12 @@ func (b *Backup) probe(ctx context.Context) error {
 		Version: restorepoint.ManifestVersion, VM: restorepoint.VM{Name: b.VM.Name, UUID: b.machine.UUID}, Host: host, Tags: b.Tags,
 		Machine: b.describeMachine(),
 	}
-	b.entry = entry{VM: b.VM.Name, QMP: b.VM.QMP, Agent: b.agentSocket()}
+	if d, ok := b.host.(domain); ok {
+		if err := d.describe(ctx, &b.manifest.Machine); err != nil {
+			b.warn("%v", err)
+		}
+	}
+	b.entry = entry{VM: b.VM.Name, QMP: b.VM.QMP, Libvirt: b.VM.Libvirt, Domain: b.VM.Domain, Agent: b.agentSocket()}
 	if b.entry.Frozen = b.owesThaw; b.owesThaw {
 		b.warn("a run that died had frozen the guest, and its agent does not answer a thaw: restart the agent in the guest; each run tries again until it answers")
 	}
@@ -79,7 +84,7 @@ func (b *Backup) cleanDead(ctx context.Context) error {
 		}
 		if d.Frozen && d.Agent != "" {
 			tctx, cancel := context.WithTimeout(ctx, agentTimeout)
-			_, err := guest.Thaw(tctx, d.Agent)
+			err := thawAgent(tctx, d.Agent, d.Libvirt, d.Domain)
 			cancel()
 			if err != nil && !errors.Is(err, guest.ErrVMGone) && !errors.Is(err, guest.ErrUnsupported) {
 				b.owesThaw = true

@@ -95,7 +95,7 @@ func (b *Backup) askAgent(ctx context.Context) *guest.Agent {
 	}
 	ctx, cancel := context.WithTimeout(ctx, agentTimeout)
 	defer cancel()
-	agent, err := guest.Dial(ctx, socket)
+	agent, err := b.dialAgent(ctx)
 	if err != nil {
 		b.warn("guest agent: %v", err)
 		return crash("the guest agent does not answer: %v", err)
@@ -106,6 +106,25 @@ func (b *Backup) askAgent(ctx context.Context) *guest.Agent {
 		return crash("not frozen: asked for with --no-freeze")
 	}
 	return agent
+}
+
+// dialAgent connects to the stock agent by the way that the VM has.
+func (b *Backup) dialAgent(ctx context.Context) (*guest.Agent, error) {
+	if d, ok := b.host.(domain); ok && b.entry.Agent == throughLibvirt {
+		return guest.DialBy(ctx, "libvirt domain "+d.Name(), d.DialAgent)
+	}
+	return guest.Dial(ctx, b.entry.Agent)
+}
+
+// readWhole turns all incremental reads into full ones, for a reason that came
+// up with the point.
+func (b *Backup) readWhole(reason string) {
+	for i := range b.plans {
+		if b.plans[i].decision.Incremental {
+			b.plans[i].decision = qmp.Decision{Reason: reason}
+		}
+	}
+	b.explain()
 }
 
 // quiescedPoint freezes, takes the point, and thaws on every path.
@@ -137,6 +156,9 @@ func (b *Backup) quiescedPoint(ctx context.Context, fleece fleece, agent *guest.
 	point, err := fleece.Point(pctx, !frozen || len(b.plans) > 1)
 	if err != nil {
 		return errors.Join(fmt.Errorf("take the point: %w", err), b.sayIfRunning(ctx))
+	}
+	if t, ok := fleece.(interface{ Turned() string }); ok && t.Turned() != "" {
+		b.readWhole(t.Turned())
 	}
 	b.manifest.Time = point.Time.UTC()
 	b.manifest.Statistics.PausedUS = point.Paused.Microseconds()

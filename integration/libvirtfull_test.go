@@ -1,0 +1,107 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"cairn/qmp"
+	"cairn/qmp/libvirt"
+)
+
+// testFullScratch: the guest overwrites more than the scratch space holds, and
+// nobody reads. libvirt's method pauses the guest for that. The watcher ends
+// the backup and lets it go on; no write fails.
+func testFullScratch(t *testing.T, h *host, d *domain) {
+	const patience = 2 * time.Minute
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	tmpfs := filepath.Join(d.dir, "small")
+	dom, err := libvirt.Open(ctx, d.uri, d.name, tmpfs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dom.Close()
+	m, err := dom.Inspect(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := qmp.FleeceOptions{Repo: "0123abcd", Seq: 1, ScratchDir: tmpfs, MinScratch: 1 << 20}
+	for _, disk := range m.Disks {
+		if disk.Name == "vdb" {
+			o.Disks = append(o.Disks, qmp.FleeceDisk{Disk: disk})
+		}
+	}
+	d.shell(t, "dd if=/dev/urandom of=/srv/big bs=1M count=64 2>/dev/null; sync")
+	fleece, err := dom.Prepare(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fleece.Release(context.WithoutCancel(ctx))
+	if _, err := fleece.Point(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	sources, err := fleece.Export(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	d.shell(t, "dd if=/dev/urandom of=/srv/big bs=1M count=64 conv=notrunc 2>/dev/null && sync && cmp /srv/big /srv/big") // it fails the test if a write fails
+	t.Logf("the guest wrote 64 MiB over a scratch space of 16 MiB in %.1f s", time.Since(begin).Seconds())
+	d.isAlive(t)
+	buf := make([]byte, 4096)
+	if _, err := sources[0].ReadAt(ctx, buf, 0); !errors.Is(err, qmp.ErrFleeceBroken) {
+		t.Errorf("a read of the broken fleece: %v", err)
+	}
+	if err := fleece.Release(ctx); err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(d.virsh(t, "domjobinfo", d.name), "None") {
+		t.Error("the backup still runs")
+	}
+	if err := dom.Advance(ctx, o.Repo, 2); err != nil {
+		t.Error(err)
+	}
+	if s := d.backupPaused(t, h, "vdc"); s.Read != "incremental" {
+		t.Errorf("behind it: %+v", s)
+	}
+}
+
+// testIOThread: the domain's disks are on an iothread, and QEMU 7.2 dies with
+// a client that is killed while it reads. So cairn is killed at any moment, and
+// the guest lives.
+func testIOThread(t *testing.T, h *host, old *domain) {
+	old.virsh(t, "destroy", old.name)
+	d := old.defineDomain(t, "threaded", true)
+	h.run(t, exitOK, "vm", "add", vmName, "--libvirt", d.uri, "--domain", "threaded", "--replace")
+	h.run(t, exitOK, "doctor", vmName).mentions(t, "iothread 1")
+	if s := h.backup(t); s.Read != "full" {
+		t.Errorf("another VM's disks: %+v", s)
+	}
+	d.change(t, 200)
+	s := d.backupPaused(t, h)
+	if s.BytesDirty > 40<<20 || !strings.Contains(s.Reason, "vdc: full read: the format is raw") {
+		t.Errorf("an incremental of the iothread's disks: %+v", s)
+	}
+	pid := d.processes(t, "/usr/bin/qemu-system-x86_64", "guest=threaded,")
+	for _, at := range []moment{{"point", 0}, {"point", 100 * time.Millisecond}, {"read", 0}, {"read", 100 * time.Millisecond}} {
+		r := h.start(t, "backup", vmName, "--quiet", "--full-read")
+		if !h.awaitMoment(t, r, at) {
+			t.Fatalf("%v: the run ended before: %+v", at, r.wait())
+		}
+		r.signal(t, syscall.SIGKILL)
+		r.wait()
+		d.isAlive(t)
+	}
+	if now := d.processes(t, "/usr/bin/qemu-system-x86_64", "guest=threaded,"); len(pid) != 1 || len(now) != 1 || pid[0] != now[0] {
+		t.Fatalf("QEMU was process %v and is %v", pid, now)
+	}
+	h.backup(t)
+	d.change(t, 200)
+	d.backupPaused(t, h)
+	d.isTidy(t, h)
+}
