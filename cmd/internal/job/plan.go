@@ -135,7 +135,11 @@ func (b *Backup) agentSocket() string {
 	if b.VM.Agent != "" {
 		return b.VM.Agent
 	}
-	if c, ok := b.machine.Channel(qmp.PortStockAgent); ok {
+	c, ok := b.machine.Channel(qmp.PortStockAgent)
+	if ok && b.VM.Libvirt != "" {
+		return throughLibvirt
+	}
+	if ok {
 		return c.Socket
 	}
 	return ""
