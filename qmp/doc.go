@@ -17,7 +17,7 @@
 //	Clean     removes what a dead run left
 //	Plan      for each disk: incremental or full, and why (pure)
 //	Prepare   scratch files, copy-before-write nodes, NBD server
-//	Point     [stop] new bitmaps · filters in · old bitmaps off [cont]
+//	Point     new bitmaps · [stop] filters in [cont] · old bitmaps off
 //	Export    snapshot-access nodes, merged bitmap, export, connections; or
 //	          our server, if QEMU is to push
 //	Source    Extents says what to read, ReadAt reads it
@@ -51,7 +51,8 @@
 // A backup that is killed (kill -9) cannot keep that order. So a disk on an
 // iothread is not read from a QEMU before 9.0: QEMU pushes it to an NBD server
 // of ours (push.go). Its job gets an I/O error when we die, and the guest goes
-// on.
+// on. Its filter and its fleece are made while the VM stands still: blockdev-add
+// on such a disk with a request in flight aborts those QEMUs, too (point.go).
 //
 // # A VM that is off
 //

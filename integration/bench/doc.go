@@ -13,6 +13,9 @@
 //	mount   cold: first listing, sequential read, random 4 KiB reads
 //	copy    cp -a of 50,000 small files out of the guest's filesystem
 //	idle    an incremental backup of an idle VM with a 1 TiB disk (cairn only)
+//	disks   points of a VM with 26 disks: how long it stands still (cairn only)
+//	nbd     reading one NBD export, beside nbdcopy
+//	guest   what backups cost a guest that writes and flushes (cairn only)
 //
 // What it promises:
 //
@@ -26,5 +29,6 @@
 //     is missed does not: it is printed.
 //
 // It needs root (loop mounts, tmpfs, dropping the page cache), /dev/fuse, QEMU and about 20 GiB in -work.
-// It imports no package of cairn: it sees the program as an operator does.
+// It imports no package of the product's: it sees the program as an operator does. The lab, whose guest writes in the
+// row guest, is none.
 package main

@@ -143,8 +143,10 @@ func (b *bench) equip(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
-	if b.corpus, err = openCorpus(ctx, o.corpus, script); err != nil {
-		return err
+	if len(b.steps()) > 0 { // the other rows make their own disks
+		if b.corpus, err = openCorpus(ctx, o.corpus, script); err != nil {
+			return err
+		}
 	}
 	b.out.Machine = machineText(o)
 	program := o.cairn

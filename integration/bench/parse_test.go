@@ -243,3 +243,26 @@ func TestSameContentAndDigest(t *testing.T) {
 		t.Errorf("%d bytes, %v", n, err)
 	}
 }
+
+func TestBenchmarkValues(t *testing.T) {
+	out := "goos: linux\nBenchmarkX-2  10  356423051 ns/op  1886 their-MB/s  2686 ours-MB/s\nBenchmarkX-2  10  1 ns/op  1806 their-MB/s  2573.5 ours-MB/s\nPASS\n"
+	got, err := benchmarkValues([]byte(out), "ours-MB/s")
+	if err != nil || !slices.Equal(got, []float64{2686, 2573.5}) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if got, err := benchmarkValues([]byte("PASS\n"), "ours-MB/s"); err == nil {
+		t.Errorf("nothing was measured: %v", got)
+	}
+}
+
+func TestLatencies(t *testing.T) {
+	got, err := latencies(strings.Repeat("1000\n", 98) + "2500\n9000\n")
+	if err != nil || got[writeP50Ms] != 1 || got[writeP99Ms] != 2.5 {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, text := range []string{"", "1000\n", strings.Repeat("1000\n", 200) + "scribe: no space\n"} {
+		if got, err := latencies(text); err == nil {
+			t.Errorf("%.20q: %v", text, got)
+		}
+	}
+}
