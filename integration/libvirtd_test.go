@@ -319,7 +319,10 @@ func (d *domain) shell(t *testing.T, command string) string {
 				Err    []byte `json:"err-data"`
 			} `json:"return"`
 		}
-		out := d.virsh(t, "qemu-agent-command", d.name, fmt.Sprintf(`{"execute":"guest-exec-status","arguments":{"pid":%d}}`, started.Return.PID))
+		out, err := d.try(t, "qemu-agent-command", d.name, fmt.Sprintf(`{"execute":"guest-exec-status","arguments":{"pid":%d}}`, started.Return.PID))
+		if err != nil {
+			continue // it stands still, and must not for long
+		}
 		if err := json.Unmarshal([]byte(out), &status); err != nil {
 			t.Fatal(err)
 		}
