@@ -194,7 +194,7 @@ func (x *domainXML) disks() []qmp.Disk {
 
 // fileName is the target's name if it is fit for a file, as libvirt sees to.
 func fileName(dev string, i int) string {
-	if dev == "" || dev != filepath.Base(dev) || strings.HasPrefix(dev, ".") || len(dev) > 64 {
+	if dev == "" || strings.ContainsAny(dev, "/\x00") || strings.HasPrefix(dev, ".") || len(dev) > 64 {
 		return "disk-" + strconv.Itoa(i)
 	}
 	return dev
