@@ -197,13 +197,6 @@ func (l *libvirtd) kill(t *testing.T, program, word string) {
 	}
 }
 
-// restart kills the daemon and waits for the next one. Its QEMUs live on.
-func (l *libvirtd) restart(t *testing.T) {
-	t.Helper()
-	l.kill(t, "/usr/sbin/libvirtd", "")
-	l.await(t)
-}
-
 // domainDisk is a disk of a domain.
 type domainDisk struct{ name, format, path string }
 
