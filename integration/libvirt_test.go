@@ -18,6 +18,15 @@ func TestLibvirt(t *testing.T) {
 	l := startLibvirtd(t)
 	d := l.defineDomain(t, vmName, false)
 	h := libvirtHost(t)
+	// Guardians of killed runs end before the daemon does: they need it.
+	t.Cleanup(func() {
+		for begin := time.Now(); len(processesOf(os.Getenv(cairnEnv))) > 0; time.Sleep(100 * time.Millisecond) {
+			if time.Since(begin) > 20*time.Second {
+				t.Error("a guardian does not end")
+				return
+			}
+		}
+	})
 	for _, step := range []struct {
 		name string
 		run  func(*testing.T, *host, *domain)
@@ -30,6 +39,7 @@ func TestLibvirt(t *testing.T) {
 		{"DaemonRestarts", testDaemonRestarts},
 		{"BrokenCheckpoints", testBrokenCheckpoints},
 		{"KilledQEMU", testKilledDomain},
+		{"BrokenAtThePoint", testBrokenAtThePoint},
 		{"FullScratch", testFullScratch},
 		{"Off", testDomainOff},
 		{"IOThread", testIOThread},

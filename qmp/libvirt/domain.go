@@ -209,6 +209,8 @@ func (d *diskXML) skip() string {
 		return "floppy disk"
 	case d.Device == "lun":
 		return "a SCSI device passed through to the guest"
+	case d.Type == "nvme" || d.Type == "vhostuser" || d.Type == "vhostvdpa":
+		return "its storage is of the type " + d.Type + ", which libvirt's backup cannot read"
 	case d.Source.String() == "":
 		return "no medium"
 	case d.ReadOnly != nil:

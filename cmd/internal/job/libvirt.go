@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"cairn/guest"
@@ -168,8 +169,11 @@ func (w ward) endBackup(ctx context.Context) error {
 func domainAgent(uri, name string) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
 		d, err := libvirt.Open(ctx, uri, name)
+		if errors.Is(err, libvirt.ErrNoDomain) {
+			return nil, fmt.Errorf("%w: %w", syscall.ECONNREFUSED, err)
+		}
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%v", err) // not wrapped: that the daemon is away says nothing of the guest
 		}
 		conn, err := d.DialAgent(ctx)
 		if err != nil {
