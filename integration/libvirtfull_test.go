@@ -153,7 +153,7 @@ func testIOThread(t *testing.T, h *host, old *domain) {
 		t.Errorf("an incremental of the iothread's disks: %+v", s)
 	}
 	pid := d.processes(t, "/usr/bin/qemu-system-x86_64", "guest=threaded,")
-	for _, at := range []moment{{"point", 0}, {"point", 100 * time.Millisecond}, {"read", 0}, {"read", 100 * time.Millisecond}} {
+	for _, at := range []moment{{"point", 20 * time.Millisecond}, {"read", 0}, {"read", 100 * time.Millisecond}} {
 		r := h.start(t, "backup", vmName, "--quiet", "--full-read")
 		if !h.awaitMoment(t, r, at) {
 			t.Fatalf("%v: the run ended before: %+v", at, r.wait())
