@@ -71,6 +71,71 @@ func testFullScratch(t *testing.T, h *host, d *domain) {
 	}
 }
 
+// testBrokenAtThePoint: a bitmap goes between the plan and the point. libvirt
+// refuses the increment, and the same run reads all.
+func testBrokenAtThePoint(t *testing.T, _ *host, d *domain) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	scratch := filepath.Join(d.dir, "small")
+	dom, err := libvirt.Open(ctx, d.uri, d.name, scratch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dom.Close()
+	m, err := dom.Inspect(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vdb := m.Disks[1]
+	begin := func(seq uint64, dec qmp.Decision, before func()) (int64, string) {
+		t.Helper()
+		fleece, err := dom.Prepare(ctx, qmp.FleeceOptions{Repo: "0123abcd", Seq: seq, ScratchDir: scratch, MinScratch: 1 << 20,
+			Disks: []qmp.FleeceDisk{{Disk: vdb, Decision: dec}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := fleece.Release(context.WithoutCancel(ctx)); err != nil {
+				t.Error(err)
+			}
+		}()
+		before()
+		if _, err := fleece.Point(ctx, false); err != nil {
+			t.Fatal(err)
+		}
+		sources, err := fleece.Export(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sources[0].DirtyBytes(), fleece.Turned()
+	}
+	increment := func(seq uint64) qmp.Decision {
+		return qmp.Decision{Incremental: true, Merge: []string{qmp.BitmapName("0123abcd", seq)}}
+	}
+	if dirty, turned := begin(1, qmp.Decision{}, func() {}); dirty != vdb.Size || turned != "" {
+		t.Errorf("a full read: %d bytes, %q", dirty, turned)
+	}
+	if dirty, turned := begin(2, increment(1), func() {}); dirty == vdb.Size || turned != "" {
+		t.Errorf("an increment: %d bytes, %q", dirty, turned)
+	}
+	dirty, turned := begin(3, increment(2), func() {
+		name := qmp.BitmapName("0123abcd", 2)
+		node := d.nodesWith(t, name)[0]
+		d.virsh(t, "qemu-monitor-command", d.name, `{"execute":"block-dirty-bitmap-remove","arguments":{"node":"`+node+`","name":"`+name+`"}}`)
+	})
+	if dirty != vdb.Size || !strings.Contains(turned, "full read") {
+		t.Errorf("an increment whose bitmap went: %d bytes, %q", dirty, turned)
+	}
+	if err := dom.Advance(ctx, "0123abcd", 4); err != nil {
+		t.Error(err)
+	}
+	for _, name := range d.checkpoints(t) {
+		if strings.HasPrefix(name, "cairn-0123abcd-") {
+			t.Errorf("checkpoint %s is left", name)
+		}
+	}
+}
+
 // testIOThread: the domain's disks are on an iothread, and QEMU 7.2 dies with
 // a client that is killed while it reads. So cairn is killed at any moment, and
 // the guest lives.
@@ -88,7 +153,7 @@ func testIOThread(t *testing.T, h *host, old *domain) {
 		t.Errorf("an incremental of the iothread's disks: %+v", s)
 	}
 	pid := d.processes(t, "/usr/bin/qemu-system-x86_64", "guest=threaded,")
-	for _, at := range []moment{{"point", 0}, {"point", 100 * time.Millisecond}, {"read", 0}, {"read", 100 * time.Millisecond}} {
+	for _, at := range []moment{{"point", 20 * time.Millisecond}, {"read", 0}, {"read", 100 * time.Millisecond}} {
 		r := h.start(t, "backup", vmName, "--quiet", "--full-read")
 		if !h.awaitMoment(t, r, at) {
 			t.Fatalf("%v: the run ended before: %+v", at, r.wait())

@@ -69,6 +69,7 @@ func TestRestartedVM(t *testing.T) {
 		t.Errorf("after the kill of QEMU under a backup: %+v", s)
 	}
 	isTidy(t, h, g)
+	h.backup(t) // incremental again: two full reads in a row would be worth a warning
 
 	// Both at once, as when the host's power fails: the scratch files of the
 	// dead run are on the host, and nothing in QEMU tells of them.

@@ -44,7 +44,9 @@ type agentConn struct {
 func (d *Domain) DialAgent(ctx context.Context) (net.Conn, error) {
 	s, err := d.State(ctx)
 	if err != nil {
-		return nil, err
+		// Not wrapped: a daemon that is away for a moment also refuses
+		// connections, and its domains live on.
+		return nil, fmt.Errorf("the state of domain %s: %v", d.Name(), err)
 	}
 	if !s.Active {
 		return nil, fmt.Errorf("libvirt: domain %s is %s: %w", d.Name(), s.Status, syscall.ECONNREFUSED)

@@ -61,5 +61,12 @@
 //
 // # Locks
 //
-// Conn.mu guards the connection; it is not held during calls.
+// Conn.mu guards the connection: it is held while that is made, and not during
+// calls. The watcher of a fleece has a connection of its own.
+//
+// # Limits
+//
+// The daemon is trusted as root is: the library allocates what the daemon says
+// a packet holds. What the guest or its images can shape, the agent's answers,
+// is bounded by package guest.
 package libvirt

@@ -194,7 +194,7 @@ func (x *domainXML) disks() []qmp.Disk {
 
 // fileName is the target's name if it is fit for a file, as libvirt sees to.
 func fileName(dev string, i int) string {
-	if dev == "" || dev != filepath.Base(dev) || strings.HasPrefix(dev, ".") || len(dev) > 64 {
+	if dev == "" || strings.ContainsAny(dev, "/\x00") || strings.HasPrefix(dev, ".") || len(dev) > 64 {
 		return "disk-" + strconv.Itoa(i)
 	}
 	return dev
@@ -209,6 +209,8 @@ func (d *diskXML) skip() string {
 		return "floppy disk"
 	case d.Device == "lun":
 		return "a SCSI device passed through to the guest"
+	case d.Type == "nvme" || d.Type == "vhostuser" || d.Type == "vhostvdpa":
+		return "its storage is of the type " + d.Type + ", which libvirt's backup cannot read"
 	case d.Source.String() == "":
 		return "no medium"
 	case d.ReadOnly != nil:

@@ -17,6 +17,9 @@ func makeDir(parent string, uid, gid int) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if us := os.Geteuid(); us != 0 && us != uid {
+		return "", fmt.Errorf("scratch space: QEMU runs as user %d and cairn as %d: run cairn as root, or use qemu:///session", uid, us)
+	}
 	dir, err := os.MkdirTemp(parent, "cairn-fleece-*") // mode 0700
 	if err != nil {
 		return "", fmt.Errorf("scratch space: %w", err)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"cairn/guest"
@@ -116,8 +117,11 @@ func (c Charge) endBackup(ctx context.Context) error {
 func domainAgent(uri, name string) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
 		d, err := libvirt.Open(ctx, uri, name)
+		if errors.Is(err, libvirt.ErrNoDomain) {
+			return nil, fmt.Errorf("%w: %w", syscall.ECONNREFUSED, err)
+		}
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%v", err) // not wrapped: that the daemon is away says nothing of the guest
 		}
 		conn, err := d.DialAgent(ctx)
 		if err != nil {
