@@ -99,8 +99,13 @@ func TestQEMUOfAnotherUser(t *testing.T) {
 
 // slowNode is a folder whose files are slow to write.
 type slowNode struct {
-	gofuse.LoopbackNode
+	*gofuse.LoopbackNode
 	delay *atomic.Int64 // of each write
+}
+
+// WrapChild makes what is below slow, too.
+func (n *slowNode) WrapChild(_ context.Context, child gofuse.InodeEmbedder) gofuse.InodeEmbedder {
+	return &slowNode{child.(*gofuse.LoopbackNode), n.delay}
 }
 
 func (n *slowNode) Create(ctx context.Context, name string, flags uint32, mode uint32, out *fuse.EntryOut) (*gofuse.Inode, gofuse.FileHandle, uint32, syscall.Errno) {
@@ -188,10 +193,7 @@ func slowFolder(t *testing.T) (dir string, delay *atomic.Int64) {
 	t.Helper()
 	dir, delay = t.TempDir(), new(atomic.Int64)
 	root := &gofuse.LoopbackRoot{Path: t.TempDir()}
-	root.NewNode = func(r *gofuse.LoopbackRoot, _ *gofuse.Inode, _ string, _ *syscall.Stat_t) gofuse.InodeEmbedder {
-		return &slowNode{gofuse.LoopbackNode{RootData: r}, delay}
-	}
-	server, err := gofuse.Mount(dir, &slowNode{gofuse.LoopbackNode{RootData: root}, delay}, &gofuse.Options{})
+	server, err := gofuse.Mount(dir, &slowNode{&gofuse.LoopbackNode{RootData: root}, delay}, &gofuse.Options{})
 	if err != nil {
 		t.Skipf("no FUSE here: %v", err)
 	}
