@@ -129,6 +129,7 @@ func (m *Machine) readUsers(ctx context.Context, conn *Conn) error {
 // exportInfo is an entry of query-block-exports.
 type exportInfo struct {
 	ID           string `json:"id"`
+	Type         string `json:"type"`          // "nbd", "vhost-user-blk", "fuse", …
 	ShuttingDown bool   `json:"shutting-down"` // was told to go, and a client still holds it
 }
 

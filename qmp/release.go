@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"time"
 )
 
@@ -58,11 +59,21 @@ func (f *Fleece) abandon() {
 // stopServer stops the NBD server unless a handshake of ours may still be open
 // in QEMU: 7.2 would never come back from that. A server that is left is found again by
 // the next run; it does no harm, except that other programs cannot start theirs.
+//
+// One on which another program has an export is left as well: stopping it would
+// end that export, and hang QEMU 7.2 if a client of it is in its handshake.
 func (f *Fleece) stopServer(ctx context.Context) error {
 	if !f.server || f.opt.Now().Before(f.doubtUntil) {
 		return nil
 	}
-	err := f.conn.run(ctx, nbdServerStop{}, nil)
+	list, err := exports(ctx, f.conn)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(list, func(e exportInfo) bool { return e.Type == "nbd" }) { // ours are gone
+		return nil
+	}
+	err = f.conn.run(ctx, nbdServerStop{}, nil)
 	if err == nil || isRefusal(err) { // refused: somebody stopped it
 		f.server = false
 		return nil
