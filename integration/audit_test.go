@@ -64,7 +64,7 @@ func TestAuditCatchesALie(t *testing.T) {
 		for name, disks := range map[string][]lab.Disk{
 			"raw":            {{ID: "vda", Format: "raw"}, {ID: "vdb", Format: "qcow2"}},
 			"qcow2":          {{ID: "vda", Format: "qcow2"}, {ID: "vdb", Format: "raw"}},
-			"on an iothread": {{ID: "vda", Format: "qcow2", IOThread: true}, {ID: "vdb", Format: "raw", IOThread: true}},
+			"on an iothread": {{ID: "vda", Format: "qcow2", Device: lab.DeviceSCSI, IOThread: true}, {ID: "vdb", Format: "raw", Device: lab.DeviceSCSI, IOThread: true}},
 		} {
 			t.Run(name, func(t *testing.T) {
 				h := newHost(t)
