@@ -3,6 +3,7 @@ package integration
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -261,8 +262,36 @@ func TestKilledWithGuardian(t *testing.T) {
 	backupPaused(t, h, g)
 }
 
-// childrenOf lists the processes that a process has started.
+// killRun kills a run of cairn, with its guardian if both is set: then nobody is
+// left to undo anything. It says whether the run was hit, and the guardian, too.
+func killRun(t *testing.T, r *running, both bool) (hit, guardian bool) {
+	t.Helper()
+	if both && !r.ended() {
+		r.signal(t, syscall.SIGSTOP) // it starts no other one
+		for _, pid := range childrenIfAny(t, r.cmd.Process.Pid) {
+			err := syscall.Kill(pid, syscall.SIGKILL)
+			if err != nil && !errors.Is(err, syscall.ESRCH) {
+				t.Fatal(err)
+			}
+			guardian = guardian || err == nil
+		}
+	}
+	r.signal(t, syscall.SIGKILL)
+	return r.wait().code == -1, guardian
+}
+
+// childrenOf lists the processes that a process has started: its guardian.
 func childrenOf(t *testing.T, pid int) []int {
+	t.Helper()
+	pids := childrenIfAny(t, pid)
+	if len(pids) == 0 {
+		t.Fatalf("process %d has no guardian", pid)
+	}
+	return pids
+}
+
+// childrenIfAny is childrenOf of a process that may have none, or have ended.
+func childrenIfAny(t *testing.T, pid int) []int {
 	t.Helper()
 	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	if err != nil {
@@ -271,6 +300,9 @@ func childrenOf(t *testing.T, pid int) []int {
 	var pids []int
 	for _, list := range lists {
 		b, err := os.ReadFile(list)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) { // a thread that ended
+			continue
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -281,9 +313,6 @@ func childrenOf(t *testing.T, pid int) []int {
 			}
 			pids = append(pids, child)
 		}
-	}
-	if len(pids) == 0 {
-		t.Fatalf("process %d has no guardian", pid)
 	}
 	return pids
 }

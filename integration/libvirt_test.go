@@ -38,6 +38,7 @@ func TestLibvirt(t *testing.T) {
 		{"KilledWhileReading", testDomainKilled},
 		{"DaemonRestarts", testDaemonRestarts},
 		{"BrokenCheckpoints", testBrokenCheckpoints},
+		{"LiveSnapshot", testLiveSnapshot},
 		{"KilledQEMU", testKilledDomain},
 		{"BrokenAtThePoint", testBrokenAtThePoint},
 		{"FullScratch", testFullScratch},
@@ -137,7 +138,7 @@ func testTwoRepositories(t *testing.T, h *host, d *domain) {
 	other.backup(t)
 	d.change(t, 100)
 	d.virsh(t, "checkpoint-create", d.name, foreign)
-	for _, turn := range []*host{h, other, h, h, other} {
+	for _, turn := range []*host{h, other, h, other} {
 		d.change(t, 100)
 		if s := d.backupPaused(t, turn, "vdc"); s.Read != "incremental" {
 			t.Errorf("in turn: %+v", s)
@@ -257,6 +258,30 @@ func testBrokenCheckpoints(t *testing.T, h *host, d *domain) {
 	if left := d.nodesWith(t, name); len(left) > 0 || slices.Contains(d.checkpoints(t), name) {
 		t.Errorf("checkpoint %s is left, with bitmaps on %q: %q", name, left, d.checkpoints(t))
 	}
+}
+
+// testLiveSnapshot: libvirt puts a new image on top of one disk. The next run
+// reads that disk whole, says why, and the one behind it is incremental again.
+func testLiveSnapshot(t *testing.T, h *host, d *domain) {
+	d.virsh(t, "snapshot-create-as", d.name, "--disk-only", "--no-metadata", "--name", "snap",
+		"--diskspec", "vda,snapshot=no", "--diskspec", "vdb,snapshot=external", "--diskspec", "vdc,snapshot=no")
+	for i := range d.disks {
+		if d.disks[i].name == "vdb" {
+			d.disks[i].path = strings.TrimSuffix(d.disks[i].path, ".qcow2") + ".snap"
+		}
+	}
+	d.change(t, 100)
+	s := d.backupPaused(t, h, "vdc")
+	if s.Read != "full" || !strings.HasPrefix(s.Reason, "vdb: full read: the disk's image files changed") {
+		t.Errorf("behind a snapshot: %+v", s)
+	}
+	for range 2 { // the second deletes the last checkpoint from before the snapshot
+		d.change(t, 100)
+		if s := d.backupPaused(t, h, "vdc"); s.Read != "incremental" {
+			t.Errorf("the one behind it: %+v", s)
+		}
+	}
+	d.isTidy(t, h)
 }
 
 // lastBitmap gives the checkpoint of a host's newest point.

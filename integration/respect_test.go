@@ -26,6 +26,9 @@ func TestForeignersAreRespected(t *testing.T) {
 			v.do("block-dirty-bitmap-add", map[string]any{"node": "vda", "name": name, "persistent": true})
 		}
 		v.do("blockdev-add", map[string]any{"driver": "null-co", "node-name": "cairn-cbw-x", "size": bareSize})
+		// An export that needs no NBD server, so that it can be there all the time.
+		v.do("block-export-add", map[string]any{"type": "vhost-user-blk", "id": "cairn-exp-x", "node-name": "cairn-cbw-x",
+			"addr": map[string]any{"type": "unix", "path": v.dir + "/vhost"}})
 		v.scatter(1)
 		v.backup2(h)
 
@@ -100,7 +103,49 @@ func TestForeignersAreRespected(t *testing.T) {
 			}
 		})
 
-		v.scatter(5)
+		t.Run("export on our NBD server", func(t *testing.T) {
+			v.scatter(4)
+			r := h.start(t, "backup", vmName, "--quiet", "--full-read", "--read-limit", "1MiB")
+			if !h.awaitStep(t, r, "read") {
+				t.Fatalf("the run ended before it read: %+v", r.wait())
+			}
+			v.do("block-export-add", map[string]any{"type": "nbd", "id": "theirs", "node-name": "cairn-cbw-x", "name": "theirs"})
+			if got := r.wait(); got.code != exitOK {
+				t.Errorf("the backup: %+v", got)
+			}
+			if has := v.exports(); !slices.Equal(has, []string{"cairn-exp-x", "theirs"}) {
+				t.Errorf("exports: %q", has)
+			}
+			v.scatter(5)
+			v.backup2(h)
+			v.do("block-export-del", map[string]any{"id": "theirs", "mode": "hard"})
+		})
+
+		for name, guarded := range map[string]bool{"cleaning by the guardian": true, "cleaning by the next run": false} {
+			t.Run(name, func(t *testing.T) {
+				v.scatter(5)
+				r := h.start(t, "backup", vmName, "--quiet", "--full-read", "--read-limit", "1MiB")
+				if !h.awaitStep(t, r, "read") {
+					t.Fatalf("the run ended before it read: %+v", r.wait())
+				}
+				// An NBD export on the server that cairn has started.
+				v.do("block-export-add", map[string]any{"type": "nbd", "id": "cairn-exp-1x", "node-name": "cairn-cbw-x", "name": "theirs"})
+				if hit, guardian := killRun(t, r, !guarded); !hit || guardian == guarded {
+					t.Fatalf("killed the run: %v, its guardian: %v", hit, guardian)
+				}
+				if guarded {
+					awaitCleaned(t, v)
+				}
+				v.scatter(6)
+				v.backup2(h)
+				if has := v.exports(); !slices.Equal(has, []string{"cairn-exp-1x", "cairn-exp-x"}) {
+					t.Errorf("exports: %q", has)
+				}
+				v.do("block-export-del", map[string]any{"id": "cairn-exp-1x", "mode": "hard"})
+			})
+		}
+
+		v.scatter(7)
 		v.backup2(h)
 		h.run(t, exitOK, "vm", "bitmaps", vmName, "--remove", "--all")
 		has := bitmaps(t, v.Guest)["vda"]
@@ -116,6 +161,9 @@ func TestForeignersAreRespected(t *testing.T) {
 		}
 		if out := v.nodes(); !strings.Contains(out, " cairn-cbw-x ") {
 			t.Errorf("a node of another program is gone: %s", out)
+		}
+		if has := v.exports(); !slices.Equal(has, []string{"cairn-exp-x"}) {
+			t.Errorf("exports: %q", has)
 		}
 	})
 }
@@ -143,6 +191,33 @@ func (v *bare) jobs() (ids []string) {
 		ids = append(ids, j.ID)
 	}
 	return ids
+}
+
+// exports gives the IDs of all exports, sorted.
+func (v *bare) exports() (ids []string) {
+	v.t.Helper()
+	var list []struct {
+		ID string `json:"id"`
+	}
+	if err := v.Command(v.t.Context(), "query-block-exports", nil, &list); err != nil {
+		v.t.Fatal(err)
+	}
+	for _, e := range list {
+		ids = append(ids, e.ID)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// awaitCleaned waits until a dead run's guardian has taken its nodes out.
+func awaitCleaned(t *testing.T, v *bare) {
+	t.Helper()
+	for start := time.Now(); time.Since(start) < 20*time.Second; time.Sleep(20 * time.Millisecond) {
+		if out := v.nodes(); !strings.Contains(out, " cairn-cbw-0 ") && !strings.Contains(out, " cairn-scr-0 ") {
+			return
+		}
+	}
+	t.Fatalf("the guardian left nodes of the dead run: %s", v.nodes())
 }
 
 // nodes gives the names of all nodes, each between spaces.

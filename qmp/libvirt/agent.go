@@ -46,7 +46,7 @@ func (d *Domain) DialAgent(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		// Not wrapped: a daemon that is away for a moment also refuses
 		// connections, and its domains live on.
-		return nil, fmt.Errorf("the state of domain %s: %v", d.Name(), err)
+		return nil, fmt.Errorf("the state of domain %s: %s", d.Name(), err.Error())
 	}
 	if !s.Active {
 		return nil, fmt.Errorf("libvirt: domain %s is %s: %w", d.Name(), s.Status, syscall.ECONNREFUSED)

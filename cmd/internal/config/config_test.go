@@ -40,6 +40,26 @@ func TestVMs(t *testing.T) {
 	}
 }
 
+// A VM has one way to it: a monitor, or libvirt.
+func TestLibvirtVM(t *testing.T) {
+	d := Dirs{Config: t.TempDir()}
+	if err := d.SaveVM(VM{Name: "web01", Libvirt: "qemu:///system"}, false); err != nil {
+		t.Fatal(err)
+	}
+	got, err := d.VM("web01")
+	if err != nil || got.Libvirt != "qemu:///system" || got.Domain != "web01" || got.QMP != "" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	for _, text := range []string{"name='web01'\n", "name='web01'\nqmp='/x'\nlibvirt='qemu:///system'\n"} {
+		if err := os.WriteFile(d.vmFile("web01"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.VM("web01"); err == nil || !strings.Contains(err.Error(), "one of") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 func TestNames(t *testing.T) {
 	for name, ok := range map[string]bool{"web01": true, "a.b-c_d": true, "": false, "..": false, ".x": false, "a/b": false, "latest": false, "ü": false, strings.Repeat("x", 200): false} {
 		if err := CheckName(name); (err == nil) != ok {

@@ -121,7 +121,7 @@ func domainAgent(uri, name string) func(context.Context) (net.Conn, error) {
 			return nil, fmt.Errorf("%w: %w", syscall.ECONNREFUSED, err)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%v", err) // not wrapped: that the daemon is away says nothing of the guest
+			return nil, errors.New(err.Error()) // not wrapped: that the daemon is away says nothing of the guest
 		}
 		conn, err := d.DialAgent(ctx)
 		if err != nil {
