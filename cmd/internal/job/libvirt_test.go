@@ -12,14 +12,14 @@ import (
 
 // QEMU's user may pass through the state folder to the scratch folder, and
 // read nothing on the way. Folders of others are left alone.
-func TestLetThrough(t *testing.T) {
+func TestMakePassable(t *testing.T) {
 	top := t.TempDir()
 	state, named := filepath.Join(top, "state"), filepath.Join(top, "big")
 	for _, dir := range []string{filepath.Join(state, "scratch", "web01"), filepath.Join(named, "web01")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := letThrough(state, dir); err != nil {
+		if err := makePassable(state, dir); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -37,18 +37,16 @@ func TestLetThrough(t *testing.T) {
 // A guardian whose run has ended well has nothing to do, with libvirt or
 // without; one whose run died tries to reach libvirt until its time is over.
 func TestGuardianOfADomain(t *testing.T) {
-	const ward = `{"uri":"qemu:///system?socket=/nonexistent/libvirt-sock","domain":"web01","own":"/nonexistent"}`
+	charge := Charge{VM: VM{Name: "web01", Libvirt: "qemu:///system?socket=/nonexistent/libvirt-sock", Domain: "web01"},
+		Agent: throughLibvirt, State: t.TempDir(), Scratch: "/nonexistent"}
 	var log bytes.Buffer
-	said := []byte{sayFreezing, sayStopping, sayBeginning, sayRunning, sayThawed, sayReleased}
-	if err := RunGuardian(t.Context(), bytes.NewReader(said), "", throughLibvirt, ward, &log); err != nil || log.Len() > 0 {
+	said := []byte{sayFleece, sayFreezing, sayStopping, sayRunning, sayThawed, sayReleased}
+	if err := RunGuardian(t.Context(), bytes.NewReader(said), charge, &log); err != nil || log.Len() > 0 {
 		t.Errorf("a good run: %v %s", err, log.String())
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
 	defer cancel()
-	if err := RunGuardian(ctx, bytes.NewReader(said[:3]), "", throughLibvirt, ward, &log); err == nil || !strings.Contains(log.String(), "libvirtd") {
+	if err := RunGuardian(ctx, bytes.NewReader(said[:3]), charge, &log); err == nil || !strings.Contains(log.String(), "libvirtd") {
 		t.Errorf("a run that died: %v %s", err, log.String())
-	}
-	if err := RunGuardian(t.Context(), bytes.NewReader(nil), "", "", "{", &log); err == nil {
-		t.Error("arguments that are no JSON are taken")
 	}
 }
