@@ -1,12 +1,16 @@
 package integration
 
 import (
+	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"cairn/integration/lab"
 	"cairn/integration/lab/labtest"
 )
 
@@ -79,8 +83,7 @@ func TestGuestWithoutAgent(t *testing.T) {
 	// lets it go on, because its console may not answer until then.
 	for _, kill := range []bool{false, true} {
 		t.Run(fmt.Sprintf("HangsFrozen/killed=%v", kill), func(t *testing.T) {
-			labtest.Shell(t, g, `rm -f /run/halted; (while [ ! -e /run/qga.state.isfrozen ]; do usleep 2000; done
-p=$(pidof qemu-ga); kill -STOP $p; touch /run/halted; sleep 13; kill -CONT $p) </dev/null >/dev/null 2>&1 &`)
+			labtest.Shell(t, g, haltFrozen(13))
 			r := h.start(t, "backup", vmName, "--json")
 			if kill {
 				time.Sleep(5 * time.Second)
@@ -106,5 +109,93 @@ p=$(pidof qemu-ga); kill -STOP $p; touch /run/halted; sleep 13; kill -CONT $p) <
 			isAlive(t, g)
 		})
 	}
+
+	// Cairn and its guardian are killed while the guest is frozen and its agent
+	// hangs. Each run tries to thaw and warns, and the journal keeps that it is
+	// owed, until the agent answers.
+	t.Run("HangsFrozen/killed with its guardian", func(t *testing.T) {
+		labtest.Shell(t, g, haltFrozen(30))
+		r := h.start(t, "backup", vmName, "--json")
+		time.Sleep(4 * time.Second)
+		if hit, guardian := killRun(t, r, true); !hit || !guardian {
+			t.Fatalf("killed the run: %v, its guardian: %v", hit, guardian)
+		}
+		s := h.backupExit(t, exitWarnings)
+		if !strings.Contains(strings.Join(s.Warnings, " "), "had frozen the guest") {
+			t.Errorf("while the agent hangs: %+v", s)
+		}
+		var kept struct{ Frozen bool }
+		if b, err := os.ReadFile(filepath.Join(h.state, "journal", vmName+".json")); err != nil || json.Unmarshal(b, &kept) != nil || !kept.Frozen {
+			t.Errorf("the journal forgot that a thaw is owed: %s, %v", b, err)
+		}
+		awaitFreeAgent(t, g)
+		if s := h.backup(t); s.Consistency != "filesystem" || len(s.Warnings) > 0 {
+			t.Errorf("when the agent answers again: %+v", s)
+		}
+		isTidy(t, h, g)
+		isAlive(t, g)
+	})
 	backupPaused(t, h, g)
+}
+
+// haltFrozen is a shell command of the guest that halts its agent as soon as
+// it has frozen, for some seconds.
+func haltFrozen(seconds int) string {
+	return fmt.Sprintf(`rm -f /run/halted; (while [ ! -e /run/qga.state.isfrozen ]; do usleep 2000; done
+p=$(pidof qemu-ga); kill -STOP $p; touch /run/halted; sleep %d; kill -CONT $p; touch /run/going) </dev/null >/dev/null 2>&1 &
+rm -f /run/going`, seconds)
+}
+
+// awaitFreeAgent waits until the agent that haltFrozen halted goes on.
+func awaitFreeAgent(t *testing.T, g *lab.Guest) {
+	t.Helper()
+	for start := time.Now(); time.Since(start) < answerTime; time.Sleep(500 * time.Millisecond) {
+		if labtest.Shell(t, g, "ls /run/going 2>/dev/null || :") != "" {
+			return
+		}
+	}
+	t.Fatal("the agent does not go on")
+}
+
+// TestFreezeTest: it freezes, thaws, says how long that took, and makes no
+// point; without an agent it says what is missing.
+func TestFreezeTest(t *testing.T) {
+	h := newHost(t)
+	g := startVM(t, h)
+	var got struct {
+		Filesystems int   `json:"filesystems"`
+		FreezeMS    int64 `json:"freeze_ms"`
+		FrozenMS    int64 `json:"frozen_ms"`
+		Attempts    int   `json:"thaw_attempts"`
+	}
+	h.run(t, exitOK, "freeze-test", vmName, "--json").decode(t, &got)
+	if got.Filesystems != 2 || got.FreezeMS <= 0 || got.FrozenMS < got.FreezeMS || got.Attempts < 1 {
+		t.Errorf("%+v", got)
+	}
+	h.run(t, exitOK, "freeze-test", vmName).mentions(t, "froze 2 filesystems")
+	isAlive(t, g)
+	isTidy(t, h, g)
+	if n := len(h.points(t)); n != 0 {
+		t.Errorf("%d points", n)
+	}
+
+	// What doctor and show say in words.
+	h.run(t, exitOK, "doctor", vmName).mentions(t, "there is no restore point")
+	s := h.backup(t)
+	doctor := h.run(t, exitOK, "doctor", vmName)
+	for _, words := range []string{"QEMU has all that an incremental backup needs", "the next backup: incremental: bitmap", "the last one is of", "free for what the guest overwrites", "changed since bitmap"} {
+		doctor.mentions(t, words)
+	}
+	show := h.run(t, exitOK, "show", s.Point)
+	for _, words := range []string{"full: vda, vdb: full read: the repository has no earlier point", "filesystem: qemu-guest-agent froze 2", s.Pace} {
+		show.mentions(t, words)
+	}
+	if !strings.Contains(s.Pace, "of which") {
+		t.Errorf("where the time went: %q", s.Pace)
+	}
+
+	labtest.Shell(t, g, "touch /run/no-qemu-ga; killall qemu-ga")
+	awaitAgent(t, g, false)
+	h.run(t, exitFailed, "freeze-test", vmName).mentions(t, "install or start qemu-guest-agent")
+	isTidy(t, h, g)
 }

@@ -1,9 +1,7 @@
 package integration
 
 import (
-	"errors"
 	"math/rand/v2"
-	"syscall"
 	"testing"
 	"time"
 
@@ -41,16 +39,8 @@ func TestKilledWithIOThread(t *testing.T) {
 			}
 			r := h.start(t, args...)
 			reached := h.awaitMoment(t, r, m)
-			if i%3 == 2 && reached && (m.step == "point" || m.step == "read") && !r.ended() { // and its guardian with it
-				r.signal(t, syscall.SIGSTOP)
-				for _, pid := range childrenOf(t, r.cmd.Process.Pid) {
-					if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-						t.Fatal(err)
-					}
-				}
-			}
-			r.signal(t, syscall.SIGKILL)
-			if got := r.wait(); got.code == -1 {
+			both := i%3 == 2 && reached && (m.step == "point" || m.step == "read") // its guardian, too
+			if killed, _ := killRun(t, r, both); killed {
 				hit++
 			}
 			time.Sleep(50 * time.Millisecond) // what is on its way to QEMU arrives
