@@ -2,8 +2,14 @@ package integration
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
+	"os/exec"
+	"os/user"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -16,27 +22,27 @@ import (
 	"cairn/integration/lab/labtest"
 )
 
-// TestRateLimits: a limit is kept. What it lets through at once is 1 MiB.
+// TestRateLimits: a limit is kept, of a disk that is read and of one that QEMU
+// may have to push. What it lets through at once is 1 MiB.
 func TestRateLimits(t *testing.T) {
-	h := newHost(t)
-	v := startBare(t, h, installed(t), large(t, lab.Disk{ID: "vda", Format: "raw"})...)
-	for off := int64(0); off < 5*mib; off += mib {
-		v.write("vda", off, mib)
-	}
-	for _, flag := range []string{"--read-limit", "--write-limit"} {
-		if flag == "--write-limit" {
-			for off := int64(0); off < 5*mib; off += mib {
-				v.write("vda", off, mib) // new bytes, which the store has not
+	for name, thread := range map[string]bool{"main loop": false, "iothread": true} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			v := startBare(t, h, installed(t), large(t, lab.Disk{ID: "vda", Format: "raw", IOThread: thread})...)
+			for _, flag := range []string{"--read-limit", "--write-limit"} {
+				for off := int64(0); off < 5*mib; off += mib {
+					v.write("vda", off, mib) // new bytes, which the store has not
+				}
+				begin := time.Now()
+				s := h.backup(t, flag, "2MiB")
+				if took := time.Since(begin); took < 1900*time.Millisecond {
+					t.Errorf("%s: 5 MiB at 2 MiB a second took %s", flag, took)
+				}
+				v.isRestored(h, s)
 			}
-		}
-		begin := time.Now()
-		s := h.backup(t, flag, "2MiB")
-		if took := time.Since(begin); took < 1900*time.Millisecond {
-			t.Errorf("%s: 5 MiB at 2 MiB a second took %s", flag, took)
-		}
-		v.isRestored(h, s)
+			h.run(t, exitUsage, "backup", vmName, "--read-limit", "fast").mentions(t, "500MiB")
+		})
 	}
-	h.run(t, exitUsage, "backup", vmName, "--read-limit", "fast").mentions(t, "500MiB")
 }
 
 // TestScratchLimit: the guest overwrites more than the scratch files may hold.
@@ -64,36 +70,98 @@ func TestScratchLimit(t *testing.T) {
 	v.backup(h)
 }
 
-// TestQEMUOfAnotherUser: QEMU runs as nobody, Cairn's folders are root's.
+// TestQEMUOfAnotherUser: QEMU runs as nobody, Cairn's folders are root's, and
+// were made by somebody who let nobody else in. QEMU must reach the scratch
+// files, its own socket, and the socket that it pushes a disk to; other users
+// must not see what there is.
 func TestQEMUOfAnotherUser(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	h := newHost(t)
-	v := prepareBare(t, twoDisks()...)
-	// Go's temporary folders are for their owner alone, as a state folder of
-	// the administrator's choice would not be.
-	for _, dir := range []string{h.dir, v.dir} {
+	labtest.EachQEMU(t, func(t *testing.T, q lab.QEMU) {
+		h := newHost(t)
+		v := prepareBare(t, append(twoDisks(), lab.Disk{ID: "vdc", Format: "raw", IOThread: true})...)
+		letOthersPass(t, h.dir, v.dir)
+		scratch := filepath.Join(h.state, "scratch")
+		if err := os.MkdirAll(scratch, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		v.startAs(q, "nobody")
+		h.run(t, exitOK, "vm", "add", vmName, "--qmp", v.QMPSocket)
+		h.run(t, exitOK, "doctor", vmName)
+		v.scatter(0)
+		v.backup(h)
+		v.scatter(1)
+		if s := v.backup(h); s.Read != "incremental" {
+			t.Errorf("%+v", s)
+		}
+		for _, dir := range []string{h.state, scratch} {
+			if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o711 {
+				t.Errorf("%s: %v, %v: others may pass and not list", dir, info.Mode(), err)
+			}
+		}
+		// A run that dies leaves files and sockets of that user's to clean up.
+		r := h.start(t, "backup", vmName, "--quiet", "--full-read", "--read-limit", "1MiB")
+		if !h.awaitStep(t, r, "read") {
+			t.Fatalf("the run ended before it read: %+v", r.wait())
+		}
+		if hit, guardian := killRun(t, r, true); !hit || !guardian {
+			t.Fatalf("killed the run: %v, its guardian: %v", hit, guardian)
+		}
+		v.scatter(2)
+		if s := v.backup(h); s.Read != "incremental" {
+			t.Errorf("behind a dead run: %+v", s)
+		}
+	})
+}
+
+// letOthersPass opens folders of the tests to other users, up to that for
+// temporary files: Go's are for their owner alone, as a state folder of the
+// administrator's choice would not be.
+func letOthersPass(t *testing.T, dirs ...string) {
+	t.Helper()
+	for _, dir := range dirs {
 		for ; dir != filepath.Clean(os.TempDir()) && dir != "/"; dir = filepath.Dir(dir) {
 			if err := os.Chmod(dir, 0o755); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	v.extra = []string{"-runas", "nobody"}
+}
+
+// startAs starts a VM whose QEMU gives root's rights away for another user's.
+func (v *bare) startAs(q lab.QEMU, name string) {
+	v.t.Helper()
+	other, err := user.Lookup(name)
+	if err != nil {
+		v.t.Skip(err)
+	}
+	uid, uerr := strconv.Atoi(other.Uid)
+	gid, gerr := strconv.Atoi(other.Gid)
+	if err := errors.Join(uerr, gerr); err != nil {
+		v.t.Fatal(err)
+	}
 	for _, d := range v.disks {
-		if err := os.Chown(d.Path, 65534, 65534); err != nil {
-			t.Fatal(err)
+		if err := os.Chown(d.Path, uid, gid); err != nil {
+			v.t.Fatal(err)
 		}
 	}
-	v.start(installed(t))
-	h.run(t, exitOK, "vm", "add", vmName, "--qmp", v.QMPSocket)
-	h.run(t, exitOK, "doctor", vmName)
-	v.scatter(0)
-	v.backup(h)
-	v.scatter(1)
-	if s := v.backup(h); s.Read != "incremental" {
-		t.Errorf("%+v", s)
+	help, err := exec.CommandContext(v.t.Context(), q.Program, "-help").Output()
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	as := []string{"-run-with", "user=" + name} // QEMU 9.1 and newer
+	if strings.Contains(string(help), "-runas") {
+		as = []string{"-runas", name}
+	}
+	v.extra = append(v.extra, as...)
+	v.start(q)
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", v.PID()))
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	if want := fmt.Sprintf("Uid:\t%d\t", uid); !strings.Contains(string(status), want) {
+		v.t.Fatalf("QEMU does not run as %s: %s", name, status)
 	}
 }
 
