@@ -10,11 +10,14 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"cairn/integration/lab/labtest"
 )
 
 // TestLibvirt drives the product against a real libvirtd with a real guest:
 // one domain, one story, because a boot costs seconds.
 func TestLibvirt(t *testing.T) {
+	labtest.Build(t) // or skips, with a reason
 	l := startLibvirtd(t)
 	d := l.defineDomain(t, vmName, false)
 	h := libvirtHost(t)

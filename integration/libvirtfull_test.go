@@ -1,8 +1,10 @@
 package integration
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -51,10 +53,12 @@ func testFullScratch(t *testing.T, h *host, d *domain) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	standsStill := d.watchEvents(t)
 	begin := time.Now()
 	d.shell(t, "dd if=/dev/urandom of=/srv/big bs=1M count=32 conv=notrunc 2>/dev/null && sync && cmp /srv/big /srv/big") // it fails the test if a write fails
 	t.Logf("the guest wrote 32 MiB over a scratch space of 16 MiB in %.1f s", time.Since(begin).Seconds())
 	d.isAlive(t)
+	t.Logf("libvirt's events: %s", standsStill())
 	buf := make([]byte, 4096)
 	if _, err := sources[0].ReadAt(ctx, buf, 0); !errors.Is(err, qmp.ErrFleeceBroken) {
 		t.Errorf("a read of the broken fleece: %v", err)
@@ -70,6 +74,27 @@ func testFullScratch(t *testing.T, h *host, d *domain) {
 	}
 	if s := d.backupPaused(t, h, "vdc"); s.Read != "incremental" {
 		t.Errorf("behind it: %+v", s)
+	}
+}
+
+// watchEvents notes when the domain is suspended and resumed. The returned
+// function ends that and gives it.
+func (d *domain) watchEvents(t *testing.T) func() string {
+	t.Helper()
+	var out bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), "stdbuf", "-oL", "virsh", "-q", "-c", d.uri, "event", "--domain", d.name, "--event", "lifecycle", "--loop", "--timestamp")
+	cmd.Stdout = &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(200 * time.Millisecond) // it registers
+	return func() string {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // it was killed
+		if !strings.Contains(out.String(), "Suspended") || !strings.Contains(out.String(), "Resumed") {
+			t.Errorf("the guest was not held up and let go: %q", out.String())
+		}
+		return out.String()
 	}
 }
 

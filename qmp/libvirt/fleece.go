@@ -97,8 +97,11 @@ func (f *Fleece) ready(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !s.Active {
+	switch {
+	case !s.Active:
 		return ErrOff
+	case s.Status == "io-error": // the watcher would take it for our doing
+		return ErrHeldUp
 	}
 	busy, err := f.d.busy(ctx)
 	if err == nil && busy {
