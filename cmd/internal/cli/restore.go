@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cairn/cmd/internal/job"
+	"cairn/cmd/internal/job/image"
 	"cairn/cmd/internal/wire"
 	"cairn/fs/tree"
 	"cairn/index/restorepoint"
@@ -19,7 +19,7 @@ import (
 
 func (a *app) restoreCmd() *cobra.Command {
 	var disk, to string
-	var o job.RestoreOptions
+	var o image.Options
 	var special, vm bool
 	var name string
 	c := &cobra.Command{
@@ -62,7 +62,7 @@ attributes and holes:
 				return usagef("say what to restore: --disk NAME, --vm, or POINT:PATH")
 			case disk != "" && hasPath || vm && hasPath || vm && disk != "":
 				return usagef("one of --disk NAME, --vm and POINT:PATH, not two")
-			case o.Format != "" && o.Format != job.FormatRaw && o.Format != job.FormatQCOW2:
+			case o.Format != "" && o.Format != image.FormatRaw && o.Format != image.FormatQCOW2:
 				return usagef("format %q is not known: raw or qcow2", o.Format)
 			case disk == "" && (o.Delta || !vm && (o.NoVerify || o.Format != "")):
 				return usagef("--delta, --no-verify and --format are for a disk: name it with --disk")
@@ -96,7 +96,7 @@ attributes and holes:
 }
 
 // openDisk opens a disk of a point; a wrong name gets those that there are.
-func openDisk(cat *wire.Catalogue, m *restorepoint.Manifest, disk string) (job.PointDisk, error) {
+func openDisk(cat *wire.Catalogue, m *restorepoint.Manifest, disk string) (image.Disk, error) {
 	var names []string
 	for _, d := range m.Disks {
 		names = append(names, d.Name)
@@ -108,7 +108,7 @@ func openDisk(cat *wire.Catalogue, m *restorepoint.Manifest, disk string) (job.P
 	return d, err
 }
 
-func (a *app) restoreDisk(ctx context.Context, cat *wire.Catalogue, point, disk, to string, o job.RestoreOptions) error {
+func (a *app) restoreDisk(ctx context.Context, cat *wire.Catalogue, point, disk, to string, o image.Options) error {
 	start := a.now()
 	m, err := cat.Select(ctx, point)
 	if err != nil {
@@ -118,7 +118,7 @@ func (a *app) restoreDisk(ctx context.Context, cat *wire.Catalogue, point, disk,
 	if err != nil {
 		return err
 	}
-	r, err := job.RestoreDisk(ctx, d, to, o, a.reporter().Work)
+	r, err := image.Restore(ctx, d, to, o, a.reporter().Work)
 	if err != nil {
 		return err
 	}
@@ -142,12 +142,12 @@ type restoredDisk struct {
 	Point string `json:"point,omitempty"`
 	Disk  string `json:"disk"`
 	File  string `json:"file"`
-	job.Restored
+	image.Restored
 	DurationMS int64 `json:"duration_ms,omitempty"`
 }
 
 // describeRestored says in words what was written and checked.
-func describeRestored(r job.Restored, o job.RestoreOptions) string {
+func describeRestored(r image.Restored, o image.Options) string {
 	s := fmt.Sprintf("%s written of %s", bytesOf(r.BytesWritten), bytesOf(r.BytesDisk))
 	if o.Delta {
 		s = fmt.Sprintf("%s compared, %s differed and were written", bytesOf(r.BytesCompared), bytesOf(r.BytesWritten))

@@ -6,11 +6,12 @@ import (
 
 	"cairn/cmd/internal/config"
 	"cairn/cmd/internal/job"
+	"cairn/cmd/internal/job/image"
 	"cairn/cmd/internal/job/machine"
 	"cairn/cmd/internal/wire"
 )
 
-func (a *app) restoreVM(ctx context.Context, cat *wire.Catalogue, point, to, name string, o job.RestoreOptions) error {
+func (a *app) restoreVM(ctx context.Context, cat *wire.Catalogue, point, to, name string, o image.Options) error {
 	if name != "" {
 		if err := config.CheckName(name); err != nil {
 			return usagef("%w", err)
@@ -22,7 +23,7 @@ func (a *app) restoreVM(ctx context.Context, cat *wire.Catalogue, point, to, nam
 		return err
 	}
 	v := job.VMRestore{Manifest: m, Folder: to, Name: name, Disk: o, Progress: a.reporter().Work,
-		Open: func(disk string) (job.PointDisk, error) { return cat.Disk(m, disk) }}
+		Open: func(disk string) (image.Disk, error) { return cat.Disk(m, disk) }}
 	r, err := v.Run(ctx)
 	if err != nil {
 		return err

@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os/exec"
 
+	"cairn/cmd/internal/job/image"
 	"cairn/qmp"
 )
 
@@ -136,7 +136,7 @@ func bitmapState(m qmp.Bitmap) string {
 // ImageBitmaps lists the bitmaps of ours in the image file of a VM that is
 // off. repo "" means those of any repository.
 func ImageBitmaps(ctx context.Context, file, repo string) ([]DiskBitmap, error) {
-	out, err := qemuImg(ctx, "info", "--output=json", file)
+	out, err := image.QEMUImg(ctx, "info", "--output=json", file)
 	if err != nil {
 		return nil, err
 	}
@@ -182,26 +182,9 @@ func RemoveImageBitmaps(ctx context.Context, file, repo string) ([]DiskBitmap, e
 		return nil, err
 	}
 	for i, m := range list {
-		if _, err := qemuImg(ctx, "bitmap", "--remove", file, m.Name); err != nil {
+		if _, err := image.QEMUImg(ctx, "bitmap", "--remove", file, m.Name); err != nil {
 			return list[:i], err
 		}
 	}
 	return list, nil
-}
-
-// qemuImg runs qemu-img and gives what it prints.
-func qemuImg(ctx context.Context, args ...string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, "qemu-img", args...).Output()
-	var exit *exec.ExitError
-	switch {
-	case errors.Is(err, exec.ErrNotFound):
-		return nil, errors.New("images of a VM that is off need qemu-img: apt install qemu-utils")
-	case errors.As(err, &exit):
-		return nil, fmt.Errorf("qemu-img %s: %w: %s", args[0], err, exit.Stderr)
-	case err != nil:
-		return nil, fmt.Errorf("qemu-img %s: %w", args[0], err)
-	}
-	return out, nil
 }

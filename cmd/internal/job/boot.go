@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cairn/cmd/internal/job/image"
 	"cairn/cmd/internal/job/machine"
 	"cairn/index/restorepoint"
 	"cairn/qmp"
@@ -156,7 +157,7 @@ func (b *Boot) save() error {
 // Prepare plans the VM of a point whose disks are mounted at images (a folder
 // with NAME.raw). The plan is kept before anything else is made.
 func (b *Boot) Prepare(m *restorepoint.Manifest, repo, name, images string) error {
-	o, err := machineOptions(m, b.Dir, name, func(disk string) (string, string) { return b.path(disk + ".qcow2"), FormatQCOW2 })
+	o, err := machineOptions(m, b.Dir, name, func(disk string) (string, string) { return b.path(disk + ".qcow2"), image.FormatQCOW2 })
 	if err != nil {
 		return err
 	}
@@ -184,8 +185,6 @@ func (b *Boot) Prepare(m *restorepoint.Manifest, repo, name, images string) erro
 // overlays makes the images that are not there, over the point's. Once the VM
 // was started none is made any more: an empty one would lose what it wrote.
 func (b *Boot) overlays(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, qemuImgTimeout)
-	defer cancel()
 	for name, path := range b.State.Disks {
 		base := filepath.Join(b.State.Images, name+".raw")
 		if _, err := os.Stat(base); err != nil && !b.State.Finished {
@@ -200,7 +199,7 @@ func (b *Boot) overlays(ctx context.Context) error {
 		}
 		// A name of its own first: qemu-img may be killed half way.
 		tmp := path + ".new"
-		if _, err := runTool(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, "--", tmp); err != nil {
+		if _, err := image.QEMUImg(ctx, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, "--", tmp); err != nil {
 			return err
 		}
 		if err := os.Rename(tmp, path); err != nil {

@@ -1,13 +1,18 @@
 package job
 
 import (
+	"bytes"
+	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"cairn/chunkstore/chunk"
+	"cairn/cmd/internal/job/image"
 	"cairn/index/restorepoint"
 )
 
@@ -17,6 +22,49 @@ func sampleManifest() *restorepoint.Manifest {
 		Disks:   []restorepoint.Disk{{Name: "vda", Node: "vda", Size: 1 << 20, Chain: []string{"/img/vda.qcow2"}}},
 		Machine: restorepoint.Machine{CommandLine: []string{"qemu-system-x86_64", "-drive", "file=/img/vda.qcow2,if=virtio,format=qcow2"}, NVRAM: []byte("vars")},
 	}
+}
+
+func quiet(string, int64) (func(int64), func()) { return func(int64) {}, func() {} }
+
+func write(t *testing.T, path string, b []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func holds(t *testing.T, path string, want []byte) {
+	t.Helper()
+	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%s: %d bytes, want %d, equal %v, %v", path, len(got), len(want), bytes.Equal(got, want), err)
+	}
+}
+
+// dataDisk is a point's disk of whole chunks in memory, all of it data.
+type dataDisk []byte
+
+func (d dataDisk) Size() int64 { return int64(len(d)) }
+
+func (d dataDisk) ReadAt(p []byte, off int64) (int, error) {
+	return bytes.NewReader(d).ReadAt(p, off)
+}
+
+func (d dataDisk) NextData(off int64) (int64, int64, error) {
+	if off >= d.Size() {
+		return 0, 0, io.EOF
+	}
+	return off, d.Size(), nil
+}
+
+func (d dataDisk) disk() image.Disk {
+	hasher := func() *chunk.Hasher { return chunk.NewHasher([32]byte{7}) }
+	return image.Disk{Name: "web01 vda", Image: d, Hasher: hasher, IDs: func(_ context.Context, first int64, dst []chunk.ID) error {
+		for i := range dst {
+			at := (first + int64(i)) * chunk.Size
+			dst[i] = hasher().Sum(d[at : at+chunk.Size])
+		}
+		return nil
+	}}
 }
 
 func openBoot(t *testing.T, dir string) (*Boot, bool) {
@@ -144,7 +192,7 @@ func TestRestoreVMRefusesEarly(t *testing.T) {
 		m := sampleManifest()
 		c.change(m)
 		dir := filepath.Join(t.TempDir(), "vm")
-		v := VMRestore{Manifest: m, Folder: dir, Progress: quiet, Open: func(string) (PointDisk, error) { return PointDisk{}, errors.New("opened a disk") }}
+		v := VMRestore{Manifest: m, Folder: dir, Progress: quiet, Open: func(string) (image.Disk, error) { return image.Disk{}, errors.New("opened a disk") }}
 		if _, err := v.Run(t.Context()); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -157,10 +205,10 @@ func TestRestoreVMRefusesEarly(t *testing.T) {
 // The folder of a restored VM holds its disks, its firmware's variables and
 // the script, for root alone.
 func TestRestoreVM(t *testing.T) {
-	m, disk := sampleManifest(), sampleDisk(12, 1<<20)
+	m, disk := sampleManifest(), dataDisk(bytes.Repeat([]byte("web01"), 1<<20/5+1)[:1<<20])
 	m.Skipped = []restorepoint.Skipped{{Name: "vdb", Reason: "excluded\nrm -rf /"}}
 	dir := filepath.Join(t.TempDir(), "vm")
-	v := VMRestore{Manifest: m, Folder: dir, Progress: quiet, Open: func(string) (PointDisk, error) { return disk.disk(), nil }}
+	v := VMRestore{Manifest: m, Folder: dir, Progress: quiet, Open: func(string) (image.Disk, error) { return disk.disk(), nil }}
 	r, err := v.Run(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -180,9 +228,11 @@ func TestRestoreVM(t *testing.T) {
 		t.Errorf("%v, %v", st.Mode(), err)
 	}
 	m.Machine.DomainXML = "<domain><name>x</name><devices><disk><source file='/img/vda.qcow2'/><target dev='vda'/></disk></devices></domain>"
-	v.Folder, v.Name, v.Disk.Format = filepath.Join(t.TempDir(), "vm"), "web03", FormatQCOW2
+	v.Folder, v.Name, v.Disk.Format = filepath.Join(t.TempDir(), "vm"), "web03", image.FormatQCOW2
 	if r, err = v.Run(t.Context()); err != nil || filepath.Base(r.Start) != domainFile || !r.IsDomain {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	runQEMUImg(t, "check", "-f", "qcow2", r.Files["vda"])
+	if out, err := image.QEMUImg(t.Context(), "check", "-f", "qcow2", r.Files["vda"]); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"cairn/cmd/internal/job/image"
 	"cairn/cmd/internal/job/machine"
 	"cairn/index/restorepoint"
 )
@@ -25,23 +26,23 @@ const (
 // VMRestore is the restore of a whole VM into a folder.
 type VMRestore struct {
 	Manifest *restorepoint.Manifest
-	Open     func(disk string) (PointDisk, error)
+	Open     func(disk string) (image.Disk, error)
 	Folder   string // made if it is not there; else it must be empty
 	Name     string // of the new VM; "": the old one with "-restored"
-	Disk     RestoreOptions
+	Disk     image.Options
 	Progress Progress
 }
 
 // RestoredVM says what a restore of a VM made.
 type RestoredVM struct {
-	Name     string                 `json:"name"`
-	UUID     string                 `json:"uuid"`
-	Start    string                 `json:"start"` // start.sh, or domain.xml
-	Files    map[string]string      `json:"files"` // by disk
-	Disks    map[string]Restored    `json:"disks"`
-	Skipped  []restorepoint.Skipped `json:"skipped"`
-	Machine  *machine.Result        `json:"machine"`
-	IsDomain bool                   `json:"is_domain"`
+	Name     string                    `json:"name"`
+	UUID     string                    `json:"uuid"`
+	Start    string                    `json:"start"` // start.sh, or domain.xml
+	Files    map[string]string         `json:"files"` // by disk
+	Disks    map[string]image.Restored `json:"disks"`
+	Skipped  []restorepoint.Skipped    `json:"skipped"`
+	Machine  *machine.Result           `json:"machine"`
+	IsDomain bool                      `json:"is_domain"`
 }
 
 // Run restores the disks, and at last writes what starts the VM. What cannot
@@ -64,7 +65,7 @@ func (v *VMRestore) Run(ctx context.Context) (*RestoredVM, error) {
 		if err != nil {
 			return nil, err
 		}
-		r, err := RestoreDisk(ctx, disk, d.Path, v.Disk, v.Progress)
+		r, err := image.Restore(ctx, disk, d.Path, v.Disk, v.Progress)
 		if err != nil {
 			return nil, fmt.Errorf("disk %s: %w", d.Name, err)
 		}
@@ -106,7 +107,7 @@ func (v *VMRestore) plan(dir string) (*vmPlan, error) {
 	m := v.Manifest
 	format := v.Disk.Format
 	if format == "" {
-		format = FormatRaw
+		format = image.FormatRaw
 	}
 	name := v.Name
 	if name == "" {
@@ -116,7 +117,7 @@ func (v *VMRestore) plan(dir string) (*vmPlan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &vmPlan{options: o, mode: 0o700, out: &RestoredVM{Name: name, UUID: o.UUID, Files: map[string]string{}, Disks: map[string]Restored{}, Skipped: m.Skipped}}
+	p := &vmPlan{options: o, mode: 0o700, out: &RestoredVM{Name: name, UUID: o.UUID, Files: map[string]string{}, Disks: map[string]image.Restored{}, Skipped: m.Skipped}}
 	if m.Machine.DomainXML != "" {
 		p.out.IsDomain, p.out.Start, p.mode = true, filepath.Join(dir, domainFile), 0o600
 		p.text, p.out.Machine, err = machine.RewriteDomain(m.Machine.DomainXML, o)

@@ -1,4 +1,4 @@
-package job
+package image
 
 import (
 	"errors"
@@ -25,10 +25,10 @@ const (
 	permResize = 3
 )
 
-// ErrImageInUse: a running VM, or a tool of QEMU's, has the image open.
-var ErrImageInUse = errors.New("the image is in use")
+// ErrInUse: a running VM, or a tool of QEMU's, has the image open.
+var ErrInUse = errors.New("the image is in use")
 
-// imageInUse says ErrImageInUse if QEMU has the file open in any way: by its
+// imageInUse says ErrInUse if QEMU has the file open in any way: by its
 // locks, and by its open files where its locks were switched off.
 func imageInUse(f *os.File) error {
 	user, name := userOf(f)
@@ -68,7 +68,7 @@ func lockImage(f *os.File) error {
 }
 
 func inUse(f *os.File, user string) error {
-	return fmt.Errorf("%s: %w%s: shut the VM down first, or restore to another file", f.Name(), ErrImageInUse, user)
+	return fmt.Errorf("%s: %w%s: shut the VM down first, or restore to another file", f.Name(), ErrInUse, user)
 }
 
 // userOf names a process that has the file open, as far as this user may see:

@@ -1,4 +1,4 @@
-package job
+package image
 
 import (
 	"context"
@@ -97,7 +97,7 @@ func inParallel(ctx context.Context, next func() (span, error), work func(ctx co
 
 // copy writes what is not a hole. With zeroHoles the holes are made to read as
 // zeros, because other data may lie there.
-func (d *PointDisk) copy(ctx context.Context, t target, zeroHoles bool, prog Progress, r *Restored) error {
+func (d *Disk) copy(ctx context.Context, t target, zeroHoles bool, prog Progress, r *Restored) error {
 	add, end := prog("restoring "+d.Name, d.Image.Size())
 	defer end()
 	hole := func(off, n int64) error {
@@ -143,7 +143,7 @@ func (d *PointDisk) copy(ctx context.Context, t target, zeroHoles bool, prog Pro
 }
 
 // write copies len(buf) bytes at off from the image.
-func (d *PointDisk) write(t target, buf []byte, off int64) error {
+func (d *Disk) write(t target, buf []byte, off int64) error {
 	if _, err := d.Image.ReadAt(buf, off); err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("read at %d: %w", off, err)
 	}
@@ -154,7 +154,7 @@ func (d *PointDisk) write(t target, buf []byte, off int64) error {
 }
 
 // either gives, in order, what is not a hole in the image or in the target.
-func (d *PointDisk) either(t target, add func(int64)) func() (span, error) {
+func (d *Disk) either(t target, add func(int64)) func() (span, error) {
 	at := int64(0)
 	return func() (span, error) {
 		if at >= d.Image.Size() {
@@ -187,7 +187,7 @@ func (d *PointDisk) either(t target, add func(int64)) func() (span, error) {
 // compare reads a span of the target and calls differs for each run of chunks
 // that are not the point's; hole says what the point has there. buf may be
 // used in it.
-func (d *PointDisk) compare(ctx context.Context, t target, h *chunk.Hasher, buf []byte, s span, differs func(off, n int64, hole bool) error) error {
+func (d *Disk) compare(ctx context.Context, t target, h *chunk.Hasher, buf []byte, s span, differs func(off, n int64, hole bool) error) error {
 	p := buf[:whole(s.n)]
 	if _, err := readFull(t, p[:s.n], s.off); err != nil {
 		return fmt.Errorf("read back at %d: %w", s.off, err)
@@ -235,12 +235,12 @@ func readFull(t io.ReaderAt, p []byte, off int64) (int, error) {
 }
 
 // hashers keeps one for each worker.
-func (d *PointDisk) hashers() *sync.Pool {
+func (d *Disk) hashers() *sync.Pool {
 	return &sync.Pool{New: func() any { return d.Hasher() }}
 }
 
 // writeDifferences writes the chunks of the target that are not the point's.
-func (d *PointDisk) writeDifferences(ctx context.Context, t target, touched *pieceSet, prog Progress, r *Restored) error {
+func (d *Disk) writeDifferences(ctx context.Context, t target, touched *pieceSet, prog Progress, r *Restored) error {
 	add, end := prog("comparing "+d.Name, d.Image.Size())
 	defer end()
 	var compared, written, zeroed atomic.Int64
@@ -272,7 +272,7 @@ func (d *PointDisk) writeDifferences(ctx context.Context, t target, touched *pie
 var ErrVerify = errors.New("what was written reads back wrong")
 
 // verify reads back what was written, or with only the pieces in it.
-func (d *PointDisk) verify(ctx context.Context, t target, o RestoreOptions, only *pieceSet, prog Progress, r *Restored) error {
+func (d *Disk) verify(ctx context.Context, t target, o Options, only *pieceSet, prog Progress, r *Restored) error {
 	if o.NoVerify {
 		return nil
 	}

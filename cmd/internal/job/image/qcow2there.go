@@ -1,4 +1,4 @@
-package job
+package image
 
 import (
 	"bytes"
@@ -18,35 +18,14 @@ import (
 	"cairn/qmp/nbd"
 )
 
-// qemuImgTimeout bounds qemu-img on metadata alone; serverTimeout how long
-// qemu-nbd may take to begin and to end.
-const (
-	qemuImgTimeout = 2 * time.Minute
-	serverTimeout  = time.Minute
-)
-
-// runTool runs a program of QEMU's and gives its output.
-func runTool(ctx context.Context, name string, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, name, args...)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err := cmd.Run()
-	if errors.Is(err, exec.ErrNotFound) {
-		return nil, fmt.Errorf("this needs %s: apt install qemu-utils", name)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w: %s", name, args[0], err, bytes.TrimSpace(errs.Bytes()))
-	}
-	return out.Bytes(), nil
-}
+// serverTimeout bounds how long qemu-nbd may take to begin, to answer and to end.
+const serverTimeout = time.Minute
 
 // prepareQCOW2 refuses a qcow2 that cannot take a disk of size bytes, and
 // removes Cairn's bitmaps from it, of whatever repository: after a restore none
 // of them tells what changed since its point. It gives their names.
 func prepareQCOW2(ctx context.Context, path string, size int64) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, qemuImgTimeout)
-	defer cancel()
-	out, err := runTool(ctx, "qemu-img", "info", "--output=json", "-f", "qcow2", "--", path)
+	out, err := QEMUImg(ctx, "info", "--output=json", "-f", "qcow2", "--", path)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +54,7 @@ func prepareQCOW2(ctx context.Context, path string, size int64) ([]string, error
 		if !qmp.IsOurBitmap(b.Name) {
 			continue
 		}
-		if _, err := runTool(ctx, "qemu-img", "bitmap", "--remove", "-f", "qcow2", "--", path, b.Name); err != nil {
+		if _, err := QEMUImg(ctx, "bitmap", "--remove", "-f", "qcow2", "--", path, b.Name); err != nil {
 			return removed, fmt.Errorf("remove the bitmap %s, or the next backup would believe it: %w", b.Name, err)
 		}
 		removed = append(removed, b.Name)

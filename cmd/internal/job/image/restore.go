@@ -1,4 +1,4 @@
-package job
+package image
 
 import (
 	"context"
@@ -19,8 +19,8 @@ const (
 	FormatQCOW2 = "qcow2"
 )
 
-// RestoreOptions says how a disk is written.
-type RestoreOptions struct {
+// Options says how a disk is written.
+type Options struct {
 	Format    string // FormatRaw or FormatQCOW2; "": raw, unless the file that is there begins like a qcow2
 	Overwrite bool   // replace a file that is there, or write over a device
 	Delta     bool   // write only what differs into what is there
@@ -28,8 +28,8 @@ type RestoreOptions struct {
 	Sync      bool   // return when a new file is on the disk, not only in memory
 }
 
-// PointDisk is a disk of a point, to be restored.
-type PointDisk struct {
+// Disk is a disk of a point, to be restored.
+type Disk struct {
 	Name  string // for people: "web01 vda"
 	Image restorepoint.Image
 	// IDs fills dst with the IDs of the chunks from first on; the zero ID is a
@@ -49,15 +49,19 @@ type Restored struct {
 	Notes          []string `json:"notes,omitempty"`
 }
 
+// Progress begins to show a piece of work of total bytes and gives what is told
+// of bytes done, and of the end.
+type Progress = func(name string, total int64) (add func(int64), end func())
+
 func (r *Restored) note(format string, args ...any) {
 	r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
 }
 
-// RestoreDisk writes a disk's image to path, holes kept: to a new file that
+// Restore writes a disk's image to path, holes kept: to a new file that
 // has its name only when it is whole, or into the file or block device that is
 // there. What was written is read back past the page cache and compared by
 // chunk ID.
-func RestoreDisk(ctx context.Context, d PointDisk, path string, o RestoreOptions, prog Progress) (Restored, error) {
+func Restore(ctx context.Context, d Disk, path string, o Options, prog Progress) (Restored, error) {
 	r := Restored{BytesDisk: d.Image.Size()}
 	st, err := os.Stat(path)
 	switch {
@@ -74,7 +78,7 @@ func RestoreDisk(ctx context.Context, d PointDisk, path string, o RestoreOptions
 }
 
 // toNewFile writes a file of its own and gives it the name at the end.
-func (d *PointDisk) toNewFile(ctx context.Context, path string, o RestoreOptions, prog Progress, r *Restored) (err error) {
+func (d *Disk) toNewFile(ctx context.Context, path string, o Options, prog Progress, r *Restored) (err error) {
 	n, err := createNew(path, o.Overwrite)
 	if err != nil {
 		return err
@@ -114,7 +118,7 @@ func newRaw(f *os.File, size int64) (target, error) {
 }
 
 // intoDevice writes over a block device, or with Delta what differs on it.
-func (d *PointDisk) intoDevice(ctx context.Context, path string, o RestoreOptions, prog Progress, r *Restored) (err error) {
+func (d *Disk) intoDevice(ctx context.Context, path string, o Options, prog Progress, r *Restored) (err error) {
 	switch {
 	case o.Format == FormatQCOW2:
 		return fmt.Errorf("%s is a block device: a disk is restored to it as raw, so that the guest's partitions are the device's; leave --format out", path)
@@ -152,7 +156,7 @@ func (d *PointDisk) intoDevice(ctx context.Context, path string, o RestoreOption
 }
 
 // intoFile writes what differs into an image file that is there.
-func (d *PointDisk) intoFile(ctx context.Context, path string, o RestoreOptions, prog Progress, r *Restored) (err error) {
+func (d *Disk) intoFile(ctx context.Context, path string, o Options, prog Progress, r *Restored) (err error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -207,7 +211,7 @@ func formatOf(f *os.File, told string) (string, error) {
 
 // intoQCOW2 writes what differs into a qcow2. The bitmaps go first: whatever
 // happens after that, no backup believes them.
-func (d *PointDisk) intoQCOW2(ctx context.Context, path string, o RestoreOptions, prog Progress, r *Restored) (err error) {
+func (d *Disk) intoQCOW2(ctx context.Context, path string, o Options, prog Progress, r *Restored) (err error) {
 	if r.BitmapsRemoved, err = prepareQCOW2(ctx, path, d.Image.Size()); err != nil {
 		return err
 	}
@@ -223,7 +227,7 @@ func (d *PointDisk) intoQCOW2(ctx context.Context, path string, o RestoreOptions
 }
 
 // update writes what differs, and reads back the pieces that it wrote to.
-func (d *PointDisk) update(ctx context.Context, t target, o RestoreOptions, prog Progress, r *Restored) error {
+func (d *Disk) update(ctx context.Context, t target, o Options, prog Progress, r *Restored) error {
 	touched := newPieceSet(d.Image.Size())
 	if err := d.writeDifferences(ctx, t, touched, prog, r); err != nil {
 		return err

@@ -1,4 +1,4 @@
-package job
+package image
 
 import (
 	"bytes"
@@ -49,9 +49,9 @@ func (m memoryDisk) NextData(off int64) (int64, int64, error) {
 	return start, min(c*chunk.Size, m.Size()), nil
 }
 
-func (m memoryDisk) disk() PointDisk {
+func (m memoryDisk) disk() Disk {
 	key := [32]byte{7}
-	return PointDisk{Name: "web01 vda", Image: m, Hasher: func() *chunk.Hasher { return chunk.NewHasher(key) },
+	return Disk{Name: "web01 vda", Image: m, Hasher: func() *chunk.Hasher { return chunk.NewHasher(key) },
 		IDs: func(_ context.Context, first int64, dst []chunk.ID) error {
 			h := chunk.NewHasher(key)
 			for i := range dst {
@@ -114,7 +114,7 @@ func TestRestoreDiskWritesIntoItsOwnFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := sampleDisk(1, sampleSize)
-	r, err := RestoreDisk(t.Context(), m.disk(), path, RestoreOptions{}, quiet)
+	r, err := Restore(t.Context(), m.disk(), path, Options{}, quiet)
 	if r.BytesWritten == 0 || r.BytesVerified < r.BytesWritten || err != nil {
 		t.Fatalf("%+v, %v", r, err)
 	}
@@ -138,11 +138,11 @@ func TestRestoreDiskReplaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := sampleDisk(2, 1<<20)
-	if _, err := RestoreDisk(t.Context(), m.disk(), path, RestoreOptions{}, quiet); err == nil || !strings.Contains(err.Error(), "--overwrite") {
+	if _, err := Restore(t.Context(), m.disk(), path, Options{}, quiet); err == nil || !strings.Contains(err.Error(), "--overwrite") {
 		t.Errorf("without --overwrite: %v", err)
 	}
 	holds(t, path, []byte("old"))
-	if _, err := RestoreDisk(t.Context(), m.disk(), path, RestoreOptions{Overwrite: true}, quiet); err != nil {
+	if _, err := Restore(t.Context(), m.disk(), path, Options{Overwrite: true}, quiet); err != nil {
 		t.Fatal(err)
 	}
 	holds(t, path, m)
@@ -173,7 +173,7 @@ func TestQCOW2IsWhatQEMUReads(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			path, raw := filepath.Join(dir, "vda.qcow2"), filepath.Join(dir, "truth.raw")
-			r, err := RestoreDisk(t.Context(), m.disk(), path, RestoreOptions{Format: FormatQCOW2}, quiet)
+			r, err := Restore(t.Context(), m.disk(), path, Options{Format: FormatQCOW2}, quiet)
 			if err != nil || r.BytesVerified < r.BytesWritten {
 				t.Fatalf("%+v, %v", r, err)
 			}
@@ -227,7 +227,7 @@ func TestDeltaIntoRawFile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "vda.raw")
 			write(t, path, old)
-			r, err := RestoreDisk(t.Context(), m.disk(), path, RestoreOptions{Delta: true}, quiet)
+			r, err := Restore(t.Context(), m.disk(), path, Options{Delta: true}, quiet)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -282,7 +282,7 @@ func TestDeltaIsFinishedByTheNextRun(t *testing.T) {
 		b := &brokenImage{memoryDisk: m}
 		b.left.Store(n)
 		d.Image = b
-		_, err := RestoreDisk(t.Context(), d, path, RestoreOptions{Delta: true}, quiet)
+		_, err := Restore(t.Context(), d, path, Options{Delta: true}, quiet)
 		if err != nil && !errors.Is(err, errPlace) {
 			t.Fatal(err)
 		}
@@ -296,7 +296,7 @@ func TestDeltaIsFinishedByTheNextRun(t *testing.T) {
 		if n%7 > 0 {
 			continue
 		}
-		if _, err := RestoreDisk(t.Context(), m.disk(), path, RestoreOptions{Delta: true}, quiet); err != nil {
+		if _, err := Restore(t.Context(), m.disk(), path, Options{Delta: true}, quiet); err != nil {
 			t.Fatal(err)
 		}
 		holds(t, path, m)
@@ -339,7 +339,7 @@ func TestVerifyNamesTheOffset(t *testing.T) {
 		if err := d.copy(t.Context(), l, false, quiet, &r); err != nil {
 			t.Fatal(err)
 		}
-		err = d.verify(t.Context(), l, RestoreOptions{NoVerify: c.noVerify}, nil, quiet, &r)
+		err = d.verify(t.Context(), l, Options{NoVerify: c.noVerify}, nil, quiet, &r)
 		if (err == nil) != (c.want == "") || err != nil && (!errors.Is(err, ErrVerify) || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%+v: %v", c, err)
 		}
@@ -357,14 +357,14 @@ func TestImageInUseIsRefused(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "vda")
 		runQEMUImg(t, "create", "-q", "-f", format, path, "1M")
 		stop := startQEMU(t, path, format)
-		for name, o := range map[string]RestoreOptions{"delta": {Delta: true, Format: format}, "overwrite": {Overwrite: true, Format: format}} {
-			_, err := RestoreDisk(t.Context(), m.disk(), path, o, quiet)
-			if !errors.Is(err, ErrImageInUse) || !strings.Contains(err.Error(), "qemu-system") {
+		for name, o := range map[string]Options{"delta": {Delta: true, Format: format}, "overwrite": {Overwrite: true, Format: format}} {
+			_, err := Restore(t.Context(), m.disk(), path, o, quiet)
+			if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "qemu-system") {
 				t.Errorf("%s %s while QEMU runs: %v", format, name, err)
 			}
 		}
 		stop()
-		if _, err := RestoreDisk(t.Context(), m.disk(), path, RestoreOptions{Delta: true, Format: format}, quiet); err != nil {
+		if _, err := Restore(t.Context(), m.disk(), path, Options{Delta: true, Format: format}, quiet); err != nil {
 			t.Errorf("%s after QEMU ended: %v", format, err)
 		}
 	}
@@ -409,7 +409,7 @@ func startQEMU(t *testing.T, path, format string) (stop func()) {
 		}
 		err = imageInUse(f)
 		f.Close()
-		if errors.Is(err, ErrImageInUse) {
+		if errors.Is(err, ErrInUse) {
 			return stop
 		}
 		if time.Now().After(deadline) {
@@ -429,14 +429,14 @@ func TestDeltaIntoQCOW2(t *testing.T) {
 	for _, b := range []string{"cairn-1f2e3d4c-17", "cairn-aaaaaaaa-1-9", "cairn-1f2e3d4c-merged", "libvirt-4", "cairn-mine"} {
 		runQEMUImg(t, "bitmap", "--add", "-f", "qcow2", path, b)
 	}
-	if _, err := RestoreDisk(t.Context(), m.disk(), path, RestoreOptions{Delta: true}, quiet); err == nil || !strings.Contains(err.Error(), "--format") {
+	if _, err := Restore(t.Context(), m.disk(), path, Options{Delta: true}, quiet); err == nil || !strings.Contains(err.Error(), "--format") {
 		t.Errorf("a qcow2 was taken for raw: %v", err)
 	}
 	small := memoryDisk(m[:1<<20])
-	if _, err := RestoreDisk(t.Context(), small.disk(), path, RestoreOptions{Delta: true, Format: FormatQCOW2}, quiet); err == nil || !strings.Contains(err.Error(), "resize") {
+	if _, err := Restore(t.Context(), small.disk(), path, Options{Delta: true, Format: FormatQCOW2}, quiet); err == nil || !strings.Contains(err.Error(), "resize") {
 		t.Errorf("a disk of another size: %v", err)
 	}
-	r, err := RestoreDisk(t.Context(), m.disk(), path, RestoreOptions{Delta: true, Format: FormatQCOW2}, quiet)
+	r, err := Restore(t.Context(), m.disk(), path, Options{Delta: true, Format: FormatQCOW2}, quiet)
 	if err != nil || len(r.BitmapsRemoved) != 3 || r.BytesWritten == 0 || r.BytesZeroed == 0 || r.BytesVerified < r.BytesWritten {
 		t.Fatalf("%+v, %v", r, err)
 	}
@@ -447,7 +447,7 @@ func TestDeltaIntoQCOW2(t *testing.T) {
 	if strings.Contains(info, "cairn-1f2e3d4c") || strings.Contains(info, "cairn-aaaaaaaa") || !strings.Contains(info, "libvirt-4") || !strings.Contains(info, "cairn-mine") {
 		t.Errorf("bitmaps: %s", info)
 	}
-	if r, err = RestoreDisk(t.Context(), m.disk(), path, RestoreOptions{Delta: true, Format: FormatQCOW2}, quiet); err != nil || r.BytesWritten+r.BytesZeroed != 0 {
+	if r, err = Restore(t.Context(), m.disk(), path, Options{Delta: true, Format: FormatQCOW2}, quiet); err != nil || r.BytesWritten+r.BytesZeroed != 0 {
 		t.Errorf("the second run: %+v, %v", r, err)
 	}
 }
@@ -477,26 +477,26 @@ func TestRestoreToBlockDevice(t *testing.T) {
 	m := sampleDisk(11, sampleSize)
 	device, _ := loopDevice(t, size)
 	behind := bytes.Repeat([]byte{1}, size-sampleSize)
-	if _, err := RestoreDisk(t.Context(), m.disk(), device, RestoreOptions{}, quiet); err == nil || !strings.Contains(err.Error(), "--overwrite") {
+	if _, err := Restore(t.Context(), m.disk(), device, Options{}, quiet); err == nil || !strings.Contains(err.Error(), "--overwrite") {
 		t.Errorf("without --overwrite: %v", err)
 	}
 	large := make(memoryDisk, size+512)
-	if _, err := RestoreDisk(t.Context(), large.disk(), device, RestoreOptions{Overwrite: true}, quiet); err == nil || !strings.Contains(err.Error(), "does not fit") {
+	if _, err := Restore(t.Context(), large.disk(), device, Options{Overwrite: true}, quiet); err == nil || !strings.Contains(err.Error(), "does not fit") {
 		t.Errorf("a disk that is too large: %v", err)
 	}
 	if out, err := exec.CommandContext(t.Context(), "qemu-img", "create", "-q", "-f", "qcow2", device, "1M").CombinedOutput(); err != nil {
 		t.Fatalf("qemu-img: %s", out)
 	}
-	if _, err := RestoreDisk(t.Context(), m.disk(), device, RestoreOptions{Delta: true}, quiet); err == nil || !strings.Contains(err.Error(), "qcow2") {
+	if _, err := Restore(t.Context(), m.disk(), device, Options{Delta: true}, quiet); err == nil || !strings.Contains(err.Error(), "qcow2") {
 		t.Errorf("--delta over a qcow2 on the device: %v", err)
 	}
-	r, err := RestoreDisk(t.Context(), m.disk(), device, RestoreOptions{Overwrite: true}, quiet)
+	r, err := Restore(t.Context(), m.disk(), device, Options{Overwrite: true}, quiet)
 	if err != nil || r.BytesZeroed == 0 || r.BytesVerified != sampleSize || len(r.Notes) != 2 {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	holds(t, device, append(bytes.Clone(m), behind...))
 	other := memoryDisk(changed(m, 0, 5<<20))
-	if r, err = RestoreDisk(t.Context(), other.disk(), device, RestoreOptions{Delta: true}, quiet); err != nil || r.BytesWritten != 2*chunk.Size {
+	if r, err = Restore(t.Context(), other.disk(), device, Options{Delta: true}, quiet); err != nil || r.BytesWritten != 2*chunk.Size {
 		t.Errorf("delta: %+v, %v", r, err)
 	}
 	holds(t, device, append(bytes.Clone(other), behind...))
@@ -517,7 +517,7 @@ func TestMountedDeviceIsRefused(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	_, err := RestoreDisk(t.Context(), make(memoryDisk, 1<<20).disk(), device, RestoreOptions{Overwrite: true}, quiet)
+	_, err := Restore(t.Context(), make(memoryDisk, 1<<20).disk(), device, Options{Overwrite: true}, quiet)
 	if err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("a mounted device: %v", err)
 	}
