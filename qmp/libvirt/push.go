@@ -21,7 +21,7 @@ import (
 // pushStall is how long QEMU may copy nothing.
 const pushStall = 2 * time.Minute
 
-// serverTimeout bounds the start of qemu-nbd.
+// serverTimeout bounds the start of qemu-nbd, all tries of it.
 const serverTimeout = 20 * time.Second
 
 // depthContext tells what an image holds itself: depth 1, the bit that also
@@ -125,9 +125,31 @@ type imageServer struct {
 	ended  chan struct{}
 }
 
-// serveImage starts one, and waits until its socket takes connections. The
-// image is opened without the one below it, which is the running VM's.
+// serveImage starts one, and waits until its socket takes connections. libvirt
+// calls a backup completed a moment before QEMU lets go of the file, so that
+// the first servers may find it locked.
 func serveImage(ctx context.Context, file, socket string) (*imageServer, error) {
+	ctx, cancel := context.WithTimeout(ctx, serverTimeout)
+	defer cancel()
+	for {
+		s, err := startServer(ctx, file, socket)
+		if !errors.Is(err, errServerEnded) {
+			return s, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// errServerEnded: qemu-nbd did not want to serve the file.
+var errServerEnded = errors.New("qemu-nbd ended")
+
+// startServer starts a server once. The image is opened without the one below
+// it, which is the running VM's.
+func startServer(ctx context.Context, file, socket string) (*imageServer, error) {
 	program, err := exec.LookPath("qemu-nbd")
 	if err != nil {
 		return nil, fmt.Errorf("reading what QEMU has copied needs qemu-nbd (Debian: qemu-utils): %w", err)
@@ -163,8 +185,6 @@ func serveImage(ctx context.Context, file, socket string) (*imageServer, error) 
 
 // await waits for the server's greeting.
 func (s *imageServer) await(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, serverTimeout)
-	defer cancel()
 	for {
 		c, err := nbd.Dial(ctx, "unix", s.socket, "")
 		if err == nil {
@@ -172,7 +192,7 @@ func (s *imageServer) await(ctx context.Context) error {
 		}
 		select {
 		case <-s.ended:
-			return errors.New("qemu-nbd ended")
+			return errServerEnded
 		case <-ctx.Done():
 			return err
 		case <-time.After(20 * time.Millisecond):
