@@ -407,7 +407,7 @@ func startQEMU(t *testing.T, path, format string) (stop func()) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = imageInUse(f)
+		err = refuseUsed(f)
 		f.Close()
 		if errors.Is(err, ErrInUse) {
 			return stop
