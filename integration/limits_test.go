@@ -28,7 +28,7 @@ func TestRateLimits(t *testing.T) {
 	for name, thread := range map[string]bool{"main loop": false, "iothread": true} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t)
-			v := startBare(t, h, installed(t), large(t, lab.Disk{ID: "vda", Format: "raw", IOThread: thread})...)
+			v := startBare(t, h, installed(t), large(t, lab.Disk{ID: "vda", Format: "raw", Device: lab.DeviceSCSI, IOThread: thread})...)
 			for _, flag := range []string{"--read-limit", "--write-limit"} {
 				for off := int64(0); off < 5*mib; off += mib {
 					v.write("vda", off, mib) // new bytes, which the store has not
@@ -80,7 +80,7 @@ func TestQEMUOfAnotherUser(t *testing.T) {
 	}
 	labtest.EachQEMU(t, func(t *testing.T, q lab.QEMU) {
 		h := newHost(t)
-		v := prepareBare(t, append(twoDisks(), lab.Disk{ID: "vdc", Format: "raw", IOThread: true})...)
+		v := prepareBare(t, append(twoDisks(), lab.Disk{ID: "vdc", Format: "raw", Device: lab.DeviceSCSI, IOThread: true})...)
 		letOthersPass(t, h.dir, v.dir)
 		scratch := filepath.Join(h.state, "scratch")
 		if err := os.MkdirAll(scratch, 0o700); err != nil {
@@ -223,7 +223,7 @@ func (f *slowFile) Write(ctx context.Context, data []byte, off int64) (uint32, s
 func TestSlowScratch(t *testing.T) {
 	labtest.EachQEMU(t, func(t *testing.T, q lab.QEMU) {
 		h := newHost(t)
-		v := startBare(t, h, q, large(t, lab.Disk{ID: "vda", Format: "qcow2", IOThread: true}, lab.Disk{ID: "vdb", Format: "qcow2"})...)
+		v := startBare(t, h, q, large(t, lab.Disk{ID: "vda", Format: "qcow2", Device: lab.DeviceSCSI, IOThread: true}, lab.Disk{ID: "vdb", Format: "qcow2"})...)
 		for _, d := range v.disks {
 			for off := int64(0); off < 8*mib; off += mib {
 				v.write(d.ID, off, mib)
