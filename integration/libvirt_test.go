@@ -367,6 +367,27 @@ func testDomainOff(t *testing.T, h *host, d *domain) {
 	if s := d.backupPaused(t, h, "vdc"); s.Read != "incremental" {
 		t.Errorf("over a clean restart: %+v", s)
 	}
+	// Off, it is read from its images; then a run under libvirt, whose
+	// checkpoints know nothing of that, and one that is incremental again.
+	d.virsh(t, "destroy", d.name, "--graceful")
+	want := d.truth(t, h.dir)
+	off := h.backup(t)
+	if !strings.Contains(off.Why, "the VM was off") {
+		t.Errorf("of a domain that is off: %+v", off)
+	}
+	for disk, file := range want {
+		if disk != "vdc" { // left out
+			sameImage(t, disk+" of a domain that is off", h.restoreDisk(t, off.Point, disk), file)
+		}
+	}
+	if r := readsOf(t, h, off)["vda"]; r.Read != "incremental" {
+		t.Errorf("vda of a domain that is off: %+v", r)
+	}
+	d.virsh(t, "start", "--paused", d.name)
+	d.backupPaused(t, h, "vdc")
+	if s := d.backupPaused(t, h, "vdc"); readsOf(t, h, s)["vda"].Read != "incremental" {
+		t.Errorf("the second run after it: %+v", s)
+	}
 }
 
 func increment(t *testing.T, number string) string {

@@ -21,6 +21,8 @@
 // Files.Hold keeps writers out. It is for the moment in which the marks are
 // taken, as a VM that starts and ends just then would be seen by neither.
 //
+// Used and Lock are for who writes an image that no VM may have: a restore.
+//
 // # The daemon
 //
 // A Daemon ends with its parent: the kernel sends it SIGTERM then, on which it

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -26,13 +27,9 @@ func (fs *Files) Opened() error {
 		}
 		ours[identity(&st)] = f.path
 	}
-	processes, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		return err
-	}
-	for _, dir := range processes {
-		if path := openedBy(dir, ours); path != "" {
-			return fmt.Errorf("image %s: %w: process %s", path, ErrInUse, describe(dir))
+	for o := range openings(ours) {
+		if o.writes() {
+			return fmt.Errorf("image %s: %w: process %s", o.path, ErrInUse, o.process())
 		}
 	}
 	return nil
@@ -46,28 +43,35 @@ func identity(st *unix.Stat_t) [2]uint64 {
 	return [2]uint64{st.Dev, st.Ino}
 }
 
-// openedBy gives the one of the files that a process has open for writing.
-// The process may end meanwhile, or not be ours to look at.
-func openedBy(dir string, files map[[2]uint64]string) string {
-	list, err := os.ReadDir(dir + "/fd")
-	if err != nil {
-		return ""
-	}
-	for _, e := range list {
-		var st unix.Stat_t
-		if unix.Stat(dir+"/fd/"+e.Name(), &st) != nil {
-			continue
+// opening is one of the files that a process of this host has open.
+type opening struct{ dir, fd, path string } // /proc/PID, its number there, the file
+
+// openings finds who has one of the files open. A process may end meanwhile, or
+// not be ours to look at: it is left out.
+func openings(files map[[2]uint64]string) iter.Seq[opening] {
+	return func(yield func(opening) bool) {
+		processes, _ := filepath.Glob("/proc/[0-9]*") // only a bad pattern is an error
+		for _, dir := range processes {
+			list, err := os.ReadDir(dir + "/fd")
+			if err != nil {
+				continue
+			}
+			for _, e := range list {
+				var st unix.Stat_t
+				if unix.Stat(dir+"/fd/"+e.Name(), &st) != nil {
+					continue
+				}
+				if path, ok := files[identity(&st)]; ok && !yield(opening{dir, e.Name(), path}) {
+					return
+				}
+			}
 		}
-		if path, ok := files[identity(&st)]; ok && writes(dir+"/fdinfo/"+e.Name()) {
-			return path
-		}
 	}
-	return ""
 }
 
 // writes reads the flags of an open file, proc(5): "flags:	0100002", octal.
-func writes(fdinfo string) bool {
-	b, err := os.ReadFile(fdinfo)
+func (o opening) writes() bool {
+	b, err := os.ReadFile(o.dir + "/fdinfo/" + o.fd)
 	if err != nil {
 		return false
 	}
@@ -82,11 +86,47 @@ func writes(fdinfo string) bool {
 	return false
 }
 
-// describe names a process for people.
-func describe(dir string) string {
-	name, err := os.ReadFile(dir + "/comm")
+func (o opening) pid() string { return filepath.Base(o.dir) }
+
+// program gives the process's name; "" if it has ended.
+func (o opening) program() string {
+	name, err := os.ReadFile(o.dir + "/comm")
 	if err != nil {
-		return filepath.Base(dir)
+		return ""
 	}
-	return fmt.Sprintf("%s (%s)", filepath.Base(dir), strings.TrimSpace(string(name)))
+	return strings.TrimSpace(string(name))
+}
+
+// process names it for people.
+func (o opening) process() string {
+	if name := o.program(); name != "" {
+		return fmt.Sprintf("%s (%s)", o.pid(), name)
+	}
+	return o.pid()
+}
+
+// userOf gives another process that has the file open in any way, as far as
+// this user may see: its name and its number; QEMU before others, "" for none.
+func userOf(f *os.File) (program, pid string, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return "", "", fmt.Errorf("image %s: %w", f.Name(), err)
+	}
+	self := strconv.Itoa(os.Getpid())
+	for o := range openings(map[[2]uint64]string{identity(&st): f.Name()}) {
+		if o.pid() == self {
+			continue
+		}
+		if name := o.program(); name != "" {
+			program, pid = name, o.pid()
+		}
+		if isQEMU(program) {
+			break
+		}
+	}
+	return program, pid, nil
+}
+
+func isQEMU(program string) bool {
+	return strings.HasPrefix(program, "qemu") || strings.HasPrefix(program, "kvm")
 }

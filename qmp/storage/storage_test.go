@@ -352,3 +352,41 @@ func BenchmarkOpened(b *testing.B) {
 		must(b, fs.Opened())
 	}
 }
+
+// TestUsedAndLock: a reader of QEMU's is a user, also one without locks; what we
+// have open and lock ourselves is not; and our lock keeps readers out.
+func TestUsedAndLock(t *testing.T) {
+	needs(t, "qemu-io")
+	path := image(t)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	must(t, err)
+	defer f.Close()
+	check := func(when string, want bool) {
+		t.Helper()
+		used, by, err := Used(f)
+		if used != want || err != nil || strings.Contains(by, "qemu-io") != want {
+			t.Errorf("%s: used %v%s, %v", when, used, by, err)
+		}
+	}
+	check("nobody", false)
+	for _, locking := range []string{"on", "off"} {
+		cmd := exec.CommandContext(t.Context(), "qemu-io", "-r", "--image-opts", "driver=raw,file.driver=file,file.locking="+locking+",file.filename="+path)
+		in, err := cmd.StdinPipe() // it ends when this is closed
+		must(t, err)
+		must(t, cmd.Start())
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			if used, _, err := Used(f); used || err != nil || time.Now().After(deadline) {
+				break
+			}
+		}
+		check("a reader with locking="+locking, true)
+		must(t, in.Close())
+		must(t, cmd.Wait())
+		check("it has ended", false)
+	}
+	must(t, Lock(f))
+	check("locked by us", false)
+	if out, err := exec.Command("qemu-io", "-r", "-f", "raw", "-c", "read 0 512", path).CombinedOutput(); err == nil || !strings.Contains(string(out), "lock") {
+		t.Errorf("QEMU reads an image that we lock: %v %s", err, out)
+	}
+}

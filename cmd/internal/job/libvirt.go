@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -40,7 +41,27 @@ func (b *Backup) openDomain(ctx context.Context) (hypervisor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return domain{d}, nil
+	disks, active, err := d.ImageFiles(ctx)
+	if active || err != nil { // what cannot be told now, Inspect will say
+		return domain{d}, nil
+	}
+	if err := d.Close(); err != nil {
+		return nil, err
+	}
+	return b.reachDomainImages(ctx, disks)
+}
+
+// reachDomainImages reaches a domain that is off, by the images that its XML
+// names. libvirt does not learn of the bitmaps that such a run adds: its
+// checkpoints are of no use after it, and the next run of the running domain reads
+// all, and says so.
+func (b *Backup) reachDomainImages(ctx context.Context, disks []qmp.Disk) (hypervisor, error) {
+	for _, disk := range disks {
+		if disk.Skip == "" && !slices.ContainsFunc(b.VM.Disks, func(d VMDisk) bool { return d.Name == disk.Name }) {
+			b.VM.Disks = append(b.VM.Disks, VMDisk{Name: disk.Name, File: disk.File, Format: disk.Format, Serial: disk.Serial})
+		}
+	}
+	return b.reachImages(ctx)
 }
 
 func (d domain) Prepare(ctx context.Context, o qmp.FleeceOptions) (fleece, error) {

@@ -32,24 +32,7 @@ func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err err
 	}
 	fleece, err := b.prepare(ctx)
 	if fleece != nil {
-		defer func() {
-			b.pace.enter(phaseRelease)
-			rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
-			defer cancel()
-			if rerr := fleece.Release(rctx); rerr != nil {
-				rerr = fmt.Errorf("release the fleece: %w: %w", rerr, ErrNotReleased)
-				b.left = true
-				if err == nil { // what was read is whole: the point may be committed
-					b.warn("%v", rerr)
-					return
-				}
-				err = errors.Join(err, rerr)
-				return
-			}
-			if serr := b.guardian.say(sayReleased); serr != nil {
-				b.warn("%v", serr) // it had nothing to do any more
-			}
-		}()
+		defer func() { err = b.release(ctx, fleece, err) }()
 	}
 	if err != nil {
 		return err // what could not be undone of it, the guardian tries once more
@@ -73,6 +56,26 @@ func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err err
 		return err
 	}
 	return unchanged(ctx, fleece)
+}
+
+// release takes the fleece down, after a run that has ended with err so far.
+func (b *Backup) release(ctx context.Context, fleece fleece, err error) error {
+	b.pace.enter(phaseRelease)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+	defer cancel()
+	if rerr := fleece.Release(ctx); rerr != nil {
+		rerr = fmt.Errorf("release the fleece: %w: %w", rerr, ErrNotReleased)
+		b.left = true
+		if err != nil {
+			return errors.Join(err, rerr)
+		}
+		b.warn("%v", rerr) // what was read is whole: the point may be committed
+		return nil
+	}
+	if serr := b.guardian.say(sayReleased); serr != nil {
+		b.warn("%v", serr) // it had nothing to do any more
+	}
+	return err
 }
 
 // askAgent asks the inside agent for the guest's metadata, before any freeze;

@@ -66,7 +66,7 @@ func Shell(t testing.TB, g *lab.Guest, command string) string {
 	return out
 }
 
-// EachQEMU runs a test with the installed QEMU and with the newer one of
+// EachQEMU runs a test with the installed QEMU and, at the same time, with the newer one of
 // Debian's backports. If that cannot be had, its subtest alone is skipped, and
 // the reason says which QEMU was not tested.
 func EachQEMU(t *testing.T, test func(t *testing.T, q lab.QEMU)) {
@@ -78,13 +78,19 @@ func EachQEMU(t *testing.T, test func(t *testing.T, q lab.QEMU)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Run("QEMU-"+installed.Version, func(t *testing.T) { test(t, installed) })
+	run := func(q lab.QEMU) {
+		t.Run("QEMU-"+q.Version, func(t *testing.T) {
+			t.Parallel()
+			test(t, q)
+		})
+	}
+	run(installed)
 	newer, err := lab.BackportsQEMU(t.Context(), t.Output())
 	if err != nil {
 		t.Run("QEMU-backports", func(t *testing.T) { t.Skipf("NOT TESTED with the QEMU of Debian's backports: %v", err) })
 		return
 	}
 	if newer.Version != installed.Version {
-		t.Run("QEMU-"+newer.Version, func(t *testing.T) { test(t, newer) })
+		run(newer)
 	}
 }

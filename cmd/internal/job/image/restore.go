@@ -163,7 +163,7 @@ func (d *Disk) intoFile(ctx context.Context, path string, o Options, prog Progre
 	}
 	format, err := formatOf(f, o.Format)
 	if err == nil {
-		err = imageInUse(f)
+		err = refuseUsed(f)
 	}
 	if err != nil {
 		return errors.Join(err, f.Close())

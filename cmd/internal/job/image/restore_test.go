@@ -106,7 +106,7 @@ func holds(t *testing.T, path string, want []byte) {
 
 // What lies beside the new file is neither followed nor touched, and nothing
 // but the new file is left.
-func TestRestoreDiskWritesIntoItsOwnFile(t *testing.T) {
+func TestRestoreWritesIntoItsOwnFile(t *testing.T) {
 	dir := t.TempDir()
 	path, victim := filepath.Join(dir, "vda.raw"), filepath.Join(dir, "victim")
 	write(t, victim, []byte("mine"))
@@ -131,7 +131,7 @@ func TestRestoreDiskWritesIntoItsOwnFile(t *testing.T) {
 
 // A file that is there is replaced only when that is asked for, and then keeps
 // its mode.
-func TestRestoreDiskReplaces(t *testing.T) {
+func TestRestoreReplaces(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "vda.raw")
 	write(t, path, []byte("old"))
 	if err := os.Chmod(path, 0o640); err != nil {
@@ -407,7 +407,7 @@ func startQEMU(t *testing.T, path, format string) (stop func()) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = imageInUse(f)
+		err = refuseUsed(f)
 		f.Close()
 		if errors.Is(err, ErrInUse) {
 			return stop

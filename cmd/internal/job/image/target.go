@@ -165,7 +165,7 @@ func checkUnused(path string) error {
 		return err
 	}
 	defer f.Close()
-	return imageInUse(f)
+	return refuseUsed(f)
 }
 
 // finish gives the file its name, or removes it when err is not nil.
