@@ -257,7 +257,9 @@ func testSlowScratch(t *testing.T, q lab.QEMU, d lab.Disk) {
 	if took < 3*time.Second || took > 9500*time.Millisecond {
 		t.Errorf("the guest's write took %s", took)
 	}
+	begin = time.Now()
 	got := r.wait()
+	t.Logf("the run ended %.1f s behind that", time.Since(begin).Seconds())
 	if got.code != exitFailed {
 		t.Errorf("exit code %d: %s", got.code, got.stderr)
 	}

@@ -46,7 +46,8 @@
 //   - An export whose client does not read its replies does not go away.
 //   - nbd-server-stop never returns in QEMU 7.2 while a client is in its
 //     handshake. If that may be so, the server is left running, and the next
-//     run takes it over.
+//     run takes it over. So it is while another program has an export on it:
+//     the server's end would be that export's.
 //
 // A backup that is killed (kill -9) cannot keep that order. So a disk on an
 // iothread is not read from a QEMU before 9.0: QEMU pushes it to an NBD server
