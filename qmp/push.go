@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"cairn/qmp/nbd"
@@ -33,6 +35,11 @@ const (
 
 	maxPushedSample = 1024 // pieces: QEMU pushes a whole cluster for each
 	jobEndTimeout   = 30 * time.Second
+	cancelTimeout   = 5 * time.Second
+	// takeTimeout bounds how long a write of QEMU's waits for our reader. QEMU
+	// waits for it, guest and all, when it must stop, reset or end the VM, so
+	// a repository that hangs must break the push.
+	takeTimeout = 20 * time.Second
 )
 
 // arrival is what QEMU pushed: data, or n zeros.
@@ -46,6 +53,7 @@ type lane struct {
 	server   *nbd.Server
 	arrivals chan arrival
 	closed   sync.Once
+	stalled  atomic.Bool // the reader took nothing for takeTimeout
 }
 
 // Write implements nbd.Target.
@@ -59,11 +67,16 @@ func (l *lane) WriteZeroes(ctx context.Context, off, n int64) error {
 }
 
 func (l *lane) take(ctx context.Context, a arrival) error {
+	late := time.NewTimer(takeTimeout)
+	defer late.Stop()
 	select {
 	case l.arrivals <- a:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-late.C:
+		l.stalled.Store(true)
+		return syscall.EIO
 	}
 }
 
@@ -283,7 +296,10 @@ func (p *pushed) push(ctx context.Context, bitmap string, fn func(arrival) error
 	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), jobEndTimeout)
 	defer cancel()
-	err := p.conn.run(end, blockJobCancel{job.JobID, true}, nil)
+	// A job that does not even end without anybody to write to is for Release.
+	giveUp := time.AfterFunc(cancelTimeout, p.close)
+	defer giveUp.Stop()
+	err := p.meanwhile(func() error { return p.conn.run(end, blockJobCancel{job.JobID, true}, nil) })
 	if err == nil || isRefusal(err) { // refused: it has ended
 		err = p.arrive(end, sub, job.JobID, func(arrival) error { return nil })
 	}
@@ -293,28 +309,68 @@ func (p *pushed) push(ctx context.Context, bitmap string, fn func(arrival) error
 	return failed
 }
 
+// meanwhile calls f and takes all that arrives until f returns, to throw it
+// away. QEMU may wait for us to take a write before it runs any command: it
+// drains its disks for a stop, a reset, or a cancelled job.
+func (p *pushed) meanwhile(f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	for {
+		select {
+		case <-p.arrivals:
+		case err := <-done:
+			return err
+		}
+	}
+}
+
+// jobState is an answer of jobEnded.
+type jobState struct {
+	ended bool
+	err   error
+}
+
 // arrive calls fn with what arrives until the job has ended, and dismisses it.
 // Arrivals come before the job's end: it waits for the answer to each write.
+// While it asks QEMU it goes on to take them (see meanwhile).
 func (p *pushed) arrive(ctx context.Context, sub *Subscription, id string, fn func(arrival) error) error {
 	tick := time.NewTicker(100 * time.Millisecond) // an event may be lost
 	defer tick.Stop()
-	for {
+	var asked chan jobState // nil: QEMU is not being asked
+	end := func(err error) error {
+		if asked == nil {
+			return err
+		}
+		_ = p.meanwhile(func() error { <-asked; return nil })
+		return err
+	}
+	for due := false; ; {
+		if due && asked == nil {
+			asked, due = make(chan jobState, 1), false
+			go func(to chan<- jobState) {
+				ended, err := p.jobEnded(ctx, id)
+				to <- jobState{ended, err}
+			}(asked)
+		}
 		select {
 		case a := <-p.arrivals:
 			if err := fn(a); err != nil {
-				return err
+				return end(err)
 			}
-			continue
+		case s := <-asked:
+			asked = nil
+			if s.ended || s.err != nil {
+				return s.err
+			}
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return end(context.Cause(ctx))
 		case <-sub.wake:
 			for ok := true; ok; {
 				_, ok, _ = sub.poll()
 			}
+			due = true
 		case <-tick.C:
-		}
-		if ended, err := p.jobEnded(ctx, id); ended || err != nil {
-			return err
+			due = true
 		}
 	}
 }
@@ -334,6 +390,9 @@ func (p *pushed) jobEnded(ctx context.Context, id string) (bool, error) {
 	}
 	if err := p.conn.run(ctx, jobDismiss{id}, nil); err != nil {
 		return true, err
+	}
+	if jobs[i].Error != "" && p.stalled.Load() {
+		return true, fmt.Errorf("disk %s: the repository or this host took nothing for %s: the push was given up, so that QEMU does not wait for us", p.disk.Name, takeTimeout)
 	}
 	if jobs[i].Error != "" {
 		return true, fmt.Errorf("disk %s: QEMU's job that pushes it failed: %s: if that is no error of the disk: %w", p.disk.Name, jobs[i].Error, ErrFleeceBroken)

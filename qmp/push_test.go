@@ -200,3 +200,46 @@ func TestPushBroken(t *testing.T) {
 		t.Error("a write of the guest did not go through")
 	}
 }
+
+// TestPushUnderDrains: QEMU drains its disks for a stop and a reset, and waits
+// for us to take what it pushes meanwhile; we wait for its answers. Neither
+// may wait for the other.
+func TestPushUnderDrains(t *testing.T) {
+	t.Parallel()
+	v := newVM(t, testDisk{id: "vda", format: "raw", size: 96 * mib, iothread: true, scsi: true})
+	needPush(t, v)
+	v.write("vda", 1, 0, 96*mib)
+	b := newBackup(v, "vda")
+	_, s := begun(t, v, b)
+	second, err := Dial(testContext(t), v.dir+"/qmp2")
+	must(t, err)
+	defer second.Close()
+	pieces := 0
+	begin := time.Now()
+	err = s.Extents(testContext(t), func(off, n int64, _ bool) error {
+		if pieces++; pieces%40 == 10 {
+			done := make(chan error, 1)
+			go func() {
+				err := second.Execute(context.Background(), "stop", nil, nil)
+				if err == nil {
+					err = second.Execute(context.Background(), "system_reset", nil, nil)
+				}
+				if err == nil {
+					err = second.Execute(context.Background(), "cont", nil, nil)
+				}
+				done <- err
+			}()
+			t.Cleanup(func() { must(t, <-done) })
+		}
+		time.Sleep(5 * time.Millisecond)
+		_, err := s.ReadAt(testContext(t), make([]byte, n), off)
+		return err
+	})
+	must(t, err)
+	if took := time.Since(begin); took > 30*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	if !v.alive() {
+		t.Error("QEMU died")
+	}
+}

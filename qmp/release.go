@@ -36,6 +36,9 @@ func (f *Fleece) Release(ctx context.Context) error {
 }
 
 func (f *Fleece) release(ctx context.Context) error {
+	for _, l := range f.lanes { // before any command: QEMU may wait for us to take what it pushes
+		l.close()
+	}
 	if err := tearDown(ctx, f.conn, f.abandon, func(string) {}); err != nil {
 		return err
 	}

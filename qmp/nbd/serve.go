@@ -48,9 +48,9 @@ const (
 	transmitHasFlags   = 1 << 0
 	transmitFlush      = 1 << 2
 	transmitZeroes     = 1 << 6
-	maxServedRequest   = 1 << 20 // bytes of one write; told as the maximum block size
-	maxServedOptions   = 32      // options in one handshake
-	maxServedOption    = 8 << 10 // bytes of one option
+	maxServedRequest   = 256 << 10 // bytes of one write; told as the maximum block size
+	maxServedOptions   = 32        // options in one handshake
+	maxServedOption    = 8 << 10   // bytes of one option
 	serveHandshakeTime = 10 * time.Second
 )
 

@@ -70,6 +70,7 @@ func (b *Backup) Run(ctx context.Context) (*restorepoint.Manifest, error) {
 	if b.journal, err = openJournal(b.State, b.VM.Name); err != nil {
 		return nil, err
 	}
+	defer b.stopGuardian() // when the lock is free: it may have to clean up
 	defer b.journal.close()
 	if err := b.probe(ctx); err != nil {
 		return nil, err

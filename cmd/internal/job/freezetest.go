@@ -38,6 +38,7 @@ func (f *FreezeTest) Run(ctx context.Context) (*FreezeTimes, error) {
 	if b.journal, err = openJournal(b.State, b.VM.Name); err != nil {
 		return nil, err
 	}
+	defer b.stopGuardian()
 	defer b.journal.close()
 	if err := b.probe(ctx); err != nil {
 		return nil, err
@@ -56,7 +57,7 @@ func (b *Backup) freezeAndThaw(ctx context.Context, agent *guest.Agent) (times *
 	if b.guardian, err = b.startGuardian(); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, b.guardian.stop()) }()
+	b.thawOwed(ctx, agent)
 	guard := agent.Guard()
 	begin := b.Now()
 	frozen, ferr := b.freeze(ctx, guard)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -121,6 +122,16 @@ func (g *guardian) stop() error {
 	return errors.Join(err, g.cmd.Wait())
 }
 
+// stopGuardian stops the run's guardian, if there is one.
+func (b *Backup) stopGuardian() {
+	if b.guardian == nil {
+		return
+	}
+	if err := b.guardian.stop(); err != nil {
+		b.Step("the guardian process: %v", err)
+	}
+}
+
 // RunGuardian is the guardian's life: it reads what the run says until the
 // run ends, then undoes what the run left: first what hurts the guest.
 func RunGuardian(ctx context.Context, from io.Reader, c Charge, log io.Writer) error {
@@ -134,24 +145,34 @@ func RunGuardian(ctx context.Context, from io.Reader, c Charge, log io.Writer) e
 	}
 	ctx, cancel := context.WithTimeout(ctx, guardianPatience)
 	defer cancel()
+	var mu sync.Mutex // of log and errs
 	var errs []error
 	say := func(format string, args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
 		fmt.Fprintf(log, "%s cairn: %s: the backup died; %s\n", time.Now().UTC().Format(time.RFC3339), c.VM.Name, fmt.Sprintf(format, args...))
 	}
 	again := func(what string) func(error) { return func(err error) { say("%s, trying again: %v", what, err) } }
-	if o.Fleece && c.VM.Libvirt != "" { // first: a full scratch space holds such a guest up
-		errs = append(errs, c.clean(ctx, again("the backup could not be ended")))
-		o.Fleece = false
+	// All at once: one that has to be tried for hours must not keep the others
+	// waiting. A thaw is tried until the guest can answer, so it may begin
+	// before the VM goes on, or before libvirt has let go of it.
+	var all sync.WaitGroup
+	do := func(owed bool, f func() error) {
+		if owed {
+			all.Go(func() {
+				err := f()
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+			})
+		}
 	}
-	if o.Stopped && c.VM.Libvirt == "" {
-		errs = append(errs, retry(ctx, again("the VM does not go on"), func() error { return resume(ctx, c.VM.QMP) }))
-	}
-	if o.Frozen {
-		errs = append(errs, thawAgent(ctx, c.Agent, c.VM.Libvirt, c.VM.Domain))
-	}
-	if o.Fleece {
-		errs = append(errs, c.clean(ctx, again("the fleece could not be taken down")))
-	}
+	do(o.Stopped && c.VM.Libvirt == "", func() error {
+		return retry(ctx, again("the VM does not go on"), func() error { return resume(ctx, c.VM.QMP) })
+	})
+	do(o.Frozen, func() error { return thawAgent(ctx, c.Agent, c.VM.Libvirt, c.VM.Domain) })
+	do(o.Fleece, func() error { return c.clean(ctx, again("the fleece could not be taken down")) })
+	all.Wait()
 	err := errors.Join(errs...)
 	if err != nil {
 		say("the guest could not be released: %v", err)

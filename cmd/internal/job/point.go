@@ -26,7 +26,6 @@ func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err err
 	if b.guardian, err = b.startGuardian(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, b.guardian.stop()) }()
 	if err := b.guardian.say(sayFleece); err != nil {
 		return err
 	}
@@ -141,6 +140,7 @@ func (b *Backup) quiescedPoint(ctx context.Context, fleece fleece, agent *guest.
 			_, terr := b.thaw(tctx, guard)
 			err = errors.Join(err, terr)
 		}()
+		b.thawOwed(ctx, agent)
 		if frozen, err = b.freeze(ctx, guard); err != nil {
 			return err
 		}
@@ -222,8 +222,27 @@ func (b *Backup) thaw(ctx context.Context, guard *guest.Guard) (guest.Release, e
 		// The guardian was not told of a thaw: it goes on trying.
 		return rel, fmt.Errorf("the guest may still be frozen: thaw it by hand (guest-fsfreeze-thaw), or restart the agent in it: %w: %w", err, ErrNotReleased)
 	}
-	b.entry.Frozen = false
+	if rel.Sent {
+		b.owesThaw = false
+	}
+	if b.entry.Frozen = b.owesThaw; b.owesThaw {
+		return rel, nil // the guardian was told of a freeze, and goes on trying when the run has ended
+	}
 	return rel, b.guardian.say(sayThawed)
+}
+
+// thawOwed thaws what a dead run had frozen, now that the agent answers.
+func (b *Backup) thawOwed(ctx context.Context, agent *guest.Agent) {
+	if !b.owesThaw {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, agentTimeout)
+	defer cancel()
+	if _, err := agent.Thaw(ctx); err != nil {
+		b.warn("the guest that a dead run had frozen could not be thawed: %v", err)
+		return
+	}
+	b.owesThaw = false
 }
 
 // prepare makes the fleece's nodes, not yet in the data path.
