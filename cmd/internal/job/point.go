@@ -177,6 +177,11 @@ func (b *Backup) sayIfRunning(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if m.Status == "paused" && b.guardian.owed.Stopped && b.host.GoOn(ctx) == nil {
+		if m, err = b.host.Inspect(ctx); err != nil {
+			return err
+		}
+	}
 	if m.Status == "paused" {
 		return fmt.Errorf("the VM is paused and goes on when this run has ended: %w", ErrNotReleased)
 	}
