@@ -71,16 +71,18 @@ func TestRestartedVM(t *testing.T) {
 	isTidy(t, h, g)
 	h.backup(t) // incremental again: two full reads in a row would be worth a warning
 
-	// Both at once, as when the host's power fails: the scratch files of the
-	// dead run are on the host, and nothing in QEMU tells of them.
+	// All at once, as when the host's power fails: the scratch files of the
+	// dead run are on the host, and nothing in QEMU tells of them. The guardian
+	// has to die as well: it would take them away.
 	r = h.start(t, "backup", vmName, "--full-read")
 	if !h.awaitStep(t, r, "read") {
 		t.Fatalf("the backup ended before it read: %+v", r.wait())
 	}
 	r.signal(t, syscall.SIGSTOP)
 	g.Kill()
-	r.signal(t, syscall.SIGKILL)
-	r.wait()
+	if hit, guardian := killRun(t, r, true); !hit || !guardian {
+		t.Fatalf("killed the run: %v, its guardian: %v", hit, guardian)
+	}
 	if files := listFiles(t, filepath.Join(h.state, "scratch")); len(files) == 0 {
 		t.Error("no scratch files behind the dead run: this test does not test what it says")
 	}
