@@ -31,6 +31,7 @@ var rules = []struct {
 }{
 	// The bottom: they can be read, tested and moved alone.
 	{"guest/filesystem", nil},
+	{"guest/object", nil},
 	{"chunkstore/chunk", nil},
 	{"chunkstore/backend", nil},
 	{"qmp/nbd", nil},
@@ -38,13 +39,15 @@ var rules = []struct {
 	{"chunkstore/backend/*", []string{"chunkstore/backend/..."}},
 	// The store has never heard of a VM, a disk, or an index.
 	{"chunkstore/...", []string{"chunkstore/..."}},
-	{"index/restorepoint/...", []string{"index/restorepoint/...", "chunkstore/chunk"}},
+	// A point's manifest holds its system objects.
+	{"index/restorepoint/...", []string{"index/restorepoint/...", "chunkstore/chunk", "guest/object"}},
 	{"index/...", []string{"index/...", "chunkstore/..."}},
 	// The guest's side knows nothing of QEMU's monitor or of the store.
 	{"guest/filesystem/*", []string{"guest/filesystem/..."}},
+	{"guest/object/*", []string{"guest/object/..."}},
 	{"guest/...", []string{"guest/..."}},
 	{"qmp/...", []string{"qmp/..."}},
-	{"fs/...", []string{"fs/...", "index/restorepoint", "guest/volume", "guest/filesystem"}},
+	{"fs/...", []string{"fs/...", "index/restorepoint", "guest/volume", "guest/filesystem", "guest/object"}},
 	// The story of a run knows every room, and neither flags nor terminals.
 	{"cmd/internal/job/...", []string{"cmd/internal/job/...", "qmp/...", "guest/...", "index/...", "chunkstore/..."}},
 	{"cmd/cairn-agent/...", []string{"cmd/cairn-agent/...", "cmd/internal/...", "guest/..."}},

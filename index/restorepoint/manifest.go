@@ -1,6 +1,13 @@
 package restorepoint
 
-import "time"
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"cairn/guest/object"
+)
 
 // ManifestVersion is the version of the JSON document below. Part of the
 // on-disk format: fields are only added; a change of meaning bumps it.
@@ -80,6 +87,31 @@ type Guest struct {
 	Hostname    string  `json:"hostname,omitempty"`
 	OS          OS      `json:"os"`
 	Filesystems []Mount `json:"filesystems,omitempty"`
+	// Metadata is the document (guest/object) that the inside agent made at the
+	// instant of the point, byte for byte, and its digest as the agent said it
+	// while the guest was frozen.
+	Metadata       json.RawMessage `json:"metadata,omitempty"`
+	MetadataDigest string          `json:"metadata_digest,omitempty"`
+}
+
+// ErrMetadata says that a point's metadata is not what the inside agent had
+// announced.
+var ErrMetadata = errors.New("the guest's metadata is damaged")
+
+// Document gives the inside agent's metadata, after a check of its digest; nil
+// when the point has none.
+func (g *Guest) Document() (*object.Document, error) {
+	if g == nil || len(g.Metadata) == 0 {
+		return nil, nil
+	}
+	if object.Digest(g.Metadata) != g.MetadataDigest {
+		return nil, fmt.Errorf("%w: its digest is not the one that the inside agent gave", ErrMetadata)
+	}
+	d, err := object.Decode(g.Metadata)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMetadata, err)
+	}
+	return d, nil
 }
 
 // OS is the guest's operating system.
