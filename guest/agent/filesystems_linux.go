@@ -23,10 +23,6 @@ const canFreeze = true
 // maxMountinfo bounds the kernel's list of mounts, bytes.
 const maxMountinfo = 16 << 20
 
-// openTime is how long the opening of one mount point may take: a path may lead
-// through a network filesystem whose server is gone.
-const openTime = 2 * time.Second
-
 // maxDevices bounds a walk through the devices below a filesystem.
 const maxDevices = 256
 

@@ -71,9 +71,6 @@ type freezing struct {
 	calls  sync.WaitGroup  // in the kernel
 }
 
-// errOver ends a freeze that was thawed while it was being made.
-var errOver = errors.New("thawed while they were being frozen")
-
 // begin opens what is to be frozen. The caller closes it.
 func (f *filesystems) begin(ctx context.Context) (*freezing, error) {
 	all, err := f.look(ctx)
@@ -93,9 +90,6 @@ func (f *filesystems) begin(ctx context.Context) (*freezing, error) {
 	}
 	return z, nil
 }
-
-// errStuck says that a filesystem does not answer the kernel.
-var errStuck = errors.New("a filesystem hangs")
 
 func (f *filesystems) isStuck(dev string) (time.Time, bool) {
 	f.mu.Lock()
@@ -273,10 +267,13 @@ func (z *freezing) thaw() (thawed int, err error) {
 	return thawed, errors.Join(troubles...)
 }
 
+// wait waits until the kernel has returned from all calls.
+func (z *freezing) wait() { z.calls.Wait() }
+
 // close closes what look opened, when the kernel has returned from all calls.
 func (z *freezing) close() {
 	go func() {
-		z.calls.Wait()
+		z.wait()
 		for _, s := range z.all {
 			if s.fd >= 0 {
 				_ = unix.Close(s.fd) // a directory that was read

@@ -39,3 +39,5 @@ func (*freezing) stands(*superblock) bool                           { return fal
 func (*freezing) thaw() (int, error)                                { return 0, nil }
 func (*freezing) on(context.Context, string) ([]*superblock, error) { return nil, nil }
 func (*freezing) close()                                            {}
+
+func (*freezing) wait() {}

@@ -3,9 +3,14 @@ package agent
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"cairn/guest/object"
 )
+
+// openTime is how long the opening of one mount point may take: a path may lead
+// through a network filesystem whose server is gone.
+const openTime = 2 * time.Second
 
 // superblock is one filesystem, however often it is mounted: what is frozen as
 // a whole.
