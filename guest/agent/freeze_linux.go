@@ -101,7 +101,7 @@ func (f *filesystems) isStuck(dev string) (time.Time, bool) {
 // devices gives the numbers of what is to be frozen, to be noted for whoever
 // has to thaw it if this process dies.
 func (z *freezing) devices() []string {
-	var all []string
+	all := []string{} // nil would mean all that there are
 	for _, s := range z.set {
 		all = append(all, s.dev)
 	}

@@ -15,8 +15,6 @@ import (
 	"cairn/guest/filesystem/filesystemtest"
 )
 
-func agentMain([]string) {}
-
 func TestFreezeRealFilesystems(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs", "btrfs"} {
 		t.Run(kind, func(t *testing.T) {
