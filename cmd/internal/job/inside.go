@@ -319,3 +319,29 @@ func describeMount(m object.Mount) restorepoint.Mount {
 func (b *Backup) crash(format string, args ...any) {
 	b.manifest.Consistency = restorepoint.Consistency{Level: restorepoint.ConsistencyCrash, Reason: object.Text(fmt.Sprintf(format, args...))}
 }
+
+// InsideStatus is what a VM's inside agent says of itself.
+type InsideStatus struct {
+	VM       string       `json:"vm"`
+	Agent    string       `json:"agent"`
+	Hostname string       `json:"hostname"`
+	OS       string       `json:"os"`
+	Status   guest.Status `json:"status"`
+}
+
+// AskInside asks a VM's inside agent how it is. Being asked ends what a session
+// before has left, as every session does.
+func AskInside(ctx context.Context, vm VM, version string) (*InsideStatus, error) {
+	s, err := DialInside(ctx, vm, version)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	w := s.Welcome()
+	is := &InsideStatus{VM: vm.Name, Agent: w.Agent, Hostname: w.Hostname, OS: w.OS}
+	if err := s.Call(ctx, guest.CallStatus, nil, &is.Status); err != nil {
+		return nil, err
+	}
+	is.Status.Point = object.Text(is.Status.Point)
+	return is, nil
+}
