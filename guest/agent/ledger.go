@@ -30,6 +30,10 @@ type ledger struct {
 	lock io.Closer
 }
 
+// lockName is the file whose lock says that an agent runs, and that says which
+// process that is.
+const lockName = "lock"
+
 // frozenNote says what may be frozen.
 type frozenNote struct {
 	BootID  string   `json:"boot_id"`
@@ -62,7 +66,7 @@ func (l *ledger) open() error {
 			return fmt.Errorf("%s: %w", dir, err)
 		}
 	}
-	lock, err := lockFile(filepath.Join(l.runDir, "lock"))
+	lock, err := lockFile(filepath.Join(l.runDir, lockName))
 	if err != nil {
 		return err
 	}

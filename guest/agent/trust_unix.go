@@ -55,5 +55,13 @@ func lockFile(name string) (io.Closer, error) {
 		}
 		return nil, fmt.Errorf("lock %s: %w", name, err)
 	}
+	err = f.Truncate(0)
+	if err == nil {
+		_, err = fmt.Fprintln(f, os.Getpid())
+	}
+	if err != nil {
+		_ = f.Close() // err is what counts
+		return nil, err
+	}
 	return f, nil
 }
