@@ -287,7 +287,7 @@ func (b *Backup) metadata(ctx context.Context, i *inside) {
 	}
 	b.manifest.Guest = g
 	for _, w := range doc.Warnings {
-		b.warn("inside agent: %s", w)
+		b.warn("inside agent: %s", object.Text(w))
 	}
 	b.manifest.Consistency = levelOf(doc, true)
 	if !i.thawn.Held {
