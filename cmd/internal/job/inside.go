@@ -76,12 +76,15 @@ func DialInside(ctx context.Context, vm VM, version string) (*guest.Inside, erro
 	return s, nil
 }
 
-func hello(version string) guest.Hello {
+func hello(version string) guest.Hello { return guest.Hello{Host: Hostname(), Cairn: version} }
+
+// Hostname is this host's name for logs and manifests.
+func Hostname() string {
 	host, err := os.Hostname()
 	if err != nil {
-		host = "unknown"
+		return "unknown"
 	}
-	return guest.Hello{Host: host, Cairn: version}
+	return host
 }
 
 // inside is the run's session with the inside agent.
