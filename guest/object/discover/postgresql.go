@@ -3,6 +3,7 @@ package discover
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -240,8 +241,9 @@ func (c Cluster) Object() object.Object {
 		o.Details["settings"] = settings
 	}
 	if c.Control != nil {
-		for k, v := range c.Control.Details() {
-			o.Details[k] = v
+		maps.Copy(o.Details, c.Control.Details())
+		if o.State = "running"; strings.HasPrefix(c.Control.State, "shut down") {
+			o.State = "stopped"
 		}
 	}
 	return o

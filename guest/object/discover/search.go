@@ -39,7 +39,8 @@ func look(root Root) *search { return &search{root: root, calls: maxCalls, bytes
 // err is all that was missed, or nil.
 func (s *search) err() error { return errors.Join(s.missed...) }
 
-// miss remembers an error, unless it says that nothing is there.
+// miss remembers an error, unless it says that nothing is there, or that we are
+// not to look.
 func (s *search) miss(err error) {
 	if err == nil || absent(err) || len(s.missed) > maxMissed {
 		return
@@ -56,7 +57,7 @@ func (s *search) miss(err error) {
 }
 
 func absent(err error) bool {
-	return errors.Is(err, iofs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
+	return errors.Is(err, iofs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, ErrExcluded)
 }
 
 // pay says whether one more call may be made.
