@@ -2,7 +2,6 @@ package discover
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	iofs "io/fs"
 	"os"
@@ -17,6 +16,8 @@ const maxLinks = 40
 
 // ErrExcluded says that a name leads into a directory that is not to be entered.
 var ErrExcluded = errors.New("it lies on a filesystem that is not looked into")
+
+var errNotFile = errors.New("not a regular file")
 
 // OS gives the tree below a directory of this system: "/", or one that holds a
 // guest's files. It holds the directory open until Close. Nothing in the
@@ -58,10 +59,10 @@ func (r *OSRoot) ReadFile(name string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", name)
+		return nil, &iofs.PathError{Op: "read", Path: name, Err: errNotFile}
 	}
 	if info.Size() > limit {
-		return nil, fmt.Errorf("%s: %w", name, ErrTooLarge)
+		return nil, &iofs.PathError{Op: "read", Path: name, Err: ErrTooLarge}
 	}
 	f, err := r.root.OpenFile(at, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -69,14 +70,14 @@ func (r *OSRoot) ReadFile(name string, limit int64) ([]byte, error) {
 	}
 	defer f.Close()
 	if info, err = f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file any more", name)
+		return nil, &iofs.PathError{Op: "read", Path: name, Err: errNotFile}
 	}
 	b, err := io.ReadAll(io.LimitReader(f, limit+1)) // the size of /proc's files is 0
 	if err != nil {
 		return nil, err
 	}
 	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("%s: %w", name, ErrTooLarge)
+		return nil, &iofs.PathError{Op: "read", Path: name, Err: ErrTooLarge}
 	}
 	return b, nil
 }
@@ -101,7 +102,7 @@ func (r *OSRoot) ReadDir(name string, limit int) ([]string, error) {
 	}
 	var tooMany error
 	if len(names) > limit {
-		names, tooMany = names[:limit], fmt.Errorf("%s: %w", name, ErrTooLarge)
+		names, tooMany = names[:limit], &iofs.PathError{Op: "read", Path: name, Err: ErrTooLarge}
 	}
 	slices.Sort(names)
 	return names, tooMany

@@ -34,6 +34,9 @@ type Package struct{ Name, Version, Arch string }
 func Installed(ctx context.Context, root Root) (*Packages, error) {
 	s := look(root)
 	p := s.installed(ctx)
+	if p != nil && !s.exists(ctx, p.Config) {
+		p.Config = ""
+	}
 	if p != nil && len(p.List) > maxPackages {
 		s.miss(fmt.Errorf("%s lists more than %d packages", p.Database, maxPackages))
 		p.List = p.List[:maxPackages]

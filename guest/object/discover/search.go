@@ -144,6 +144,9 @@ func (s *search) glob(ctx context.Context, pattern string) []string {
 		}
 		var next []string
 		for _, dir := range found {
+			if len(next) > maxMatch {
+				break
+			}
 			if !strings.ContainsAny(part, `*?[\`) {
 				next = append(next, path.Join(dir, part)) // the last one may not be there
 				continue

@@ -19,6 +19,7 @@ func Unit(ctx context.Context, root Root, units ...string) (unit, file string) {
 }
 
 func (s *search) unit(ctx context.Context, units ...string) (unit, file string) {
+next:
 	for _, unit := range units {
 		names := []string{unit}
 		if base, rest, ok := strings.Cut(unit, "@"); ok {
@@ -31,7 +32,7 @@ func (s *search) unit(ctx context.Context, units ...string) (unit, file string) 
 					continue
 				}
 				if info.Path == "/dev/null" {
-					break
+					continue next
 				}
 				return unit, info.Path
 			}
