@@ -159,6 +159,8 @@ func FuzzDocument(f *testing.F) {
 		f.Add([]byte(content), path.Base(name))
 	}
 	f.Add(controlFile(binary.BigEndian, 960), "1")
+	f.Add([]byte("0"), strings.Repeat("x", object.MaxName)) // a name that is too long with what goes before it
+	f.Add([]byte("port 0\ndir /x\n"), strings.Repeat("x", object.MaxName-5)+".conf")
 	f.Add([]byte("15\n"), "main\npg.conf\na b\n\xff")
 	f.Add([]byte(`[{"id":"a","names":["b"],"layer":"c","parent":"a","metadata":"{}"}]`), "overlay-containers\nx")
 	f.Fuzz(func(t *testing.T, content []byte, text string) {

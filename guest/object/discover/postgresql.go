@@ -202,7 +202,7 @@ func clusterName(data, version string) string {
 // Object describes a cluster as a system object, without its consistency.
 func (c Cluster) Object() object.Object {
 	o := object.Object{
-		Name:    "postgresql@" + object.PartOf(c.Version+"-"+c.Name),
+		Name:    object.PartOf("postgresql@" + c.Version + "-" + c.Name),
 		Kind:    object.KindPostgreSQL,
 		Title:   object.Text(fmt.Sprintf("PostgreSQL %s, cluster %s", c.Version, c.Name)),
 		Version: c.Version,

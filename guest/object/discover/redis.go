@@ -52,7 +52,7 @@ func Redises(ctx context.Context, root Root) ([]Redis, error) {
 			case r.Port == 6379:
 				r.Name = free(taken, "redis", "") // the one everybody means
 			case r.Port == 0:
-				r.Name = free(taken, "redis@"+object.PartOf(strings.TrimSuffix(path.Base(config), ".conf")), "")
+				r.Name = free(taken, object.PartOf("redis@"+strings.TrimSuffix(path.Base(config), ".conf")), "")
 			default:
 				r.Name = free(taken, "redis@"+strconv.Itoa(r.Port), "")
 			}
