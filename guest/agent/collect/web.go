@@ -61,7 +61,7 @@ func (w web) test(ctx context.Context, o *object.Object, files []string) {
 		}
 	}
 	args := []string{ctl, "-t"}
-	if w.kind == object.KindNginx {
+	if w.kind == object.KindNginx && len(files) > 0 {
 		args = append(args, "-q", "-c", files[0])
 	}
 	if _, _, err := (program{args: args, timeout: quick, limit: 64 << 10}).runBoth(ctx); err != nil {

@@ -1,3 +1,5 @@
+//go:build linux
+
 package discover
 
 import (
@@ -41,6 +43,7 @@ func debian() map[string]string {
 		"wal/15/archive_status/":                     "",
 		"srv/tables/PG_15_202209061/":                "",
 		"lib":                                        "→usr/lib",
+		"var/log/postgresql/postgresql-15-main.log":  "",
 		"usr/lib/systemd/system/postgresql@.service": "[Unit]\n",
 		"usr/lib/systemd/system/mariadb.service":     "[Unit]\n",
 		"etc/systemd/system/nginx.service":           "→/dev/null",

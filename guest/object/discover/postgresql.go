@@ -101,8 +101,8 @@ func (s *search) debianCluster(ctx context.Context, config string) (Cluster, boo
 	}
 	c.ConfigDir, c.Name = dir, path.Base(dir)
 	c.Service, c.UnitFile = s.unit(ctx, "postgresql@"+c.Version+"-"+c.Name+".service")
-	if c.Log == "" {
-		c.Log = fmt.Sprintf("/var/log/postgresql/postgresql-%s-%s.log", c.Version, c.Name)
+	if log := fmt.Sprintf("/var/log/postgresql/postgresql-%s-%s.log", c.Version, c.Name); c.Log == "" && s.exists(ctx, log) {
+		c.Log = log
 	}
 	return c, true
 }
