@@ -49,6 +49,9 @@ func (g redis) Inventory(ctx context.Context) ([]agent.Found, error) {
 		found = append(found, f)
 	}
 	for _, p := range processes { // those that run where no configuration leads to
+		if p.cwd() == "" {
+			continue // it is over, and its parent has not noticed
+		}
 		r := untold(p, taken)
 		f, err := g.server(ctx, root, r, &p)
 		missed = both(missed, err)

@@ -16,8 +16,9 @@ import (
 
 // Bounds of a reply. Source: Redis' serialization protocol, version 2.
 const (
-	maxBulk  = 1 << 20
+	maxReply = 1 << 20 // bytes of all its strings
 	maxArray = 10_000
+	maxDepth = 3
 )
 
 // errRefused is a server's reply that it does not do what it was asked.
@@ -68,7 +69,7 @@ func (c *redisConn) ask(ctx context.Context, words ...string) ([]string, error) 
 	if _, err := io.WriteString(c.conn, b.String()); err != nil {
 		return nil, err
 	}
-	reply, err := parseReply(c.r, 0)
+	reply, err := parseReply(c.r)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", words[0], err)
 	}
@@ -77,47 +78,62 @@ func (c *redisConn) ask(ctx context.Context, words ...string) ([]string, error) 
 
 // parseReply reads one reply. What is nested is given flat; nothing has what is
 // null.
-func parseReply(r *bufio.Reader, depth int) ([]string, error) {
-	line, err := replyLine(r)
+func parseReply(r *bufio.Reader) ([]string, error) {
+	p := replyParser{r: r, bytes: maxReply, parts: maxArray}
+	err := p.parse(0)
+	return p.all, err
+}
+
+// replyParser counts what may still come.
+type replyParser struct {
+	r     *bufio.Reader
+	bytes int
+	parts int
+	all   []string
+}
+
+func (p *replyParser) parse(depth int) error {
+	line, err := replyLine(p.r)
 	if err != nil {
-		return nil, err
+		return err
+	}
+	if p.parts--; p.parts < 0 || depth > maxDepth {
+		return errors.New("a reply of too many parts")
 	}
 	switch rest := line[1:]; line[0] {
 	case '+', ':':
-		return []string{rest}, nil
+		p.all = append(p.all, rest)
+		return nil
 	case '-':
-		return nil, fmt.Errorf("%w: %.200q", errRefused, rest)
+		return fmt.Errorf("%w: %.200q", errRefused, rest)
 	case '$':
 		n, err := strconv.Atoi(rest)
-		if err != nil || n > maxBulk {
-			return nil, fmt.Errorf("a reply of %.20q bytes", rest)
+		if err != nil || n > p.bytes {
+			return fmt.Errorf("a reply of %.20q bytes", rest)
 		}
 		if n < 0 {
-			return nil, nil
+			return nil
 		}
+		p.bytes -= n
 		b := make([]byte, n+2)
-		if _, err := io.ReadFull(r, b); err != nil {
-			return nil, err
+		if _, err := io.ReadFull(p.r, b); err != nil {
+			return err
 		}
-		return []string{string(b[:n])}, nil
+		p.all = append(p.all, string(b[:n]))
+		return nil
 	case '*':
 		n, err := strconv.Atoi(rest)
-		if err != nil || n > maxArray || depth > 3 {
-			return nil, fmt.Errorf("a reply of %.20q parts", rest)
+		if err != nil || n > p.parts {
+			return fmt.Errorf("a reply of %.20q parts", rest)
 		}
-		var all []string
 		for range n {
-			one, err := parseReply(r, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			if all = append(all, one...); len(all) > maxArray {
-				return nil, errors.New("a reply of too many parts")
+			if err := p.parse(depth + 1); err != nil {
+				return err
 			}
 		}
-		return all, nil
+		return nil
 	}
-	return nil, fmt.Errorf("a reply that begins with %q", line[0])
+	return fmt.Errorf("a reply that begins with %q", line[0])
 }
 
 func replyLine(r *bufio.Reader) (string, error) {
