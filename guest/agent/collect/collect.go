@@ -48,7 +48,8 @@ const (
 	quick    = 5 * time.Second   // a question that has its answer ready
 	patience = 20 * time.Second  // one that has to count
 	settle   = 120 * time.Second // stopping and starting a service
-	save     = 10 * time.Minute  // bringing data to disk; the caller's deadline is shorter
+	poll     = 100 * time.Millisecond
+	save     = 10 * time.Minute // bringing data to disk; the caller's deadline is shorter
 )
 
 // promise sets the level that an object has if all steps go well.

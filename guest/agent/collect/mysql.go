@@ -67,6 +67,7 @@ type sqlServer struct {
 	*discover.Database
 	client program
 	binlog string // the statement that tells the place in the binary log; "" if there is none
+	lazy   bool   // it does not write its redo log when it is asked to
 }
 
 // connect finds a way to be let in as an administrator: as root on the socket,
@@ -143,6 +144,7 @@ func (s *sqlServer) describe(ctx context.Context, o *object.Object) error {
 	if settings["log_bin"] == "ON" {
 		s.binlog = binlogStatement(s.Variant, version)
 	}
+	s.lazy = s.Variant == "MariaDB" && settings["innodb_flush_log_at_trx_commit"] == "0"
 	names, err := s.rows(ctx, askDatabases, quick)
 	if err != nil {
 		return err
@@ -214,8 +216,11 @@ func (l *sqlLock) lock(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, wait+quick)
 	defer cancel()
 	lines, err := h.until(ctx, sql, locked)
+	if err == nil && l.server.lazy {
+		err = logged(ctx, h)
+	}
 	if err != nil {
-		h.end()
+		h.end(0) // whatever it waits for
 		return fmt.Errorf("the tables could not be locked: %w", err)
 	}
 	l.held, l.binlog = h, nil
@@ -223,6 +228,38 @@ func (l *sqlLock) lock(ctx context.Context) error {
 		l.binlog = strings.Split(lines[len(lines)-1], "\t")
 	}
 	return nil
+}
+
+// logged waits until what was committed is in MariaDB's redo log. With
+// innodb_flush_log_at_trx_commit = 0 a thread writes it once a second, and FLUSH
+// ENGINE LOGS does nothing.
+func logged(ctx context.Context, h *session) error {
+	goal := int64(0)
+	for {
+		lines, err := h.until(ctx, "SHOW GLOBAL STATUS WHERE Variable_name IN ('Innodb_lsn_current', 'Innodb_lsn_flushed');\nSELECT '"+locked+"';\n", locked)
+		if err != nil {
+			return err
+		}
+		at := map[string]int64{}
+		for _, line := range lines {
+			name, value, _ := strings.Cut(line, "\t")
+			at[name] = number(value)
+		}
+		if goal == 0 {
+			goal = at["Innodb_lsn_current"]
+		}
+		if goal == 0 {
+			return errors.New("innodb_flush_log_at_trx_commit is 0, and the server does not say how much of its log is written")
+		}
+		if at["Innodb_lsn_flushed"] >= goal {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("innodb_flush_log_at_trx_commit is 0, and the server has not written its log: %w", ctx.Err())
+		case <-time.After(poll):
+		}
+	}
 }
 
 // frozen checks that the lock is still held, and gives the place in the binary
@@ -240,16 +277,20 @@ func (l *sqlLock) frozen() (object.Details, error) {
 	return object.Details{"binlog_file": object.Text(l.binlog[0]), "binlog_position": number(l.binlog[1])}, nil
 }
 
-func (l *sqlLock) unlock(context.Context) error {
+// unlock takes the lock away. The client sees only when it is told something
+// whether its connection, and the lock, were still there.
+func (l *sqlLock) unlock(ctx context.Context) error {
 	h := l.held
 	l.held = nil
 	if h == nil {
 		return nil
 	}
-	lost := h.alive()
-	h.end()
-	if lost != nil {
-		return fmt.Errorf("the lock was lost before the thaw: %w", lost)
+	ctx, cancel := context.WithTimeout(ctx, quick)
+	defer cancel()
+	_, err := h.until(ctx, "UNLOCK TABLES;\nSELECT '"+locked+"';\n", locked)
+	h.end(time.Second)
+	if err != nil {
+		return fmt.Errorf("the lock was lost before the thaw, or is not known to have held: %w", err)
 	}
 	return nil
 }

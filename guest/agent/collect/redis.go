@@ -24,9 +24,6 @@ type redis struct{ guest }
 
 func (redis) Name() string { return "redis" }
 
-// redisPoll is how often a server is asked whether it has saved.
-const redisPoll = 100 * time.Millisecond
-
 // Inventory is agent.Collector's.
 func (g redis) Inventory(ctx context.Context) ([]agent.Found, error) {
 	root := g.open()
@@ -290,7 +287,7 @@ func (c *redisConn) idle(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("the server was still saving: %w", ctx.Err())
-		case <-time.After(redisPoll):
+		case <-time.After(poll):
 		}
 	}
 }

@@ -118,13 +118,14 @@ func (s *session) alive() error {
 	}
 }
 
-// end has the program end: by the end of its input, and then by force.
-func (s *session) end() {
+// end has the program end: by the end of its input, and by force if that does
+// not do it within the grace.
+func (s *session) end(grace time.Duration) {
 	s.ending.Do(func() {
 		s.stdin.Close()
 		select {
 		case <-s.over:
-		case <-time.After(quick):
+		case <-time.After(grace):
 		}
 		s.stop()
 		<-s.over
