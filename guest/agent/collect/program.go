@@ -120,25 +120,29 @@ func (p program) runBoth(ctx context.Context) (stdout, stderr string, err error)
 	return said.String(), complained.String(), fmt.Errorf("%s: %w", name, err)
 }
 
-// bounded keeps the beginning of what is written to it.
+// bounded keeps the beginning of what is written to it. It has no ReadFrom:
+// io.Copy would write around the bound.
 type bounded struct {
-	bytes.Buffer
+	kept  bytes.Buffer
 	limit int64
 	over  bool
 	full  func() // called when there is more; nil: the rest is dropped
 }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	if room := b.limit - int64(b.Len()); int64(len(p)) > room {
+	n := len(p)
+	if room := b.limit - int64(b.kept.Len()); int64(n) > room {
 		b.over = true
 		if b.full != nil {
 			b.full()
 		}
-		b.Buffer.Write(p[:max(room, 0)])
-		return len(p), nil
+		p = p[:max(room, 0)]
 	}
-	return b.Buffer.Write(p)
+	b.kept.Write(p)
+	return n, nil
 }
+
+func (b *bounded) String() string { return b.kept.String() }
 
 func lastLine(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
