@@ -75,13 +75,22 @@ func (g containers) noted(name string) int {
 }
 
 // runs says whether a process is a container's: its control group is named after
-// it. A number alone may be another process's by now.
+// it, or the monitor that has started it was told its name. A number alone may
+// be another process's by now.
 func (g containers) runs(pid int, id string) bool {
-	if pid <= 0 || id == "" {
+	if pid <= 0 || len(id) < 12 {
 		return false
 	}
-	b, err := os.ReadFile(path.Join(g.proc, strconv.Itoa(pid), "cgroup"))
-	return err == nil && strings.Contains(string(b[:min(len(b), 64<<10)]), id)
+	p := process{pid: pid, proc: path.Join(g.proc, strconv.Itoa(pid))}
+	b, err := os.ReadFile(path.Join(p.proc, "cgroup"))
+	if err != nil {
+		return false
+	}
+	if strings.Contains(string(b[:min(len(b), 64<<10)]), id) {
+		return true
+	}
+	monitor := process{proc: path.Join(g.proc, strconv.Itoa(p.parent()))}
+	return slices.Contains(monitor.arguments(), id) // conmon -c ID, containerd-shim-runc-v2 -id ID
 }
 
 // engine says how a container is stopped and started.
