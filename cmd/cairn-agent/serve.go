@@ -45,7 +45,7 @@ func (a *app) agent(out interface{ Write([]byte) (int, error) }) (*agent.Agent, 
 	opt := agent.Options{
 		Version: version, Log: held, Logger: log,
 		Collectors:  collectors(a.config, c),
-		Machine:     machine(),
+		Machine:     describe,
 		Put:         put(),
 		FreezeLimit: c.FreezeLimit, RunDir: a.runDir, StateDir: a.stateDir, Below: a.below,
 	}
