@@ -48,7 +48,7 @@ func (a *app) agent() (*agent.Agent, *slog.Logger, *config.Config) {
 	return agent.New(agent.Options{
 		Version: version, Log: held, Logger: log,
 		Collectors:  collectors(a.config, c),
-		Machine:     machine(),
+		Machine:     describe,
 		Put:         put(),
 		FreezeLimit: c.FreezeLimit, RunDir: a.runDir, StateDir: a.stateDir, Below: a.below,
 	}), log, c

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"os"
 
 	"cairn/guest/agent"
 	"cairn/guest/agent/config"
@@ -15,15 +14,7 @@ import (
 // replace what is found under the same name.
 func collectors(folder string, c *config.Config) []agent.Named {
 	all := []agent.Named{{Name: "operator", Collector: config.Collector{Dir: folder}}}
-	return c.Enabled(all)
-}
-
-// machine gives what describes the guest as a whole.
-func machine() func(context.Context) (agent.Machine, error) {
-	return func(context.Context) (agent.Machine, error) {
-		name, err := os.Hostname()
-		return agent.Machine{Hostname: name}, err
-	}
+	return c.Enabled(append(all, found()...))
 }
 
 // put gives what takes the files that the host puts back.
