@@ -75,7 +75,7 @@ func TestLogThatHangs(t *testing.T) {
 	}
 	close(out.may)
 	l.Flush(5 * time.Second)
-	if s := out.String(); !strings.Contains(s, "more messages came") || len(s) > 2*heldLog+100 {
+	if s := out.String(); !strings.Contains(s, "more messages came") || len(s) > 2*heldLog+1000 { // what is kept, and what was on its way
 		t.Errorf("%d bytes", len(s))
 	}
 }
