@@ -147,10 +147,10 @@ func TestKernelFaults(t *testing.T) {
 	close(hang)
 
 	// A thaw that fails, and one that never ends: the others are thawed.
-	hang = make(chan struct{})
+	hangs := make(chan struct{})
 	for name, thaw := range map[string]func(int) error{
 		"fails": func(int) error { return unix.EIO },
-		"hangs": func(fd int) error { <-hang; return linux{}.Thaw(fd) },
+		"hangs": func(fd int) error { <-hangs; return linux{}.Thaw(fd) },
 	} {
 		a := testAgent(t, t.TempDir(), s.Dir)
 		k := &faulty{}
@@ -176,7 +176,7 @@ func TestKernelFaults(t *testing.T) {
 				t.Error(err)
 			}
 		} else {
-			close(hang)
+			close(hangs)
 		}
 		for range 200 {
 			if _, stuck := a.filesystems.isStuck(mountAt(t, first).dev); !stuck {

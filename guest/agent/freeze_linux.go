@@ -61,9 +61,10 @@ const thawPatience = 2 * time.Second
 
 // freezing is one freeze of the filesystems and its thaw.
 type freezing struct {
-	of  *filesystems
-	all []*superblock // with reasons, in the order of mounting
-	set []*superblock // to be frozen, in that order
+	of     *filesystems
+	kernel kernel
+	all    []*superblock // with reasons, in the order of mounting
+	set    []*superblock // to be frozen, in that order
 
 	mu     sync.Mutex
 	over   bool            // thaw was called: what is frozen from now on is thawed at once
@@ -77,7 +78,7 @@ func (f *filesystems) begin(ctx context.Context) (*freezing, error) {
 	if err != nil {
 		return nil, err
 	}
-	z := &freezing{of: f, all: all, frozen: map[string]bool{}}
+	z := &freezing{of: f, kernel: f.kernel, all: all, frozen: map[string]bool{}}
 	for _, s := range all {
 		if s.fd < 0 {
 			continue
@@ -143,7 +144,7 @@ func (z *freezing) call(s *superblock, call func() error) <-chan error {
 func (z *freezing) sync(ctx context.Context) error {
 	var waits []<-chan error
 	for _, s := range z.set {
-		waits = append(waits, z.call(s, func() error { return z.of.kernel.Sync(s.fd) }))
+		waits = append(waits, z.call(s, func() error { return z.kernel.Sync(s.fd) }))
 	}
 	for i, done := range waits {
 		select {
@@ -198,7 +199,7 @@ func (z *freezing) freezeOne(s *superblock) error {
 	if over {
 		return errOver
 	}
-	if err := z.of.kernel.Freeze(s.fd); err != nil {
+	if err := z.kernel.Freeze(s.fd); err != nil {
 		return err
 	}
 	z.mu.Lock()
@@ -208,7 +209,7 @@ func (z *freezing) freezeOne(s *superblock) error {
 		return nil
 	}
 	z.mu.Unlock()
-	if err := z.of.kernel.Thaw(s.fd); err != nil {
+	if err := z.kernel.Thaw(s.fd); err != nil {
 		return fmt.Errorf("%w, and %w", errOver, err)
 	}
 	return errOver
@@ -247,7 +248,7 @@ func (z *freezing) thaw() (thawed int, err error) {
 		if !frozen[s.dev] {
 			continue
 		}
-		done := z.call(s, func() error { return z.of.kernel.Thaw(s.fd) })
+		done := z.call(s, func() error { return z.kernel.Thaw(s.fd) })
 		select {
 		case err := <-done:
 			result(s, err)
