@@ -276,7 +276,10 @@ func (a *Agent) endRun(why string) {
 	a.mu.Unlock()
 	patience := time.After(a.opt.limit.begin)
 	var text strings.Builder
-	if first {
+	if !first {
+		why = r.givenUp()
+	}
+	if why != "" {
 		fmt.Fprintf(&text, "restore point %s was not finished: %s; ", r.point, why)
 	}
 	select {

@@ -42,6 +42,9 @@ func TestDeadMan(t *testing.T) {
 		t.Errorf("thawn: %+v", th)
 	}
 	document(t, a, f) // still there for the log
+	if welcome := a.Begin(t.Context()); !strings.Contains(welcome.Ended, "700ms") {
+		t.Errorf("welcome: %+v", welcome)
+	}
 }
 
 func TestFreezeLimit(t *testing.T) {

@@ -39,6 +39,7 @@ type run struct {
 	mu        sync.Mutex
 	started   bool // freeze was called
 	releasing bool
+	cause     string // of the release; "": the host's thaw
 	z         *freezing
 	ready     bool      // the log is held, what may be frozen is noted
 	frozenAt  time.Time // just before the first filesystem was frozen
@@ -106,6 +107,17 @@ func (r *run) unpaid() int {
 	return n
 }
 
+// givenUp says why what stood was let go before the host asked for that; ""
+// means that it asked, or was told that nothing stands.
+func (r *run) givenUp() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.whole {
+		return ""
+	}
+	return r.cause
+}
+
 // result gives what the release has done so far.
 func (r *run) result() guest.Thawn {
 	r.mu.Lock()
@@ -123,7 +135,7 @@ func (r *run) release(cause string) (first bool) {
 	if r.releasing {
 		return false
 	}
-	r.releasing = true
+	r.releasing, r.cause = true, cause
 	r.thawn.Reason = cause
 	if r.timer != nil {
 		r.timer.Stop()
