@@ -13,10 +13,12 @@ import (
 
 // Limits of a Put and its result.
 const (
-	MaxPutTargets  = 256
+	MaxPutTargets  = 16
 	MaxPutPath     = 4095 // bytes (PATH_MAX)
-	MaxPutFailures = 500  // listed one by one
-	maxPutText     = 1024 // bytes of a failure's path and of its reason
+	MaxPutFailures = 200  // listed one by one
+	maxPutText     = 400  // bytes of a failure's path, and of its reason: a result must fit an answer
+	maxPutEntries  = 1 << 40
+	maxPutBytes    = 1 << 60
 )
 
 // Put are the arguments of the call "put": what the call's stream (package
@@ -127,7 +129,7 @@ func (p *Put) Check() error {
 		if t.Where != PutAt && t.Where != PutInto && t.Where != PutEither {
 			return fmt.Errorf("put: %.40q is no way to put a tree", t.Where)
 		}
-		if t.Entries < 1 || t.Bytes < 0 {
+		if t.Entries < 1 || t.Entries > maxPutEntries || t.Bytes < 0 || t.Bytes > maxPutBytes {
 			return fmt.Errorf("put %.80q: %d entries of %d bytes", t.Path, t.Entries, t.Bytes)
 		}
 	}
