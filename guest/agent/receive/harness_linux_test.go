@@ -80,7 +80,8 @@ func readFile(t testing.TB, name string) string {
 // point. The first error sticks.
 type sender struct {
 	w      *archive.Writer
-	links  map[uint64]uint64 // inode → number
+	links  map[uint64]uint64 // inode → number, in this tree
+	last   uint64
 	err    error
 	before func() // called before each record
 }
@@ -122,7 +123,8 @@ func (s *sender) tree(path string) {
 			s.put(archive.Record{Kind: archive.Link, Name: r.Name, Link: n})
 			return
 		}
-		r.Link = uint64(len(s.links) + 1)
+		s.last++
+		r.Link = s.last
 		s.links[st.Ino] = r.Link
 	}
 	switch st.Mode & unix.S_IFMT {
@@ -158,6 +160,9 @@ func (s *sender) contents(path string, size int64) {
 	}
 	s.put(archive.Record{Kind: archive.End})
 }
+
+// next forgets the files of the tree before: links do not go across trees.
+func (s *sender) next() { clear(s.links) }
 
 func (s *sender) finish() error {
 	s.put(archive.Record{Kind: archive.Finish})
@@ -198,6 +203,7 @@ func putTrees(t testing.TB, r *Receiver, p guest.Put, from ...string) (*guest.Pu
 	return putStream(t, r, p, func(w io.Writer) error {
 		s := newSender(w)
 		for _, path := range from {
+			s.next()
 			s.tree(path)
 		}
 		return s.finish()

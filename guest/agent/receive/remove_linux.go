@@ -70,7 +70,7 @@ func (r *remover) empty(fd, depth int) error {
 				continue
 			}
 			if err := r.remove(fd, name, depth); err != nil {
-				return fmt.Errorf("%q: %w", name, err)
+				return err
 			}
 			removed++
 		}
@@ -97,28 +97,46 @@ func (r *remover) remove(dir int, name string, depth int) error {
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
-	if !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EPERM) {
-		return err
-	}
-	fd, oerr := r.open(dir, name)
-	if errors.Is(oerr, unix.ENOTDIR) || errors.Is(oerr, unix.ELOOP) {
-		return err // no directory: it is immutable
-	}
-	if oerr != nil {
-		return oerr
-	}
-	defer unix.Close(fd)
-	if depth >= maxOpen {
-		if err := unix.Renameat(dir, name, r.top, movedName(r.moved)); err != nil {
-			return err
+	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EPERM) {
+		fd, oerr := r.open(dir, name)
+		if oerr == nil {
+			defer unix.Close(fd)
+			return r.directory(dir, fd, name, depth)
 		}
-		r.moved++
-		return nil
+		if !errors.Is(oerr, unix.ENOTDIR) && !errors.Is(oerr, unix.ELOOP) { // no directory: it is immutable
+			err = oerr
+		}
+	}
+	return fmt.Errorf("remove %q: %w", name, err)
+}
+
+// directory removes a directory that is open.
+func (r *remover) directory(dir, fd int, name string, depth int) error {
+	if depth >= maxOpen {
+		return r.moveUp(dir, name)
 	}
 	if err := r.empty(fd, depth+1); err != nil {
 		return err
 	}
-	return unix.Unlinkat(dir, name, unix.AT_REMOVEDIR)
+	if err := unix.Unlinkat(dir, name, unix.AT_REMOVEDIR); err != nil {
+		return fmt.Errorf("remove %q: %w", name, err)
+	}
+	return nil
+}
+
+// moveUp moves a directory to the top, under a name that is free: an earlier
+// run may have been interrupted.
+func (r *remover) moveUp(dir int, name string) error {
+	for {
+		there, err := inode(r.top, movedName(r.moved))
+		if err != nil {
+			return err
+		}
+		r.moved++
+		if there == 0 {
+			return unix.Renameat(dir, name, r.top, movedName(r.moved-1))
+		}
+	}
 }
 
 // open opens a directory that is on the same mount.

@@ -74,7 +74,7 @@ func streamError(ctx context.Context, err error) error {
 
 // close closes what is open when the stream has ended somewhere.
 func (w *writer) close() {
-	for len(w.open) > 1 {
+	for len(w.open) > 0 {
 		w.pop()
 	}
 	if w.file != nil && w.last == 0 {
