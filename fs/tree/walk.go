@@ -83,7 +83,7 @@ func (v *View) walk(ctx context.Context, from *Place, path string, follow bool) 
 			if links++; links > MaxLinks {
 				return position{}, ErrLoop
 			}
-			target, err := v.target(ctx, node)
+			target, err := v.Target(ctx, node)
 			if err != nil {
 				return position{}, err
 			}
@@ -114,8 +114,8 @@ func (v *View) step(ctx context.Context, dir Node, name string) (Node, uint32, e
 	return node, attr.Mode & filesystem.ModeType, err
 }
 
-// target gives a link's raw target, never empty, as far as Linux would use it.
-func (v *View) target(ctx context.Context, n Node) (string, error) {
+// Target gives the raw target of a symbolic link, never empty, as far as Linux would use it.
+func (v *View) Target(ctx context.Context, n Node) (string, error) {
 	target, err := v.tree.Readlink(ctx, n)
 	if err != nil {
 		return "", err
@@ -184,7 +184,7 @@ func (v *View) Contain(ctx context.Context, dir *Place, target string) (string, 
 // ContainedLink gives the contained target of the link n in the directory
 // dir. See Contain.
 func (v *View) ContainedLink(ctx context.Context, dir *Place, n Node) (string, error) {
-	target, err := v.target(ctx, n)
+	target, err := v.Target(ctx, n)
 	if err != nil {
 		return "", err
 	}
