@@ -5,10 +5,13 @@
 // It promises:
 //
 //   - A Document that Decode gave is bounded: sizes, counts, names and depths
-//     are within the limits of this package, whoever wrote it. Names can be
-//     directory names; paths are absolute and clean.
-//   - A document has one spelling: Encode of what Decode gave is the same
-//     bytes, so that its digest can be checked wherever it is kept.
+//     are within the limits of this package, whoever wrote it, and so is the
+//     memory that decoding it took. Names can be directory names; paths are
+//     absolute and clean.
+//   - Decode takes what Encode gave, and Encode of that is the same bytes.
+//   - Bytes that Decode takes stay the same when they are put into another JSON
+//     document and taken out again (json.RawMessage), so that their digest can
+//     be checked there.
 //
 // The package imports nothing of Cairn.
 package object

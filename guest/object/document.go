@@ -22,6 +22,10 @@ const (
 	MaxText     = 4096 // bytes of any other single text
 	maxList     = 4096 // paths, steps, warnings of one thing
 	maxDepth    = 16
+	// A document of nothing but "{}," would take some hundred times its size
+	// in memory.
+	maxBraces = 1 << 17 // objects of JSON: a Path, a Step, a Device, a map of Details
+	maxValues = 1 << 20 // values of JSON
 )
 
 // ErrInvalid says that a document is not one: it comes from a guest, and that
@@ -34,7 +38,8 @@ func Digest(encoded []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Encode sorts a document's objects, checks it, and gives its bytes.
+// Encode sorts a document's objects, checks it, and gives its bytes: what
+// Decode will take.
 func Encode(d *Document) ([]byte, error) {
 	slices.SortFunc(d.Objects, func(a, b Object) int { return strings.Compare(a.Name, b.Name) })
 	if err := d.check(); err != nil {
@@ -44,21 +49,19 @@ func Encode(d *Document) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	if len(b) > MaxDocument {
-		return nil, fmt.Errorf("%w: %d bytes are more than %d", ErrInvalid, len(b), MaxDocument)
+	if err := checkShape(b); err != nil {
+		return nil, err
 	}
 	return b, nil
 }
 
-// Decode reads and checks a document. Bytes that are not spelled as Encode
-// spells them are refused: a document is kept within another one, and its
-// digest must hold there.
+// Decode reads and checks a document. Fields that this program does not know
+// are left out. Bytes that are not spelled as encoding/json spells raw JSON are
+// refused: a document is kept within another one, and its digest must hold
+// there.
 func Decode(b []byte) (*Document, error) {
-	if len(b) > MaxDocument {
-		return nil, fmt.Errorf("%w: %d bytes are more than %d", ErrInvalid, len(b), MaxDocument)
-	}
-	if depth(b) > maxDepth {
-		return nil, fmt.Errorf("%w: nested too deeply", ErrInvalid)
+	if err := checkShape(b); err != nil {
+		return nil, err
 	}
 	d := new(Document)
 	if err := json.Unmarshal(b, d); err != nil {
@@ -75,9 +78,12 @@ func Decode(b []byte) (*Document, error) {
 	return d, nil
 }
 
-// depth gives how deeply the brackets outside of strings are nested.
-func depth(b []byte) (deepest int) {
-	now, quoted, escaped := 0, false, false
+// checkShape refuses what would take too much to decode.
+func checkShape(b []byte) error {
+	if len(b) > MaxDocument {
+		return fmt.Errorf("%w: %d bytes are more than %d", ErrInvalid, len(b), MaxDocument)
+	}
+	depth, values, braces, quoted, escaped := 0, 1, 0, false, false
 	for _, c := range b {
 		switch {
 		case escaped:
@@ -87,14 +93,23 @@ func depth(b []byte) (deepest int) {
 		case c == '"':
 			quoted = !quoted
 		case quoted:
-		case c == '{' || c == '[':
-			now++
-			deepest = max(deepest, now)
+		case c == '{':
+			depth, values, braces = depth+1, values+1, braces+1
+		case c == '[':
+			depth, values = depth+1, values+1
+		case c == ',':
+			values++
 		case c == '}' || c == ']':
-			now--
+			depth--
+		}
+		if depth > maxDepth || values > maxValues || braces > maxBraces {
+			return fmt.Errorf("%w: more than %d levels, %d values or %d maps", ErrInvalid, maxDepth, maxValues, maxBraces)
 		}
 	}
-	return deepest
+	if !utf8.Valid(b) {
+		return fmt.Errorf("%w: it is not UTF-8", ErrInvalid)
+	}
+	return nil
 }
 
 func (d *Document) check() error {

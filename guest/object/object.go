@@ -1,6 +1,8 @@
 package object
 
 import (
+	"bytes"
+	"encoding/json"
 	"time"
 )
 
@@ -128,5 +130,16 @@ type Step struct {
 }
 
 // Details are an object's own facts: strings, numbers, booleans, lists and maps
-// of these, as JSON has them.
+// of these, as JSON has them. Numbers of a decoded document are json.Number: a
+// database's identifier of 64 bits is no float64.
 type Details map[string]any
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (d *Details) UnmarshalJSON(b []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber()
+	var m map[string]any
+	err := dec.Decode(&m)
+	*d = m
+	return err
+}

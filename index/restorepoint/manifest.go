@@ -99,10 +99,13 @@ type Guest struct {
 var ErrMetadata = errors.New("the guest's metadata is damaged")
 
 // Document gives the inside agent's metadata, after a check of its digest; nil
-// when the point has none.
+// when the point has none. The error wraps ErrMetadata.
 func (g *Guest) Document() (*object.Document, error) {
-	if g == nil || len(g.Metadata) == 0 {
+	switch {
+	case g == nil || len(g.Metadata) == 0 && g.MetadataDigest == "":
 		return nil, nil
+	case len(g.Metadata) == 0:
+		return nil, fmt.Errorf("%w: it is not there", ErrMetadata)
 	}
 	if object.Digest(g.Metadata) != g.MetadataDigest {
 		return nil, fmt.Errorf("%w: its digest is not the one that the inside agent gave", ErrMetadata)

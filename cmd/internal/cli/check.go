@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,8 +17,8 @@ func (a *app) checkCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Look whether all that the restore points need is there and whole",
-		Long: `Look whether every restore point's manifest and disk maps can be read and every
-pack they need is there. With --read-data every stored byte is read, too: each
+		Long: `Look whether every restore point's manifest and disk maps can be read, every pack
+they need is there, and what the inside agent said is as it said it. With --read-data every stored byte is read, too: each
 pack against its name, each frame against its seal, each chunk against its ID.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -43,7 +44,7 @@ func (a *app) printReport(r *job.Report, took time.Duration) error {
 		return a.printJSON(r)
 	}
 	for _, f := range r.Findings {
-		fmt.Fprintf(a.stdout, "DAMAGE: %s %s %s: %s\n", f.Kind, f.Name, f.Disk, f.Error)
+		fmt.Fprintf(a.stdout, "DAMAGE: %s: %s\n", strings.TrimSpace(f.Kind+" "+f.Name+" "+f.Disk), f.Error)
 	}
 	for _, u := range r.Unknown {
 		fmt.Fprintf(a.stdout, "unknown object (not Cairn's): %s\n", safe(u))

@@ -63,6 +63,12 @@ func (h *host) must(code int, argv ...string) (string, string) {
 // backup would.
 func (h *host) addPoint(img []byte, at time.Time) string {
 	h.t.Helper()
+	return h.addPointWith(img, at, func(*restorepoint.Manifest) {})
+}
+
+// addPointWith is addPoint with a change of the manifest.
+func (h *host) addPointWith(img []byte, at time.Time, change func(*restorepoint.Manifest)) string {
+	h.t.Helper()
 	ctx := context.Background()
 	fatal := func(err error) {
 		h.t.Helper()
@@ -90,6 +96,7 @@ func (h *host) addPoint(img []byte, at time.Time) string {
 	fatal(s.FlushRecords(ctx))
 	m := restorepoint.Manifest{Version: 1, ID: s.ID().String(), VM: restorepoint.VM{Name: "web01"}, Time: at, Read: "full", Reason: "a test",
 		Consistency: restorepoint.Consistency{Level: "crash", Reason: "a test"}, Disks: []restorepoint.Disk{{Name: "vda", Size: int64(len(img)), MapRoot: b.Root()}}}
+	change(&m)
 	body, err := json.Marshal(m)
 	fatal(err)
 	fatal(s.Commit(ctx, body))

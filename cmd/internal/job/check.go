@@ -61,9 +61,13 @@ func Check(ctx context.Context, store *chunkstore.Store, cat Catalogue, readData
 			continue
 		}
 		r.Points++
+		name := m.VM.Name + "@" + restorepoint.DirName(m.Time)
+		if _, err := m.Guest.Document(); err != nil {
+			r.Findings = append(r.Findings, Finding{Kind: "point", Name: name, Error: err.Error()})
+		}
 		for _, d := range m.Disks {
 			for _, err := range checker.Disk(ctx, d, maxPerDisk) {
-				r.Findings = append(r.Findings, Finding{Kind: "point", Name: m.VM.Name + "@" + restorepoint.DirName(m.Time), Disk: d.Name, Error: err.Error()})
+				r.Findings = append(r.Findings, Finding{Kind: "point", Name: name, Disk: d.Name, Error: err.Error()})
 			}
 		}
 		if ctx.Err() != nil {
