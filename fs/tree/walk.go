@@ -47,6 +47,16 @@ func (v *View) Walk(ctx context.Context, from *Place, path string, follow bool) 
 	return p.place, nil
 }
 
+// Resolve finds an absolute path, and gives the path of the same place without
+// symbolic links.
+func (v *View) Resolve(ctx context.Context, path string) (string, *Place, error) {
+	p, err := v.walk(ctx, v.Root(), "/"+path, true)
+	if err != nil {
+		return "", nil, fmt.Errorf("%q: %w", path, err)
+	}
+	return "/" + strings.Join(p.names, "/"), p.place, nil // from the root on its base is the root
+}
+
 func (v *View) walk(ctx context.Context, from *Place, path string, follow bool) (position, error) {
 	if len(path) > 1<<16 {
 		return position{}, ErrTooLong
