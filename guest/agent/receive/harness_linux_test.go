@@ -6,75 +6,32 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"sort"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"cairn/guest"
+	"cairn/guest/agent/receive/receivetest"
 	"cairn/guest/archive"
 	"cairn/guest/filesystem"
 )
 
-// needRoot skips a test that makes what only root can make.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: owners, devices and mounts")
-	}
-}
-
-// mounted gives a new filesystem of a kind, mounted.
-func mounted(t *testing.T, kind string, megabytes int64, options ...string) string {
-	t.Helper()
-	needRoot(t)
-	img := filepath.Join(t.TempDir(), kind+".img")
-	if err := os.WriteFile(img, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(img, megabytes<<20); err != nil {
-		t.Fatal(err)
-	}
-	run(t, "mkfs."+kind, append(options, "-q", img)...)
-	dir := filepath.Join(t.TempDir(), kind)
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	run(t, "mount", "-o", "loop", img, dir)
-	t.Cleanup(func() { run(t, "umount", dir) })
-	return dir
-}
-
-func run(t *testing.T, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// writeFile makes a file with the folders above it.
-func writeFile(t testing.TB, name, text string) {
-	t.Helper()
-	must(t, os.MkdirAll(filepath.Dir(name), 0o755))
-	must(t, os.WriteFile(name, []byte(text), 0o644))
-}
-
-func readFile(t testing.TB, name string) string {
-	t.Helper()
-	b, err := os.ReadFile(name)
-	must(t, err)
-	return string(b)
-}
+// Names of receivetest that every test here uses.
+var (
+	must      = receivetest.Must
+	run       = receivetest.Run
+	writeFile = receivetest.WriteFile
+	readFile  = receivetest.ReadFile
+	needRoot  = receivetest.NeedRoot
+	mounted   = receivetest.Mounted
+	list      = receivetest.List
+	same      = receivetest.Same
+	xattrsOf  = receivetest.Xattrs
+	awkward   = receivetest.Awkward
+	acl       = receivetest.ACL
+)
 
 // sender writes real trees into a stream, as the host does with those of a
 // point. The first error sticks.
@@ -169,25 +126,6 @@ func (s *sender) finish() error {
 	return s.err
 }
 
-func xattrsOf(path string) (list []filesystem.Xattr) {
-	b := make([]byte, 64<<10)
-	n, err := unix.Llistxattr(path, b)
-	if err != nil || n == 0 {
-		return nil
-	}
-	for name := range strings.SplitSeq(strings.TrimRight(string(b[:n]), "\x00"), "\x00") {
-		if strings.HasPrefix(name, aclOfXFS) {
-			continue
-		}
-		value := make([]byte, 64<<10)
-		if n, err := unix.Lgetxattr(path, name, value); err == nil {
-			list = append(list, filesystem.Xattr{Name: name, Value: value[:n]})
-		}
-	}
-	sort.Slice(list, func(i, j int) bool { return list[i].Name < list[j].Name })
-	return list
-}
-
 // announce gives the target of a tree with room enough.
 func announce(from, to string) guest.PutTarget {
 	st, err := os.Lstat(from)
@@ -241,93 +179,6 @@ func socketpair(t testing.TB) (a, b net.Conn) {
 		return c
 	}
 	return conn(fds[0]), conn(fds[1])
-}
-
-// list describes a tree, a line for each entry: all that is to be kept.
-func list(t testing.TB, top string) []string {
-	t.Helper()
-	var lines []string
-	first := map[uint64]string{}
-	var walk func(path, shown string)
-	walk = func(path, shown string) {
-		var st unix.Stat_t
-		must(t, unix.Lstat(path, &st))
-		line := fmt.Sprintf("%q mode %o owner %d:%d mtime %d.%09d", shown, st.Mode, st.Uid, st.Gid, st.Mtim.Sec, st.Mtim.Nsec)
-		for _, x := range xattrsOf(path) {
-			line += fmt.Sprintf(" %s=%x", x.Name, x.Value)
-		}
-		switch st.Mode & unix.S_IFMT {
-		case unix.S_IFDIR:
-			lines = append(lines, line)
-			entries, err := os.ReadDir(path)
-			must(t, err)
-			for _, e := range entries {
-				walk(path+"/"+e.Name(), shown+"/"+e.Name())
-			}
-			return
-		case unix.S_IFREG:
-			line += fmt.Sprintf(" size %d digest %x", st.Size, digestOf(t, path))
-			if st.Size > 1<<20 {
-				line += fmt.Sprintf(" sparse %v", st.Blocks*512 < st.Size/2)
-			}
-		case unix.S_IFLNK:
-			target, err := os.Readlink(path)
-			must(t, err)
-			line += " -> " + target
-		default:
-			line += fmt.Sprintf(" device %d", st.Rdev)
-		}
-		line += fmt.Sprintf(" names %d", st.Nlink)
-		if st.Nlink > 1 {
-			if other, ok := first[st.Ino]; ok {
-				line += " same as " + other
-			} else {
-				first[st.Ino] = shown
-			}
-		}
-		lines = append(lines, line)
-	}
-	walk(top, ".")
-	return lines
-}
-
-func digestOf(t testing.TB, path string) archive.Digest {
-	t.Helper()
-	f, err := os.Open(path)
-	must(t, err)
-	defer f.Close()
-	st, err := f.Stat()
-	must(t, err)
-	h := archive.NewHasher()
-	buffer := make([]byte, 1<<20)
-	for at := int64(0); at < st.Size(); {
-		start, end, err := nextData(int(f.Fd()), at, st.Size())
-		must(t, err)
-		for at = start; at < end; {
-			n, err := f.ReadAt(buffer[:min(end-at, int64(len(buffer)))], at)
-			if n == 0 {
-				t.Fatal(err)
-			}
-			h.Add(at, buffer[:n])
-			at += int64(n)
-		}
-	}
-	return h.Sum()
-}
-
-// same compares two trees.
-func same(t testing.TB, got, want []string) {
-	t.Helper()
-	for i := range max(len(got), len(want)) {
-		switch {
-		case i >= len(got):
-			t.Fatalf("missing: %s", want[i])
-		case i >= len(want):
-			t.Fatalf("too much: %s", got[i])
-		case got[i] != want[i]:
-			t.Fatalf("got  %s\nwant %s", got[i], want[i])
-		}
-	}
 }
 
 // clean fails when a put has left something beside its target.

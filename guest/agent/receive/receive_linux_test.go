@@ -2,9 +2,7 @@ package receive
 
 import (
 	"bytes"
-	"encoding/binary"
 	"io"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,80 +14,6 @@ import (
 	"cairn/guest/archive"
 	"cairn/guest/filesystem"
 )
-
-// awkward makes one of every kind of file that restores get wrong.
-func awkward(t *testing.T, top string) {
-	t.Helper()
-	writeFile(t, top+"/hard-a", "one inode, three names\n")
-	must(t, os.Link(top+"/hard-a", top+"/hard-b"))
-	must(t, os.MkdirAll(top+"/other", 0o755))
-	must(t, os.Link(top+"/hard-a", top+"/other/hard-c"))
-	for name, target := range map[string]string{"link-up": "../../../../etc/passwd", "link-absolute": "/etc/passwd", "link-loop": "link-loop", "link-long": strings.Repeat("a/", 200)} {
-		must(t, os.Symlink(target, top+"/"+name))
-	}
-	must(t, os.Lchown(top+"/link-up", 1000, 1001))
-	must(t, unix.Link(top+"/link-up", top+"/link-up-again"))
-	for name, pieces := range map[string]map[int64]string{"sparse": {0: "start", 300 << 20: "middle", 1<<30 - 3: "end"}, "hole-only": nil} {
-		f, err := os.Create(top + "/" + name)
-		must(t, err)
-		must(t, f.Truncate(1<<30))
-		for off, text := range pieces {
-			_, err := f.WriteAt([]byte(text), off)
-			must(t, err)
-		}
-		must(t, f.Close())
-	}
-	random := make([]byte, 5<<20+17)
-	rnd := rand.NewChaCha8([32]byte{1})
-	_, _ = rnd.Read(random)
-	for name, text := range map[string]string{"empty": "", "block": string(random[:4096]), "large": string(random), "name with spaces": "a", "smörgåsbord-日本語": "b",
-		"new\nline": "c", "latin1-\xe9\xff": "d", strings.Repeat("n", 255): "e", "nothing-allowed": "f", "setuid": "g", "capability": "h", "xattrs": "i", "old": "j"} {
-		writeFile(t, top+"/"+name, text)
-	}
-	must(t, os.Chmod(top+"/nothing-allowed", 0))
-	must(t, unix.Chmod(top+"/setuid", 0o6755))
-	must(t, unix.Mkfifo(top+"/fifo", 0o640))
-	must(t, unix.Mknod(top+"/device", unix.S_IFCHR|0o604, int(unix.Mkdev(10, 200))))
-	must(t, unix.Mknod(top+"/socket", unix.S_IFSOCK|0o777, 0))
-	must(t, unix.Setxattr(top+"/xattrs", "user.cairn", []byte("stone"), 0))
-	must(t, unix.Setxattr(top+"/xattrs", "user.large", []byte(strings.Repeat("x", 3000)), 0))
-	must(t, unix.Setxattr(top+"/xattrs", "trusted.cairn", []byte("\x00\xff"), 0))
-	must(t, unix.Setxattr(top+"/xattrs", aclAccess, acl(1000), 0))
-	must(t, unix.Lsetxattr(top+"/link-loop", "trusted.link", []byte("l"), 0))
-	capability := make([]byte, 20)
-	binary.LittleEndian.PutUint32(capability, 0x02000001)
-	binary.LittleEndian.PutUint32(capability[4:], 1<<10)
-	must(t, os.Lchown(top+"/capability", 7, 8))
-	must(t, unix.Setxattr(top+"/capability", "security.capability", capability, 0))
-	must(t, os.Mkdir(top+"/inherits", 0o755))
-	must(t, unix.Setxattr(top+"/inherits", aclDefault, acl(2000), 0))
-	must(t, os.Remove(top+"/inherits") /* so that it has no files that inherited */)
-	must(t, os.Mkdir(top+"/inherits", 0o750))
-	writeFile(t, top+"/inherits/plain", "no ACL of its own")
-	must(t, os.Mkdir(top+"/inherits/below", 0o700))
-	must(t, unix.Setxattr(top+"/inherits", aclDefault, acl(2000), 0))
-	must(t, unix.Chmod(top+"/inherits", 0o2770))
-	writeFile(t, top+"/"+strings.Repeat("deep/", 60)+"bottom", "bottom")
-	must(t, unix.UtimesNanoAt(unix.AT_FDCWD, top+"/old", []unix.Timespec{{Sec: -1, Nsec: 5}, {Sec: -123456789, Nsec: 999999999}}, 0))
-	must(t, unix.UtimesNanoAt(unix.AT_FDCWD, top+"/link-up", []unix.Timespec{{Sec: 1, Nsec: 5}, {Sec: 2, Nsec: 6}}, unix.AT_SYMLINK_NOFOLLOW))
-	must(t, os.Chmod(top, 0o711))
-	must(t, os.Lchown(top, 1234, 4321))
-}
-
-// acl is a POSIX ACL that lets one more user write (posix_acl_xattr_header and
-// _entry of the kernel).
-func acl(uid uint32) []byte {
-	b := binary.LittleEndian.AppendUint32(nil, 2)
-	for _, e := range []struct {
-		tag, perm uint16
-		id        uint32
-	}{{1, 6, ^uint32(0)}, {2, 6, uid}, {4, 4, ^uint32(0)}, {0x10, 6, ^uint32(0)}, {0x20, 4, ^uint32(0)}} {
-		b = binary.LittleEndian.AppendUint16(b, e.tag)
-		b = binary.LittleEndian.AppendUint16(b, e.perm)
-		b = binary.LittleEndian.AppendUint32(b, e.id)
-	}
-	return b
-}
 
 // A tree of everything goes from one filesystem into another, into a folder
 // that would have its files inherit an ACL and a group; and back.
