@@ -18,6 +18,7 @@ import (
 	"cairn/cmd/internal/config"
 	"cairn/cmd/internal/job"
 	"cairn/cmd/internal/progress"
+	"cairn/cmd/internal/push"
 	"cairn/cmd/internal/wire"
 )
 
@@ -29,6 +30,8 @@ type app struct {
 	now            func() time.Time
 	exe            string
 	version        string
+	// inside begins a session with a VM's inside agent.
+	inside func(ctx context.Context, vm job.VM) (push.Session, error)
 
 	repo         string
 	passwordFile string
@@ -46,9 +49,20 @@ func Run(ctx context.Context, version string, args []string, stdin io.Reader, st
 		exe = "/proc/self/exe"
 	}
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv, now: time.Now, exe: exe, version: version}
+	a.inside = func(ctx context.Context, vm job.VM) (push.Session, error) {
+		s, err := job.DialInside(ctx, vm, version)
+		if err != nil {
+			return nil, err // not a nil *guest.Inside, which is no nil Session
+		}
+		return s, nil
+	}
+	return a.run(ctx, args)
+}
+
+func (a *app) run(ctx context.Context, args []string) int {
 	root := a.root()
 	root.SetArgs(args)
-	err = root.ExecuteContext(ctx)
+	err := root.ExecuteContext(ctx)
 	if err != nil && !errors.Is(err, errWarnings) {
 		if ctx.Err() != nil && !errors.Is(err, job.ErrNotReleased) {
 			err = errors.New("interrupted: stopped before the end; run the command again") // the inner errors are only echoes
