@@ -47,6 +47,16 @@ func (v *View) Walk(ctx context.Context, from *Place, path string, follow bool) 
 	return p.place, nil
 }
 
+// Real gives the place that an absolute path leads to, and its path without
+// symbolic links.
+func (v *View) Real(ctx context.Context, path string) (*Place, string, error) {
+	p, err := v.walk(ctx, v.Root(), path, true)
+	if err != nil {
+		return nil, "", fmt.Errorf("%q: %w", path, err)
+	}
+	return p.place, "/" + strings.Join(p.names, "/"), nil
+}
+
 func (v *View) walk(ctx context.Context, from *Place, path string, follow bool) (position, error) {
 	if len(path) > 1<<16 {
 		return position{}, ErrTooLong
