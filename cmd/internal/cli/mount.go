@@ -45,6 +45,7 @@ func (a *app) mountCmd() *cobra.Command {
   FOLDER/<vm>/2026-10-12T02-00-00Z/fs/…         the same for every point
                                   /volumes/…    each filesystem by itself
                                   /disks/*.raw  each disk, sparse
+                                  /apps/…       applications, containers, users: what each is, and links into fs/
                                   /machine/     how the VM was started
                                   /point.json   what the point is, and what could not be shown
 
