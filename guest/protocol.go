@@ -103,6 +103,20 @@ func AppendFrame(b []byte, f Frame) []byte {
 	return append(b, f.Payload...)
 }
 
+// AppendMessage appends as many frames as a payload of any length needs.
+func AppendMessage(b []byte, f Frame) []byte {
+	rest := f.Payload
+	for {
+		f.Payload = rest[:min(len(rest), MaxPayload)]
+		rest = rest[len(f.Payload):]
+		f.Last = len(rest) == 0
+		b = AppendFrame(b, f)
+		if f.Last {
+			return b
+		}
+	}
+}
+
 // AppendPadding appends what completes any frame that was torn before it, and
 // is no frame itself. It goes before a hello and a welcome.
 func AppendPadding(b []byte) []byte { return append(b, make([]byte, frameHeader+MaxPayload)...) }
@@ -112,6 +126,8 @@ type FrameReader struct {
 	r *bufio.Reader
 	// Skipped counts the bytes that were in no frame.
 	Skipped int64
+	// Limit is how many these may be; 0: any number.
+	Limit int64
 }
 
 // NewFrameReader reads frames from r.
@@ -120,9 +136,13 @@ func NewFrameReader(r io.Reader) *FrameReader {
 }
 
 // Next gives the next whole frame. Its payload is valid until the next call.
-// The error is r's; what lies between frames is none.
+// The error is r's, or ErrBadAnswer when more bytes than the limit were in no
+// frame.
 func (f *FrameReader) Next() (Frame, error) {
 	for {
+		if f.Limit > 0 && f.Skipped > f.Limit {
+			return Frame{}, fmt.Errorf("%w: %d bytes that are no frame", ErrBadAnswer, f.Skipped)
+		}
 		head, err := f.r.Peek(frameHeader)
 		if err != nil {
 			return Frame{}, err
@@ -160,13 +180,13 @@ func parseHeader(head []byte) (f Frame, length int, ok bool) {
 	return Frame{Type: FrameType(head[4]), Last: head[5]&flagLast != 0, Session: le.Uint64(head[8:]), Call: le.Uint32(head[16:])}, int(n), true
 }
 
-// skipToMagic skips what is buffered up to the next possible magic number.
+// skipToMagic skips what is buffered up to the next magic number, or to where
+// one may begin.
 func (f *FrameReader) skipToMagic() {
 	buffered, _ := f.r.Peek(f.r.Buffered()) // they are there
-	i := bytes.IndexByte(buffered[1:], frameMagic[0])
+	i := bytes.Index(buffered[1:], frameMagic[:])
 	if i < 0 {
-		f.skip(len(buffered))
-		return
+		i = len(buffered) - len(frameMagic)
 	}
 	f.skip(1 + i)
 }

@@ -166,7 +166,7 @@ func (a *Agent) exchange(ctx context.Context, command string, args, out any, lim
 }
 
 func (a *Agent) roundTrip(ctx context.Context, command string, line []byte) (raw json.RawMessage, err error) {
-	defer a.underDeadline(ctx)()
+	defer underDeadline(ctx, a.conn)()
 	a.synced = false // until the whole answer is here
 	if _, err := a.conn.Write(line); err != nil {
 		return nil, a.failed(ctx, command, err)
@@ -204,7 +204,7 @@ func (a *Agent) sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer a.underDeadline(ctx)()
+	defer underDeadline(ctx, a.conn)()
 	a.synced = false
 	if _, err = a.conn.Write(line); err == nil {
 		err = skipToSync(a.r, id)
@@ -216,9 +216,8 @@ func (a *Agent) sync(ctx context.Context) error {
 	return nil
 }
 
-// underDeadline puts the connection under the context, which has a deadline.
-func (a *Agent) underDeadline(ctx context.Context) (release func()) {
-	conn := a.conn
+// underDeadline puts a connection under a context, which has a deadline.
+func underDeadline(ctx context.Context, conn net.Conn) (release func()) {
 	deadline, _ := ctx.Deadline()
 	// A connection that cannot take a deadline is closed; its use tells.
 	_ = conn.SetDeadline(deadline)

@@ -33,6 +33,21 @@ type (
 		Value    string `json:"value"`
 	}
 
+	// A virtio-serial port.
+	addSocketChardev struct {
+		ID      string        `json:"id"`
+		Backend socketChardev `json:"backend"`
+	}
+	chardevRemove struct {
+		ID string `json:"id"`
+	}
+	addSerialPort struct { // device_add
+		Driver  string `json:"driver"` // "virtserialport"
+		ID      string `json:"id"`
+		Chardev string `json:"chardev"`
+		Port    string `json:"name"`
+	}
+
 	// Nodes.
 	blockdevDel struct {
 		Node string `json:"node-name"`
@@ -172,6 +187,9 @@ type (
 	}
 )
 
+func (addSocketChardev) name() string   { return "chardev-add" }
+func (chardevRemove) name() string      { return "chardev-remove" }
+func (addSerialPort) name() string      { return "device_add" }
 func (queryStatus) name() string        { return "query-status" }
 func (queryName) name() string          { return "query-name" }
 func (queryUUID) name() string          { return "query-uuid" }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"embed"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -62,6 +63,15 @@ func (t *tree) file(name string, perm os.FileMode, data string) {
 	t.note(os.MkdirAll(filepath.Dir(t.path(name)), 0o755))
 	t.note(os.WriteFile(t.path(name), []byte(data), 0o600))
 	t.note(os.Chmod(t.path(name), perm))
+}
+
+func (t *tree) appendTo(name, data string) {
+	f, err := os.OpenFile(t.path(name), os.O_WRONLY|os.O_APPEND, 0)
+	if err == nil {
+		_, err = f.WriteString(data)
+		err = errors.Join(err, f.Close())
+	}
+	t.note(err)
 }
 
 func (t *tree) symlink(name, target string) { t.note(os.Symlink(target, t.path(name))) }

@@ -159,7 +159,7 @@ func (d *Domain) Inspect(ctx context.Context) (*qmp.Machine, error) {
 	}
 	for _, c := range x.Devices.Channels {
 		if c.Target.Type == "virtio" {
-			m.Channels = append(m.Channels, qmp.Channel{Port: c.Target.Name, Chardev: c.Alias.Name, Open: c.Target.State == "connected"})
+			m.Channels = append(m.Channels, qmp.Channel{Port: c.Target.Name, Chardev: c.Alias.Name, Socket: c.Source.Path, Open: c.Target.State == "connected"})
 		}
 	}
 	if !state.Active {

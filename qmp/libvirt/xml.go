@@ -35,6 +35,9 @@ type domainXML struct {
 		Disks       []diskXML       `xml:"disk"`
 		Controllers []controllerXML `xml:"controller"`
 		Channels    []struct {
+			Source struct {
+				Path string `xml:"path,attr"`
+			} `xml:"source"`
 			Target struct {
 				Type  string `xml:"type,attr"`
 				Name  string `xml:"name,attr"`

@@ -113,6 +113,7 @@ beginning of its ID.
 		a.vmCmd(),
 		a.doctorCmd(),
 		a.freezeTestCmd(),
+		a.agentCmd(),
 		a.backupCmd(),
 		a.pointsCmd(),
 		a.showCmd(),

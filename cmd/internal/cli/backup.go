@@ -44,9 +44,9 @@ type summaryMessage struct {
 
 func (a *app) backupCmd() *cobra.Command {
 	var full, noFreeze bool
-	var tags []string
+	var tags, objects []string
 	var scratch string
-	var wait time.Duration
+	wait, agentTimeout := 5*time.Minute, job.DefaultAgentTimeout
 	var readLimit, writeLimit, scratchLimit string
 	audit, auditPercent := job.DefaultAudit, 100*job.DefaultAudit.Share
 	c := &cobra.Command{
@@ -59,7 +59,14 @@ twice), and the output says why.
 
 A VM that is off, with nobody at its monitor's socket, is backed up from its
 image files: those that its last point names, or cairn vm add … --disk. It may
-be started meanwhile; the run then begins once more, with the running VM.`,
+be started meanwhile; the run then begins once more, with the running VM.
+
+If cairn-agent runs in the guest (cairn agent install --help), it is told of the
+backup first: it lists the guest's applications, containers and users, brings
+the applications into a state to be copied, and freezes the filesystems; each
+step is printed. What fails there lowers what the point claims, is printed with
+its reason, and ends in exit code 3. Without it the stock qemu-guest-agent
+freezes the filesystems.`,
 		Args:              args(1, -1),
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(c *cobra.Command, names []string) error {
@@ -94,6 +101,7 @@ be started meanwhile; the run then begins once more, with the running VM.`,
 					a.say("removed %d files that killed backups left half-written", n)
 				}
 				b := job.Backup{Store: repo.Store, State: repo.Dirs.State, Catalogue: cat, Index: ix, Exe: a.exe, FullRead: full, NoFreeze: noFreeze, Tags: tags,
+					Objects: objects, AgentTimeout: agentTimeout, Version: a.version,
 					Scratch: scratch, ScratchLimit: limits[2], Audit: audit, ReadLimit: limits[0], WriteLimit: limits[1]}
 				err = a.backupAll(c.Context(), b, names)
 				if cerr := ix.Close(); cerr != nil {
@@ -105,6 +113,8 @@ be started meanwhile; the run then begins once more, with the running VM.`,
 	}
 	c.Flags().BoolVar(&full, "full-read", false, "read the disks whole even if the bitmaps are good")
 	c.Flags().BoolVar(&noFreeze, "no-freeze", false, "do not freeze the guest: the point is crash-consistent")
+	c.Flags().StringSliceVar(&objects, "object", nil, "system objects of the guest to tell of the backup, like 'postgresql*' or users/anna (default: all that cairn-agent finds)")
+	c.Flags().DurationVar(&agentTimeout, "agent-timeout", agentTimeout, "how long cairn-agent may take to list the guest's objects, and to quiesce them; then the backup goes on without it")
 	c.Flags().StringSliceVar(&tags, "tag", nil, "tags of the new points")
 	c.Flags().StringVar(&scratch, "scratch", "", "folder for scratch files on this host (default: in CAIRN_STATE_DIR)")
 	c.Flags().StringVar(&scratchLimit, "scratch-limit", "", "most that the scratch files of one VM may take, like 20GiB; more breaks the backup, never the guest (default: all but a tenth of the free space)")
@@ -112,7 +122,7 @@ be started meanwhile; the run then begins once more, with the running VM.`,
 	c.Flags().StringVar(&writeLimit, "write-limit", "", "write at most so much a second to the repository, like 20MiB")
 	c.Flags().Float64Var(&auditPercent, "audit", auditPercent, "percent of the chunks that the bitmaps call unchanged to read and compare all the same (at least 256; 0: none)")
 	c.Flags().DurationVar(&audit.Time, "audit-time", audit.Time, "when to stop the audit of a disk")
-	c.Flags().DurationVar(&wait, "index-wait", 5*time.Minute, "how long to wait for another cairn that uses this host's index")
+	c.Flags().DurationVar(&wait, "index-wait", wait, "how long to wait for another cairn that uses this host's index")
 	return c
 }
 

@@ -43,8 +43,8 @@ A VM that libvirt runs is registered with --libvirt qemu:///system, and with
 --domain if libvirt knows it by another name; see also: cairn vm discover.
 
 A monitor serves one client at a time: give Cairn one of its own by starting
-QEMU with -qmp unix:/run/NAME.qmp,server=on,wait=off . The guest agent's socket
-is found by itself; --agent names another.
+QEMU with -qmp unix:/run/NAME.qmp,server=on,wait=off . The guest agents' sockets
+are found by themselves; --agent and --inside-agent name others.
 
 A VM that is off is backed up from its image files. Where they are is known
 from its last restore point; --disk NAME=FILE[,format=qcow2|raw][,serial=S]
@@ -64,7 +64,7 @@ the first backup after its start reads them whole.`,
 			if err := config.CheckName(v.Name); err != nil {
 				return usagef("%v", err)
 			}
-			for _, p := range []*string{&v.QMP, &v.Agent} { // both "" with libvirt
+			for _, p := range []*string{&v.QMP, &v.Agent, &v.Inside} { // both "" with libvirt
 				if *p == "" {
 					continue
 				}
@@ -88,6 +88,7 @@ the first backup after its start reads them whole.`,
 	c.Flags().StringVar(&v.Libvirt, "libvirt", "", "instead of --qmp: libvirt's connection URI, qemu:///system")
 	c.Flags().StringVar(&v.Domain, "domain", "", "libvirt's name or UUID of the VM (default: NAME)")
 	c.Flags().StringVar(&v.Agent, "agent", "", "qemu-guest-agent's unix socket, if QEMU cannot tell it")
+	c.Flags().StringVar(&v.Inside, "inside-agent", "", "cairn-agent's unix socket, if QEMU cannot tell it")
 	c.Flags().StringSliceVar(&v.Exclude, "exclude", nil, "names of disks to leave out")
 	c.Flags().StringArrayVar(&disks, "disk", nil, "image file of a disk, for when the VM is off: NAME=FILE[,format=qcow2|raw][,serial=S]")
 	c.Flags().BoolVar(&replace, "replace", false, "change a VM that is registered already")

@@ -74,7 +74,7 @@ func parseDisk(value string) (config.Disk, error) {
 
 // jobVM gives a registered VM as a job wants it.
 func jobVM(v config.VM) job.VM {
-	vm := job.VM{Name: v.Name, QMP: v.QMP, Libvirt: v.Libvirt, Domain: v.Domain, Agent: v.Agent, Exclude: v.Exclude}
+	vm := job.VM{Name: v.Name, QMP: v.QMP, Libvirt: v.Libvirt, Domain: v.Domain, Agent: v.Agent, Inside: v.Inside, Exclude: v.Exclude}
 	for _, d := range v.Disks {
 		vm.Disks = append(vm.Disks, job.VMDisk(d))
 	}

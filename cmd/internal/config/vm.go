@@ -19,12 +19,13 @@ var ErrUnknownVM = errors.New("unknown VM")
 // VM is one registered virtual machine.
 type VM struct {
 	Name    string   `toml:"name" json:"name"`
-	QMP     string   `toml:"qmp,omitempty" json:"qmp,omitempty"`         // path of QEMU's monitor socket; "" with Libvirt, and where only its images are known
-	Libvirt string   `toml:"libvirt,omitempty" json:"libvirt,omitempty"` // instead of it: libvirt's connection URI
-	Domain  string   `toml:"domain,omitempty" json:"domain,omitempty"`   // libvirt's name or UUID of the VM; "": as Name
-	Agent   string   `toml:"agent,omitempty" json:"agent,omitempty"`     // path of qemu-guest-agent's socket; "": as QEMU says
-	Exclude []string `toml:"exclude,omitempty" json:"exclude,omitempty"` // names of disks to leave out
-	Disks   []Disk   `toml:"disk,omitempty" json:"disks,omitempty"`      // where its images are, for when it is off
+	QMP     string   `toml:"qmp,omitempty" json:"qmp,omitempty"`                   // path of QEMU's monitor socket; "" with Libvirt, and where only its images are known
+	Libvirt string   `toml:"libvirt,omitempty" json:"libvirt,omitempty"`           // instead of it: libvirt's connection URI
+	Domain  string   `toml:"domain,omitempty" json:"domain,omitempty"`             // libvirt's name or UUID of the VM; "": as Name
+	Agent   string   `toml:"agent,omitempty" json:"agent,omitempty"`               // path of qemu-guest-agent's socket; "": as QEMU says
+	Inside  string   `toml:"inside_agent,omitempty" json:"inside_agent,omitempty"` // path of cairn-agent's socket; "": as QEMU says
+	Exclude []string `toml:"exclude,omitempty" json:"exclude,omitempty"`           // names of disks to leave out
+	Disks   []Disk   `toml:"disk,omitempty" json:"disks,omitempty"`                // where its images are, for when it is off
 }
 
 // Disk says where a disk's image is.

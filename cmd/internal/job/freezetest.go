@@ -44,6 +44,14 @@ func (f *FreezeTest) Run(ctx context.Context) (*FreezeTimes, error) {
 		return nil, err
 	}
 	defer b.host.Close()
+	b.manifest.ID = freezeTestPoint
+	if i := b.announce(ctx); i != nil && i.prepared.Freezes {
+		defer i.Close()
+		times, err := b.freezeAndThawInside(ctx, i)
+		return times, errors.Join(err, b.clearIfSafe(err))
+	} else if i != nil {
+		_ = i.Close() // the stock agent freezes
+	}
 	agent := b.askAgent(ctx)
 	if agent == nil {
 		return nil, fmt.Errorf("%w: %s", ErrNoFreeze, b.manifest.Consistency.Reason)
@@ -51,6 +59,27 @@ func (f *FreezeTest) Run(ctx context.Context) (*FreezeTimes, error) {
 	defer agent.Close()
 	times, err := b.freezeAndThaw(ctx, agent)
 	return times, errors.Join(err, b.clearIfSafe(err))
+}
+
+// freezeTestPoint is the point that an inside agent is told of in a test.
+const freezeTestPoint = "freeze-test"
+
+// freezeAndThawInside does all that a backup has the inside agent do.
+func (b *Backup) freezeAndThawInside(ctx context.Context, i *inside) (times *FreezeTimes, err error) {
+	if b.guardian, err = b.startGuardian(); err != nil {
+		return nil, err
+	}
+	begin := b.Now()
+	frozen, ferr := b.freezeInside(ctx, i)
+	took := b.Now().Sub(begin)
+	if err := errors.Join(ferr, b.thawInside(ctx, i)); err != nil {
+		return nil, err
+	}
+	b.tellSteps(i.thawn.Steps)
+	if !frozen {
+		return nil, fmt.Errorf("%w: %s", ErrNoFreeze, b.manifest.Consistency.Reason)
+	}
+	return &FreezeTimes{Filesystems: b.frozen, Freeze: took, Frozen: time.Duration(b.manifest.Statistics.FrozenMS) * time.Millisecond, Attempts: 1}, nil
 }
 
 func (b *Backup) freezeAndThaw(ctx context.Context, agent *guest.Agent) (times *FreezeTimes, err error) {

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"cairn/guest"
 	"cairn/qmp"
 )
 
@@ -27,17 +28,19 @@ const guardianPatience = 24 * time.Hour
 
 // What a run tells its Guardian, a byte each.
 const (
-	sayFreezing = 'F'
-	sayThawed   = 'T'
-	sayStopping = 'S'
-	sayRunning  = 'R'
-	sayFleece   = 'P' // nodes of the fleece are about to be made
-	sayReleased = 'L'
+	sayFreezing       = 'F'
+	sayFreezingInside = 'I'
+	sayThawed         = 'T'
+	sayStopping       = 'S'
+	sayRunning        = 'R'
+	sayFleece         = 'P' // nodes of the fleece are about to be made
+	sayReleased       = 'L'
 )
 
 // owed is what must be undone if the run dies now.
 type owed struct {
 	Frozen  bool // the guest may be frozen
+	Inside  bool // … by the inside agent
 	Stopped bool // the VM may be stopped
 	Fleece  bool // something of the fleece may be in QEMU, and its scratch files grow
 }
@@ -46,8 +49,10 @@ func (o *owed) note(b byte) {
 	switch b {
 	case sayFreezing:
 		o.Frozen = true
+	case sayFreezingInside:
+		o.Inside = true
 	case sayThawed:
-		o.Frozen = false
+		o.Frozen, o.Inside = false, false
 	case sayStopping:
 		o.Stopped = true
 	case sayRunning:
@@ -63,6 +68,7 @@ func (o *owed) note(b byte) {
 type Charge struct {
 	VM      VM
 	Agent   string // the stock agent's socket; "": none
+	Inside  string // the inside agent's socket; "": none
 	State   string // the state folder
 	Scratch string // folder of the VM's scratch files
 }
@@ -81,7 +87,7 @@ type guardian struct {
 // go to a log in the state folder: the run's own stderr may be a pipe whose
 // reader waits for its end.
 func (b *Backup) startGuardian() (*guardian, error) {
-	charge, err := json.Marshal(Charge{VM: b.VM, Agent: b.entry.Agent, State: b.State, Scratch: b.entry.Scratch})
+	charge, err := json.Marshal(Charge{VM: b.VM, Agent: b.entry.Agent, Inside: b.entry.Inside, State: b.State, Scratch: b.entry.Scratch})
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +176,19 @@ func RunGuardian(ctx context.Context, from io.Reader, c Charge, log io.Writer) e
 	do(o.Stopped && c.VM.Libvirt == "", func() error {
 		return retry(ctx, again("the VM does not go on"), func() error { return resume(ctx, c.VM.QMP) })
 	})
-	do(o.Frozen, func() error { return thawAgent(ctx, c.Agent, c.VM.Libvirt, c.VM.Domain) })
+	way := thawWay{By: byStock, Agent: c.Agent, Inside: c.Inside, Libvirt: c.VM.Libvirt, Domain: c.VM.Domain}
+	do(o.Frozen, func() error { return way.thaw(ctx) })
+	do(o.Inside, func() error {
+		inside := way
+		inside.By = byInside
+		return retry(ctx, again("the guest is not thawed"), func() error {
+			err := inside.thaw(ctx)
+			if errors.Is(err, guest.ErrVMGone) {
+				return nil
+			}
+			return err
+		})
+	})
 	do(o.Fleece, func() error { return c.clean(ctx, again("the fleece could not be taken down")) })
 	all.Wait()
 	err := errors.Join(errs...)

@@ -33,9 +33,11 @@ type entry struct {
 	Libvirt string    `json:"libvirt,omitempty"`
 	Domain  string    `json:"domain,omitempty"`
 	Agent   string    `json:"agent,omitempty"`
+	Inside  string    `json:"inside,omitempty"` // the inside agent's socket
 	Session string    `json:"session,omitempty"`
 	Scratch string    `json:"scratch,omitempty"` // folder of this VM's scratch files
 	Frozen  bool      `json:"frozen,omitempty"`  // a freeze may have been sent, and no thaw was answered since
+	By      string    `json:"by,omitempty"`      // who froze: byStock, byInside; "" is byStock
 	Stopped bool      `json:"stopped,omitempty"` // the VM ran, and the run may have stopped it
 	Step    string    `json:"step"`
 	PID     int       `json:"pid"`

@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"cairn/guest"
 	"cairn/index/restorepoint"
 	"cairn/qmp"
 	"cairn/qmp/libvirt"
@@ -160,14 +159,3 @@ type ownedConn struct {
 }
 
 func (c ownedConn) Close() error { return errors.Join(c.Conn.Close(), c.d.Close()) }
-
-// thawAgent thaws the guest behind an agent's socket, or behind libvirt.
-func thawAgent(ctx context.Context, agent, uri, name string) error {
-	var err error
-	if agent == throughLibvirt {
-		_, err = guest.ThawBy(ctx, "libvirt domain "+name, domainAgent(uri, name))
-	} else {
-		_, err = guest.Thaw(ctx, agent)
-	}
-	return err
-}

@@ -13,6 +13,7 @@ type VM struct {
 	Libvirt string   // libvirt's connection URI; ""
 	Domain  string   // libvirt's name of the VM
 	Agent   string   // path of qemu-guest-agent's socket; "": as QEMU says
+	Inside  string   // path of cairn-agent's socket; "": as QEMU says
 	Exclude []string // names of disks to leave out
 	Disks   []VMDisk // where its images are, for when it is off
 }

@@ -62,7 +62,10 @@ func (b *Backup) probe(ctx context.Context) error {
 		}
 	}
 	b.entry = entry{VM: b.VM.Name, QMP: b.VM.QMP, Libvirt: b.VM.Libvirt, Domain: b.VM.Domain, Agent: b.agentSocket()}
-	if b.entry.Frozen = b.owesThaw; b.owesThaw {
+	if b.entry.Frozen, b.entry.By = b.owes != "", b.owes; b.owes != "" {
+		if b.owes == byInside {
+			b.entry.Inside = b.journal.Dead.Inside
+		}
 		b.warn("a run that died had frozen the guest, and its agent does not answer a thaw: restart the agent in the guest; each run tries again until it answers")
 	}
 	if b.entry.Scratch, err = b.scratchDir(); err != nil {
@@ -82,12 +85,12 @@ func (b *Backup) cleanDead(ctx context.Context) error {
 				return fmt.Errorf("let the VM go on that an earlier run has stopped: %w", err)
 			}
 		}
-		if d.Frozen && d.Agent != "" {
+		if w := wayOf(*d); d.Frozen && w.known() {
 			tctx, cancel := context.WithTimeout(ctx, agentTimeout)
-			err := thawAgent(tctx, d.Agent, d.Libvirt, d.Domain)
+			err := w.thaw(tctx)
 			cancel()
 			if err != nil && !errors.Is(err, guest.ErrVMGone) && !errors.Is(err, guest.ErrUnsupported) {
-				b.owesThaw = true
+				b.owes = w.By
 				b.Step("the guest may be frozen still, its agent does not answer: %v", err)
 			}
 		}

@@ -16,10 +16,17 @@ import (
 // when it returns, and the guest as it was.
 func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err error) {
 	b.pace.enter(phasePoint)
-	agent := b.askAgent(ctx)
-	if agent != nil {
-		defer agent.Close()
+	var ways ways
+	if !b.NoFreeze {
+		ways.inside = b.announce(ctx)
 	}
+	if ways.inside != nil {
+		defer ways.inside.Close()
+	}
+	if ways.inside == nil || !ways.inside.prepared.Freezes {
+		ways.stock = b.askAgent(ctx)
+	}
+	defer ways.closeStock()
 	if err := b.step("fleece"); err != nil {
 		return err
 	}
@@ -36,7 +43,7 @@ func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err err
 	if err != nil {
 		return err // what could not be undone of it, the guardian tries once more
 	}
-	if err := b.quiescedPoint(ctx, fleece, agent); err != nil {
+	if err := b.quiescedPoint(ctx, fleece, &ways); err != nil {
 		return err
 	}
 	b.entry.Stopped = false
@@ -129,8 +136,44 @@ func (b *Backup) readWhole(reason string) {
 	b.explain()
 }
 
+// ways are those by which a guest can be made to stand: the inside agent's,
+// which knows applications, and the stock agent's.
+type ways struct {
+	inside *inside
+	stock  *guest.Agent
+}
+
+func (w *ways) closeStock() {
+	if w.stock != nil {
+		_ = w.stock.Close() // it thaws nothing, and was thawed
+	}
+}
+
 // quiescedPoint freezes, takes the point, and thaws on every path.
-func (b *Backup) quiescedPoint(ctx context.Context, fleece fleece, agent *guest.Agent) (err error) {
+func (b *Backup) quiescedPoint(ctx context.Context, fleece fleece, w *ways) error {
+	if i := w.inside; i != nil && i.prepared.Freezes {
+		frozen, err := b.freezeInside(ctx, i)
+		if err != nil {
+			return errors.Join(err, b.thawInside(ctx, i))
+		}
+		if frozen {
+			err := b.point(ctx, fleece, frozen)
+			if err := errors.Join(err, b.thawInside(ctx, i)); err != nil {
+				return err
+			}
+			b.metadata(ctx, i)
+			return nil
+		}
+		why := b.manifest.Consistency.Reason
+		if w.stock = b.askAgent(ctx); w.stock == nil {
+			b.crash("%s; %s", why, b.manifest.Consistency.Reason)
+		}
+	}
+	return b.stockPoint(ctx, fleece, w.stock)
+}
+
+// stockPoint takes the point with what the stock agent can do, nil for none.
+func (b *Backup) stockPoint(ctx context.Context, fleece fleece, agent *guest.Agent) (err error) {
 	frozen := false
 	if agent != nil {
 		guard := agent.Guard()
@@ -145,6 +188,11 @@ func (b *Backup) quiescedPoint(ctx context.Context, fleece fleece, agent *guest.
 			return err
 		}
 	}
+	return b.point(ctx, fleece, frozen)
+}
+
+// point takes the point in time.
+func (b *Backup) point(ctx context.Context, fleece fleece, frozen bool) error {
 	b.entry.Stopped = b.machine.Running
 	if err := b.step("point"); err != nil {
 		return err
@@ -191,11 +239,7 @@ func (b *Backup) sayIfRunning(ctx context.Context) error {
 // freeze freezes the guest's filesystems. That it fails is no reason to have
 // no point: it is then crash-consistent and says so.
 func (b *Backup) freeze(ctx context.Context, guard *guest.Guard) (bool, error) {
-	b.entry.Frozen = true
-	if err := b.step("freeze"); err != nil {
-		return false, err
-	}
-	if err := b.guardian.say(sayFreezing); err != nil {
+	if err := b.owe(byStock); err != nil {
 		return false, err
 	}
 	fctx, cancel := context.WithTimeout(ctx, freezeTimeout)
@@ -227,18 +271,15 @@ func (b *Backup) thaw(ctx context.Context, guard *guest.Guard) (guest.Release, e
 		// The guardian was not told of a thaw: it goes on trying.
 		return rel, fmt.Errorf("the guest may still be frozen: thaw it by hand (guest-fsfreeze-thaw), or restart the agent in it: %w: %w", err, ErrNotReleased)
 	}
-	if rel.Sent {
-		b.owesThaw = false
+	if rel.Sent && b.owes == byStock {
+		b.owes = ""
 	}
-	if b.entry.Frozen = b.owesThaw; b.owesThaw {
-		return rel, nil // the guardian was told of a freeze, and goes on trying when the run has ended
-	}
-	return rel, b.guardian.say(sayThawed)
+	return rel, b.thawed()
 }
 
 // thawOwed thaws what a dead run had frozen, now that the agent answers.
 func (b *Backup) thawOwed(ctx context.Context, agent *guest.Agent) {
-	if !b.owesThaw {
+	if b.owes != byStock {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, agentTimeout)
@@ -247,7 +288,7 @@ func (b *Backup) thawOwed(ctx context.Context, agent *guest.Agent) {
 		b.warn("the guest that a dead run had frozen could not be thawed: %v", err)
 		return
 	}
-	b.owesThaw = false
+	b.owes = ""
 }
 
 // prepare makes the fleece's nodes, not yet in the data path.
