@@ -29,6 +29,7 @@ type app struct {
 	now            func() time.Time
 	exe            string
 	version        string
+	find           wire.Finder // of system objects, in points that no agent has described
 
 	repo         string
 	passwordFile string
@@ -45,10 +46,14 @@ func Run(ctx context.Context, version string, args []string, stdin io.Reader, st
 	if err != nil {
 		exe = "/proc/self/exe"
 	}
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv, now: time.Now, exe: exe, version: version}
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv, now: time.Now, exe: exe, version: version, find: wire.Find}
+	return a.run(ctx, args)
+}
+
+func (a *app) run(ctx context.Context, args []string) int {
 	root := a.root()
 	root.SetArgs(args)
-	err = root.ExecuteContext(ctx)
+	err := root.ExecuteContext(ctx)
 	if err != nil && !errors.Is(err, errWarnings) {
 		if ctx.Err() != nil && !errors.Is(err, job.ErrNotReleased) {
 			err = errors.New("interrupted: stopped before the end; run the command again") // the inner errors are only echoes
@@ -81,6 +86,7 @@ A first backup, step by step:
   cairn doctor web01                               what works, what does not, why
   cairn backup web01                               the first reads all, the next what changed
   cairn mount /mnt/cairn                           browse every point
+  cairn apps web01@latest                          applications, containers, users in it
   cairn restore web01@latest:/etc/fstab --to /tmp  copy a file out
   cairn boot web01@latest                          run the VM from the point, at once
 
@@ -117,6 +123,7 @@ beginning of its ID.
 		a.backupCmd(),
 		a.pointsCmd(),
 		a.showCmd(),
+		a.appsCmd(),
 		a.mountCmd(),
 		a.lsCmd(),
 		a.catCmd(),

@@ -60,7 +60,7 @@ target is in the attribute security.cairn.link, and --raw-links shows it.`,
 			if !foreground {
 				return a.mountBackground(c.Context(), argv[0])
 			}
-			o := fs.Options{RawLinks: rawLinks, AllowOther: allowOther}
+			o := fs.Options{RawLinks: rawLinks, AllowOther: allowOther, Derive: wire.Derive(a.find)}
 			o.Report = func(err error) { fmt.Fprintf(a.stderr, "%s cairn: %v\n", a.now().UTC().Format(time.RFC3339), err) }
 			return a.mountForeground(c.Context(), argv[0], o)
 		},
