@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -265,9 +266,16 @@ func checkTexts(texts ...string) error {
 	return nil
 }
 
-// Text shortens a text of unknown origin to what a document may hold.
+// Text makes a text of unknown origin what a document may hold and a terminal
+// may show: valid, not too long, and without control characters but line ends
+// and tabs.
 func Text(s string) string {
-	s = strings.ToValidUTF8(s, "�")
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "�"))
 	if len(s) > MaxText {
 		s = strings.ToValidUTF8(s[:MaxText-4], "") + "…"
 	}

@@ -76,12 +76,15 @@ func DialInside(ctx context.Context, vm VM, version string) (*guest.Inside, erro
 	return s, nil
 }
 
-func hello(version string) guest.Hello {
+func hello(version string) guest.Hello { return guest.Hello{Host: Hostname(), Cairn: version} }
+
+// Hostname is this host's name for logs and manifests.
+func Hostname() string {
 	host, err := os.Hostname()
 	if err != nil {
-		host = "unknown"
+		return "unknown"
 	}
-	return guest.Hello{Host: host, Cairn: version}
+	return host
 }
 
 // inside is the run's session with the inside agent.
@@ -287,7 +290,7 @@ func (b *Backup) metadata(ctx context.Context, i *inside) {
 	}
 	b.manifest.Guest = g
 	for _, w := range doc.Warnings {
-		b.warn("inside agent: %s", w)
+		b.warn("inside agent: %s", object.Text(w))
 	}
 	b.manifest.Consistency = levelOf(doc, true)
 	if !i.thawn.Held {
