@@ -82,7 +82,7 @@ func (p postgres) cluster(ctx context.Context, root discover.Root, c discover.Cl
 	}
 	if err != nil {
 		promise(&f.Object, object.Filesystem, "the server was not told, for it does not answer: "+err.Error())
-		return f, fmt.Errorf("%s: %w", f.Object.Name, err)
+		return f, fmt.Errorf("%s does not let its owner (user %d) in on %s, port %d; allow that in pg_hba.conf by \"local all all peer\": %w", f.Object.Name, c.Owner, s.socket, s.Port, err)
 	}
 	s.describe(&f.Object, facts)
 	if facts.Settings["fsync"] != "on" {
