@@ -177,7 +177,7 @@ func (p *Push) send(ctx context.Context, s Session, put *guest.Put, places []*tr
 	defer end()
 	ours := guest.PutResult{}
 	got, err := guest.PutFiles(ctx, s, *put, func(w io.Writer) error {
-		out := &sender{ctx: ctx, view: p.View, w: archive.NewWriter(w), buffer: make([]byte, archive.MaxData), result: &ours, add: add}
+		out := &sender{ctx: ctx, view: p.View, w: archive.NewWriter(w), buffer: make([]byte, archive.MaxData), result: &ours, add: add, unreadable: map[tree.Node]error{}}
 		for i, at := range places {
 			out.nextTree(path.Dir(p.Trees[i].From))
 			if err := tree.Visit(ctx, p.View, at, treeName(p.Trees[i]), out); err != nil {
@@ -231,8 +231,7 @@ func (p *Push) start(ctx context.Context, s Session, r *Result) Session {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), serviceTime)
 	defer cancel()
 	err := p.serve(ctx, s, guest.CallStart, false, r)
-	var said *guest.CallError
-	if err != nil && !errors.As(err, &said) && ctx.Err() == nil && (errors.Is(err, guest.ErrNoAnswer) || errors.Is(err, guest.ErrNoAgent) || errors.Is(err, guest.ErrBadAnswer)) {
+	if errors.Is(err, guest.ErrNoAnswer) || errors.Is(err, guest.ErrNoAgent) || errors.Is(err, guest.ErrBadAnswer) {
 		s.Close()
 		again, derr := p.Dial(ctx)
 		if derr != nil {

@@ -25,6 +25,9 @@ type sender struct {
 	last   uint64           // and of this one
 	broken error            // the stream
 	said   bool             // what failed is in the stream already
+	// unreadable are files that broke off. By their further names they are not
+	// tried again: their bytes were counted once.
+	unreadable map[tree.Node]error
 }
 
 // write writes a record. An ErrInvalid concerns this record only.
@@ -99,6 +102,9 @@ func (s *sender) Take(i *tree.Item) error {
 
 // file sends a regular file.
 func (s *sender) file(i *tree.Item, r *archive.Record) error {
+	if err := s.unreadable[i.Node]; err != nil {
+		return err
+	}
 	f, err := s.view.Tree().Open(s.ctx, i.Node)
 	if err != nil {
 		return err
@@ -115,6 +121,7 @@ func (s *sender) file(i *tree.Item, r *archive.Record) error {
 		return s.write(&archive.Record{Kind: archive.End})
 	}
 	if s.broken == nil {
+		s.unreadable[i.Node] = err
 		s.said = s.write(&archive.Record{Kind: archive.Broken}) == nil
 	}
 	return err

@@ -21,6 +21,9 @@ func exchangeAll(j *journal, stages []*stage, keepBoth bool) error {
 			return err
 		}
 		j.Places[i].New = ino
+		if err := s.keepTimes(); err != nil {
+			return err
+		}
 	}
 	j.State = exchanging
 	if err := j.write(); err != nil {
@@ -28,7 +31,7 @@ func exchangeAll(j *journal, stages []*stage, keepBoth bool) error {
 	}
 	for i, s := range stages {
 		if err := s.exchange(keepBoth); err != nil {
-			return errors.Join(err, takeAllBack(j, stages[:i]))
+			return errors.Join(err, takeAllBack(j, stages[:i+1]))
 		}
 	}
 	err := syncPlaces(stages)
@@ -74,13 +77,40 @@ func (s *stage) exchange(keepBoth bool) error {
 	}
 	switch {
 	case err == nil:
-		return nil
+		return s.setTimesAgain()
 	case errors.Is(err, unix.EINVAL):
 		return refuse(guest.CodeUnsupported, "the filesystem at %q cannot exchange two names in one step: use --keep-both, and rename it yourself", p.dirPath)
 	case errors.Is(err, unix.EBUSY):
 		return refuse(guest.CodeBusy, "%q cannot be exchanged: something is mounted there in the guest", p.path())
 	}
 	return fmt.Errorf("put %q in place: %w", p.path(), err)
+}
+
+// keepTimes opens a new directory and remembers its times: some filesystems
+// (XFS) count an exchange as a change of the directory itself.
+func (s *stage) keepTimes() error {
+	fd, err := unix.Openat(s.dir, newName, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.top = fd
+	return unix.Fstat(fd, &s.was)
+}
+
+// setTimesAgain undoes that, through the directory that is open already: its
+// name may be somebody else's by now.
+func (s *stage) setTimesAgain() error {
+	if s.top < 0 {
+		return nil
+	}
+	name := fmt.Sprintf("/proc/self/fd/%d", s.top)
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, name, []unix.Timespec{s.was.Atim, s.was.Mtim}, 0); err != nil {
+		return fmt.Errorf("set the times of %q: %w", s.place.path(), err)
+	}
+	return unix.Fsync(s.top)
 }
 
 // rename renames between the stage and the target.

@@ -60,7 +60,7 @@ func (jp *journalPlace) recover(exchanging bool) error {
 	if p.inode != jp.Inode {
 		return errors.New("it is another folder now")
 	}
-	s := &stage{place: p, name: jp.Stage, links: -1}
+	s := &stage{place: p, name: jp.Stage, links: -1, top: -1}
 	s.dir, err = unix.Openat(p.dir, s.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil // it was not made yet, or is removed already

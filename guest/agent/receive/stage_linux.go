@@ -24,6 +24,9 @@ type stage struct {
 	name  string // in place's directory
 	dir   int    // open
 	links int    // open, its folder for files with further names
+
+	top int // open, a new directory that is being exchanged; else -1
+	was unix.Stat_t
 }
 
 // newStage makes the folder. The journal must have its name already.
@@ -31,7 +34,7 @@ func newStage(p *place, name string) (s *stage, err error) {
 	if err := unix.Mkdirat(p.dir, name, 0o700); err != nil {
 		return nil, fmt.Errorf("make a folder in %q: %w", p.dirPath, err)
 	}
-	s = &stage{place: p, name: name, links: -1}
+	s = &stage{place: p, name: name, links: -1, top: -1}
 	s.dir, err = unix.Openat(p.dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open the folder %q in %q: %w", name, p.dirPath, err)
@@ -65,7 +68,7 @@ func newStage(p *place, name string) (s *stage, err error) {
 }
 
 func (s *stage) close() {
-	for _, fd := range []*int{&s.dir, &s.links} {
+	for _, fd := range []*int{&s.dir, &s.links, &s.top} {
 		if *fd >= 0 {
 			unix.Close(*fd)
 			*fd = -1
