@@ -127,7 +127,7 @@ const maxUp = len("../../../")
 // no link of the guest is left on its way, so it leads there in a mount that
 // follows none (nosymfollow), too.
 func (p *aboutPath) find(ctx context.Context, view *tree.View) error {
-	_, real, err := view.Real(ctx, p.Path.Path)
+	real, _, err := view.Resolve(ctx, p.Path.Path)
 	switch {
 	case err != nil:
 		return err

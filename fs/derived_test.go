@@ -25,7 +25,7 @@ func derivedWorld(setting string) (*world, error) {
 	var tries atomic.Int64
 	w.derive = func(ctx context.Context, m *restorepoint.Manifest, v *tree.View) (*sysobject.Document, error) {
 		first := tries.Add(1) == 1
-		if _, _, err := v.Real(ctx, "/var/lib/postgresql"); err != nil {
+		if _, _, err := v.Resolve(ctx, "/var/lib/postgresql"); err != nil {
 			return nil, err
 		}
 		o := cluster()

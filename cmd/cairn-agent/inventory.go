@@ -32,9 +32,9 @@ type inventoriedObject struct {
 func (a *app) inventory(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, inventoryTime)
 	defer cancel()
-	agent, _ := a.agent(a.stderr)
-	found, warnings := agent.Inventory(ctx)
-	mounts, err := agent.Look(ctx)
+	inside, _, _ := a.agent()
+	found, warnings := inside.Inventory(ctx)
+	mounts, err := inside.Look(ctx)
 	if err != nil {
 		warnings = append(warnings, err.Error())
 	}

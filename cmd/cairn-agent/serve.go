@@ -22,37 +22,36 @@ const closeTime = 75 * time.Second
 func (a *app) serve(ctx context.Context) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	agent, log := a.agent(a.stderr)
-	if err := agent.Start(ctx); err != nil {
+	inside, log, c := a.agent()
+	for _, p := range c.Problems {
+		log.Warn("configuration", "problem", p.Error())
+	}
+	if err := inside.Start(ctx); err != nil {
 		return err
 	}
 	// At once, and not only when the call that is being answered has ended.
-	thaw := context.AfterFunc(ctx, func() { agent.End(context.WithoutCancel(ctx)) })
-	defer thaw()
-	err := a.listen(ctx, agent, log)
+	forget := context.AfterFunc(ctx, func() { inside.End(context.WithoutCancel(ctx)) })
+	defer forget()
+	err := a.listen(ctx, inside, log)
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
 	defer cancel()
-	agent.Close(closing)
+	inside.Close(closing)
 	return err
 }
 
-// agent makes the agent as the configuration wants it. Its log goes to out.
-func (a *app) agent(out interface{ Write([]byte) (int, error) }) (*agent.Agent, *slog.Logger) {
+// agent makes the agent as the configuration wants it.
+func (a *app) agent() (*agent.Agent, *slog.Logger, *config.Config) {
 	c := config.Load(a.config)
-	held := agent.NewLog(out)
+	held := agent.NewLog(a.stderr)
 	log := slog.New(slog.NewTextHandler(held, &slog.HandlerOptions{Level: c.LogLevel, ReplaceAttr: withoutTime}))
-	slog.SetDefault(log) // also what package log is told
-	opt := agent.Options{
+	slog.SetDefault(log) // also for what package log is told
+	return agent.New(agent.Options{
 		Version: version, Log: held, Logger: log,
 		Collectors:  collectors(a.config, c),
 		Machine:     describe,
 		Put:         put(),
 		FreezeLimit: c.FreezeLimit, RunDir: a.runDir, StateDir: a.stateDir, Below: a.below,
-	}
-	for _, p := range c.Problems {
-		log.Warn("configuration", "problem", p.Error())
-	}
-	return agent.New(opt), log
+	}), log, c
 }
 
 // withoutTime: the journal has it.

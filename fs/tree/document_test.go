@@ -193,7 +193,7 @@ func TestRootInADirectoryOfItsVolume(t *testing.T) {
 		t.Errorf("problems %v", p)
 	}
 	// ".." of the guest's root is the root.
-	if _, real, err := v.Real(t.Context(), "/home/../../../etc/./passwd"); err != nil || real != "/etc/passwd" {
+	if real, _, err := v.Resolve(t.Context(), "/home/../../../etc/./passwd"); err != nil || real != "/etc/passwd" {
 		t.Errorf("real path %q, %v", real, err)
 	}
 }

@@ -47,14 +47,14 @@ func (v *View) Walk(ctx context.Context, from *Place, path string, follow bool) 
 	return p.place, nil
 }
 
-// Real gives the place that an absolute path leads to, and its path without
+// Resolve finds an absolute path, and gives the path of the same place without
 // symbolic links.
-func (v *View) Real(ctx context.Context, path string) (*Place, string, error) {
-	p, err := v.walk(ctx, v.Root(), path, true)
+func (v *View) Resolve(ctx context.Context, path string) (string, *Place, error) {
+	p, err := v.walk(ctx, v.Root(), "/"+path, true)
 	if err != nil {
-		return nil, "", fmt.Errorf("%q: %w", path, err)
+		return "", nil, fmt.Errorf("%q: %w", path, err)
 	}
-	return p.place, "/" + strings.Join(p.names, "/"), nil
+	return "/" + strings.Join(p.names, "/"), p.place, nil // from the root on its base is the root
 }
 
 func (v *View) walk(ctx context.Context, from *Place, path string, follow bool) (position, error) {
@@ -93,7 +93,7 @@ func (v *View) walk(ctx context.Context, from *Place, path string, follow bool) 
 			if links++; links > MaxLinks {
 				return position{}, ErrLoop
 			}
-			target, err := v.target(ctx, node)
+			target, err := v.Target(ctx, node)
 			if err != nil {
 				return position{}, err
 			}
@@ -124,8 +124,8 @@ func (v *View) step(ctx context.Context, dir Node, name string) (Node, uint32, e
 	return node, attr.Mode & filesystem.ModeType, err
 }
 
-// target gives a link's raw target, never empty, as far as Linux would use it.
-func (v *View) target(ctx context.Context, n Node) (string, error) {
+// Target gives the raw target of a symbolic link, never empty, as far as Linux would use it.
+func (v *View) Target(ctx context.Context, n Node) (string, error) {
 	target, err := v.tree.Readlink(ctx, n)
 	if err != nil {
 		return "", err
@@ -194,7 +194,7 @@ func (v *View) Contain(ctx context.Context, dir *Place, target string) (string, 
 // ContainedLink gives the contained target of the link n in the directory
 // dir. See Contain.
 func (v *View) ContainedLink(ctx context.Context, dir *Place, n Node) (string, error) {
-	target, err := v.target(ctx, n)
+	target, err := v.Target(ctx, n)
 	if err != nil {
 		return "", err
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"cairn/guest"
+	"cairn/guest/agent/stagetest"
 	"cairn/guest/object"
 )
 
@@ -180,23 +181,23 @@ func app(name string, paths ...string) Found {
 
 // TestRun makes a whole run as it should be.
 func TestRun(t *testing.T) {
-	if !private(t) {
+	if !stagetest.Private(t) {
 		return
 	}
-	s := newStage(t)
-	dir := s.mount("data", "ext4")
-	w := newWriter(t, dir)
+	s := stagetest.New(t)
+	dir := s.Mount("data", "ext4")
+	w := stagetest.NewWriter(t, dir)
 	var e events
 	db := app("db", dir)
 	db.Object.Details = object.Details{"port": 5432}
 	db.Pre, db.Post = e.step("pre"), e.step("post")
 	db.Frozen = func() (object.Details, error) {
-		before := w.size()
+		before := w.Size()
 		time.Sleep(100 * time.Millisecond)
-		e.add(fmt.Sprintf("frozen, grew %d", w.size()-before))
+		e.add(fmt.Sprintf("frozen, grew %d", w.Size()-before))
 		return object.Details{"wal": "0/16B3748"}, nil
 	}
-	a := testAgent(t, t.TempDir(), s.dir, found{db, app("files", dir), app("containers/web")})
+	a := testAgent(t, t.TempDir(), s.Dir, found{db, app("files", dir), app("containers/web")})
 	a.opt.Machine = func(context.Context) (Machine, error) {
 		return Machine{Hostname: "web01", OS: object.OS{ID: "debian"}, Mounts: []object.Mount{{Mountpoint: dir, Source: mountSource(t, dir), Type: "ext4", UUID: "1234"}}}, nil
 	}
@@ -212,7 +213,7 @@ func TestRun(t *testing.T) {
 	if f.Filesystems != 1 {
 		t.Errorf("frozen: %+v", f)
 	}
-	w.mustStand()
+	w.MustStand()
 	if st := must[guest.Status](t, a, guest.CallStatus, nil); !st.Frozen || st.Owed != 1 || st.Point != point || st.RSS < 1<<20 {
 		t.Errorf("status while frozen: %+v", st)
 	}
@@ -222,7 +223,7 @@ func TestRun(t *testing.T) {
 	if !th.Held || th.Filesystems != 1 || th.Reason != "" || th.FrozenMS < 200 {
 		t.Errorf("thawn: %+v", th)
 	}
-	w.mustWrite()
+	w.MustWrite()
 	if want := []string{"pre", "frozen, grew 0", "post"}; !slices.Equal(e.all, want) {
 		t.Errorf("order %q, want %q", e.all, want)
 	}
@@ -271,11 +272,11 @@ func mountSource(t *testing.T, point string) string {
 // TestStepsThatFail: whatever an object's steps do, the run goes on, the object
 // says so, and every Post is called.
 func TestStepsThatFail(t *testing.T) {
-	if !private(t) {
+	if !stagetest.Private(t) {
 		return
 	}
-	s := newStage(t)
-	dir := s.mount("data", "ext4")
+	s := stagetest.New(t)
+	dir := s.Mount("data", "ext4")
 	var e events
 	hang := make(chan struct{})
 	t.Cleanup(func() { close(hang) })
@@ -292,7 +293,7 @@ func TestStepsThatFail(t *testing.T) {
 		e.add("post post-fails")
 		return &CommandError{Command: "unlock", Err: errors.New("exit status 1"), Output: "no such lock"}
 	}
-	a := testAgent(t, t.TempDir(), s.dir,
+	a := testAgent(t, t.TempDir(), s.Dir,
 		found{
 			with("good", good, nil),
 			with("fails", func(context.Context) error {
@@ -378,24 +379,24 @@ func TestStepsThatFail(t *testing.T) {
 
 // TestDeadMan: a host that dies after the freeze.
 func TestDeadMan(t *testing.T) {
-	if !private(t) {
+	if !stagetest.Private(t) {
 		return
 	}
-	s := newStage(t)
-	dir := s.mount("data", "xfs")
-	w := newWriter(t, dir)
+	s := stagetest.New(t)
+	dir := s.Mount("data", "xfs")
+	w := stagetest.NewWriter(t, dir)
 	var e events
 	db := app("db", dir)
 	db.Post = e.step("post")
-	a := testAgent(t, t.TempDir(), s.dir, found{db})
+	a := testAgent(t, t.TempDir(), s.Dir, found{db})
 	p := must[guest.Prepared](t, a, guest.CallPrepare, guest.Prepare{Point: point, FreezeLimitMS: 700})
 	if p.FreezeLimitMS != 700 {
 		t.Errorf("%+v", p)
 	}
 	f := must[guest.FreezeAnswer](t, a, guest.CallFreeze, guest.Freeze{Point: point})
 	start := time.Now()
-	w.mustStand()
-	w.mustWrite()
+	w.MustStand()
+	w.MustWrite()
 	if took := time.Since(start); took < 400*time.Millisecond || took > 3*time.Second {
 		t.Errorf("it wrote again after %v", took)
 	}
@@ -423,12 +424,12 @@ func TestFreezeLimit(t *testing.T) {
 
 // The end of a session, a new one, and the end of the agent thaw.
 func TestSessionEndsWhileFrozen(t *testing.T) {
-	if !private(t) {
+	if !stagetest.Private(t) {
 		return
 	}
-	s := newStage(t)
-	dir := s.mount("data", "ext4")
-	w := newWriter(t, dir)
+	s := stagetest.New(t)
+	dir := s.Mount("data", "ext4")
+	w := stagetest.NewWriter(t, dir)
 	for name, end := range map[string]func(*Agent){
 		"end":   func(a *Agent) { a.End(t.Context()) },
 		"begin": func(a *Agent) { a.Begin(t.Context()) },
@@ -437,11 +438,11 @@ func TestSessionEndsWhileFrozen(t *testing.T) {
 		var e events
 		db := app("db", dir)
 		db.Pre, db.Post = e.step("pre"), e.step("post")
-		a := testAgent(t, t.TempDir(), s.dir, found{db})
+		a := testAgent(t, t.TempDir(), s.Dir, found{db})
 		begin(t, a)
-		w.mustStand()
+		w.MustStand()
 		end(a)
-		w.mustWrite()
+		w.MustWrite()
 		if !e.has("post") {
 			t.Errorf("%s: no post step", name)
 		}
@@ -459,53 +460,53 @@ func TestSessionEndsWhileFrozen(t *testing.T) {
 // A session that ends in the midst of a freeze: the pre step was called, so its
 // post step is.
 func TestSessionEndsWhilePreRuns(t *testing.T) {
-	if !private(t) {
+	if !stagetest.Private(t) {
 		return
 	}
-	s := newStage(t)
-	dir := s.mount("data", "ext4")
+	s := stagetest.New(t)
+	dir := s.Mount("data", "ext4")
 	var e events
 	inPre := make(chan struct{})
 	db := app("db", dir)
 	db.Pre = func(ctx context.Context) error { close(inPre); <-ctx.Done(); e.add("pre"); return ctx.Err() }
 	db.Post = e.step("post")
-	a := testAgent(t, t.TempDir(), s.dir, found{db})
+	a := testAgent(t, t.TempDir(), s.Dir, found{db})
 	must[guest.Prepared](t, a, guest.CallPrepare, guest.Prepare{Point: point})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-inPre; cancel() }()
 	_, err := askFor[guest.FreezeAnswer](ctx, t, a, guest.CallFreeze, guest.Freeze{Point: point})
 	wantCode(t, err, guest.CodeDeadline, "cancel")
 	a.End(t.Context())
-	if !slices.Equal(e.all, []string{"pre", "post"}) || isFrozen(t, dir) {
+	if !slices.Equal(e.all, []string{"pre", "post"}) || stagetest.IsFrozen(t, dir) {
 		t.Errorf("%q", e.all)
 	}
 }
 
 // One filesystem that cannot be frozen fails the freeze, and all is undone.
 func TestFreezeFails(t *testing.T) {
-	if !private(t) {
+	if !stagetest.Private(t) {
 		return
 	}
-	s := newStage(t)
-	first, second := s.mount("a", "ext4"), s.mount("b", "ext4")
-	w := newWriter(t, second)
+	s := stagetest.New(t)
+	first, second := s.Mount("a", "ext4"), s.Mount("b", "ext4")
+	w := stagetest.NewWriter(t, second)
 	other := testAgent(t, t.TempDir(), first)
 	begin(t, other)
 	var e events
 	db := app("db", second)
 	db.Pre, db.Post = e.step("pre"), e.step("post")
-	a := testAgent(t, t.TempDir(), s.dir, found{db})
+	a := testAgent(t, t.TempDir(), s.Dir, found{db})
 	must[guest.Prepared](t, a, guest.CallPrepare, guest.Prepare{Point: point})
 	_, err := ask[guest.FreezeAnswer](t, a, guest.CallFreeze, guest.Freeze{Point: point})
 	wantCode(t, err, guest.CodeFailed, "somebody else")
 	if !slices.Equal(e.all, []string{"pre", "post"}) {
 		t.Errorf("%q", e.all)
 	}
-	w.mustWrite()
+	w.MustWrite()
 	if th := must[guest.Thawn](t, a, guest.CallThaw, nil); th.Held || !strings.Contains(th.Reason, "freeze failed") {
 		t.Errorf("%+v", th)
 	}
-	if !isFrozen(t, first) {
+	if !stagetest.IsFrozen(t, first) {
 		t.Error("what the other one froze was thawed")
 	}
 	must[guest.Thawn](t, other, guest.CallThaw, nil)
@@ -517,15 +518,15 @@ func TestFreezeFails(t *testing.T) {
 
 // TestFreezeDeadline: the kernel does not come back, see TestFreezeThatHangs.
 func TestFreezeDeadline(t *testing.T) {
-	if !private(t) {
+	if !stagetest.Private(t) {
 		return
 	}
-	s := newStage(t)
-	slow, other := s.mount("slow", "ext4"), s.mount("other", "ext4")
-	w := newWriter(t, other)
+	s := stagetest.New(t)
+	slow, other := s.Mount("slow", "ext4"), s.Mount("other", "ext4")
+	w := stagetest.NewWriter(t, other)
 	release := hangingWrite(t, filepath.Join(slow, "file"))
 	dir := t.TempDir()
-	a := testAgent(t, dir, s.dir)
+	a := testAgent(t, dir, s.Dir)
 	must[guest.Prepared](t, a, guest.CallPrepare, guest.Prepare{Point: point, FreezeLimitMS: 500})
 	start := time.Now()
 	_, err := ask[guest.FreezeAnswer](t, a, guest.CallFreeze, guest.Freeze{Point: point})
@@ -533,7 +534,7 @@ func TestFreezeDeadline(t *testing.T) {
 	if took := time.Since(start); took > 3*time.Second {
 		t.Errorf("it took %v", took)
 	}
-	w.mustWrite()
+	w.MustWrite()
 	noted, err := os.ReadFile(filepath.Join(dir, "run", "frozen.json"))
 	if err != nil || !strings.Contains(string(noted), `"devices":["7:`) {
 		t.Errorf("what may become frozen is not noted: %s, %v", noted, err)
@@ -548,7 +549,7 @@ func TestFreezeDeadline(t *testing.T) {
 	if !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the note is still there: %v", err)
 	}
-	if isFrozen(t, slow) {
+	if stagetest.IsFrozen(t, slow) {
 		t.Error("the freeze that came late was not thawed")
 	}
 	begin(t, a)

@@ -12,19 +12,20 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cairn/guest/agent/stagetest"
 	"cairn/guest/filesystem/filesystemtest"
 )
 
 func TestFreezeRealFilesystems(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs", "btrfs"} {
 		t.Run(kind, func(t *testing.T) {
-			if !private(t) {
+			if !stagetest.Private(t) {
 				return
 			}
-			s := newStage(t)
-			dir := s.mount("data", kind)
-			w := newWriter(t, dir)
-			z, err := newFilesystems(s.dir, linux{}).begin(t.Context())
+			s := stagetest.New(t)
+			dir := s.Mount("data", kind)
+			w := stagetest.NewWriter(t, dir)
+			z, err := newFilesystems(s.Dir, linux{}).begin(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -36,7 +37,7 @@ func TestFreezeRealFilesystems(t *testing.T) {
 			if err != nil || n != 1 {
 				t.Fatalf("froze %d, %v", n, err)
 			}
-			w.mustStand()
+			w.MustStand()
 			if !z.stands(z.all[0]) {
 				t.Error("it does not know that it stands")
 			}
@@ -44,8 +45,8 @@ func TestFreezeRealFilesystems(t *testing.T) {
 			if err != nil || n != 1 {
 				t.Fatalf("thawed %d, %v", n, err)
 			}
-			w.mustWrite()
-			if isFrozen(t, dir) {
+			w.MustWrite()
+			if stagetest.IsFrozen(t, dir) {
 				t.Error("still frozen")
 			}
 		})
@@ -55,29 +56,29 @@ func TestFreezeRealFilesystems(t *testing.T) {
 // TestWhichFilesystems mounts what a machine may have and looks at the choice
 // and its reasons.
 func TestWhichFilesystems(t *testing.T) {
-	if !private(t) {
+	if !stagetest.Private(t) {
 		return
 	}
-	s := newStage(t)
-	a := s.mount("a", "ext4")
-	b := s.mount("a/b", "xfs") // stacked
-	subvolume := s.mount("c", "btrfs")
+	s := stagetest.New(t)
+	a := s.Mount("a", "ext4")
+	b := s.Mount("a/b", "xfs") // stacked
+	subvolume := s.Mount("c", "btrfs")
 	filesystemtest.Run(t, "btrfs", "subvolume", "create", subvolume+"/sub")
-	s.bind(subvolume+"/sub", "d")
-	s.bind(a, "e", "-o", "ro")
-	readOnly := s.mountImage("f", filesystemtest.Image(t, 16<<20, "mkfs.ext4", "-q"), "ro")
+	s.Bind(subvolume+"/sub", "d")
+	s.Bind(a, "e", "-o", "ro")
+	readOnly := s.MountImage("f", filesystemtest.Image(t, 16<<20, "mkfs.ext4", "-q"), "ro")
 	// In a file of a filesystem that is frozen.
 	inner := filepath.Join(a, "inner.img")
 	filesystemtest.Run(t, "truncate", "-s", "8M", inner)
 	filesystemtest.Run(t, "mkfs.ext4", "-q", inner)
-	loop := s.mountImage("g", inner)
-	tmp := filepath.Join(s.dir, "h")
+	loop := s.MountImage("g", inner)
+	tmp := filepath.Join(s.Dir, "h")
 	if err := os.MkdirAll(tmp, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	filesystemtest.Run(t, "mount", "-t", "tmpfs", "none", tmp)
 	t.Cleanup(func() { _ = unix.Unmount(tmp, unix.MNT_DETACH) })
-	merged := filepath.Join(s.dir, "i")
+	merged := filepath.Join(s.Dir, "i")
 	for _, d := range []string{merged, a + "/upper", a + "/work", a + "/lower"} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
@@ -86,10 +87,10 @@ func TestWhichFilesystems(t *testing.T) {
 	filesystemtest.Run(t, "mount", "-t", "overlay", "overlay", "-o", "lowerdir="+a+"/lower,upperdir="+a+"/upper,workdir="+a+"/work", merged)
 	t.Cleanup(func() { _ = unix.Unmount(merged, unix.MNT_DETACH) })
 	// Hidden: under another one, and not mounted a second time.
-	hidden := s.mount("j", "ext4")
-	s.mount("j", "ext4")
+	hidden := s.Mount("j", "ext4")
+	s.Mount("j", "ext4")
 
-	f := newFilesystems(s.dir, linux{})
+	f := newFilesystems(s.Dir, linux{})
 	z, err := f.begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -152,7 +153,7 @@ func TestWhichFilesystems(t *testing.T) {
 	}
 	on(a, a, b)
 	on(a+"/link/none/such", b)
-	on(s.dir+"/d", subvolume)
+	on(s.Dir+"/d", subvolume)
 	on(merged, a)
 	on(loop+"/x", loop)
 	if _, err := z.on(t.Context(), "/proc/self"); err == nil {
@@ -162,11 +163,11 @@ func TestWhichFilesystems(t *testing.T) {
 
 // A filesystem that somebody else has frozen is neither taken nor thawed.
 func TestFrozenBySomebodyElse(t *testing.T) {
-	if !private(t) {
+	if !stagetest.Private(t) {
 		return
 	}
-	s := newStage(t)
-	first, second := s.mount("a", "ext4"), s.mount("b", "ext4")
+	s := stagetest.New(t)
+	first, second := s.Mount("a", "ext4"), s.Mount("b", "ext4")
 	fd, err := unix.Open(first, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -176,7 +177,7 @@ func TestFrozenBySomebodyElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = linux{}.Thaw(fd) }()
-	z, err := newFilesystems(s.dir, linux{}).begin(t.Context())
+	z, err := newFilesystems(s.Dir, linux{}).begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,22 +188,22 @@ func TestFrozenBySomebodyElse(t *testing.T) {
 	if n, err := z.thaw(); n != 1 || err != nil {
 		t.Errorf("thawed %d, %v", n, err)
 	}
-	if isFrozen(t, second) {
+	if stagetest.IsFrozen(t, second) {
 		t.Error("ours is still frozen")
 	}
-	if !isFrozen(t, first) {
+	if !stagetest.IsFrozen(t, first) {
 		t.Error("theirs was thawed")
 	}
 }
 
 // What somebody else thaws meanwhile did not stand.
 func TestThawedBySomebodyElse(t *testing.T) {
-	if !private(t) {
+	if !stagetest.Private(t) {
 		return
 	}
-	s := newStage(t)
-	dir := s.mount("a", "ext4")
-	z, err := newFilesystems(s.dir, linux{}).begin(t.Context())
+	s := stagetest.New(t)
+	dir := s.Mount("a", "ext4")
+	z, err := newFilesystems(s.Dir, linux{}).begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,13 +220,13 @@ func TestThawedBySomebodyElse(t *testing.T) {
 // TestFreezeThatHangs has the kernel itself hang in FIFREEZE: a writer that is
 // within write(2) waits for a page of memory that does not come.
 func TestFreezeThatHangs(t *testing.T) {
-	if !private(t) {
+	if !stagetest.Private(t) {
 		return
 	}
-	s := newStage(t)
-	slow, other := s.mount("slow", "ext4"), s.mount("other", "ext4")
+	s := stagetest.New(t)
+	slow, other := s.Mount("slow", "ext4"), s.Mount("other", "ext4")
 	release := hangingWrite(t, filepath.Join(slow, "file"))
-	f := newFilesystems(s.dir, linux{})
+	f := newFilesystems(s.Dir, linux{})
 	z, err := f.begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -246,7 +247,7 @@ func TestFreezeThatHangs(t *testing.T) {
 		t.Errorf("stuck: %q", got)
 	}
 	z.close()
-	if isFrozen(t, other) {
+	if stagetest.IsFrozen(t, other) {
 		t.Error("the other one is still frozen")
 	}
 	if _, err := f.begin(t.Context()); !errors.Is(err, errStuck) {
@@ -256,7 +257,7 @@ func TestFreezeThatHangs(t *testing.T) {
 	for deadline := time.Now().Add(10 * time.Second); len(z.stuckDevices()) > 0 && time.Now().Before(deadline); {
 		time.Sleep(5 * time.Millisecond)
 	}
-	if isFrozen(t, slow) {
+	if stagetest.IsFrozen(t, slow) {
 		t.Error("the freeze that came late was not thawed")
 	}
 	z, err = f.begin(t.Context())

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"cairn/guest"
+	"cairn/guest/agent/stagetest"
 )
 
 // agentMain is an agent that freezes what is below its first argument, keeps its
@@ -59,7 +60,7 @@ func hooked(dir, out string) Found {
 func killWhileFrozen(t *testing.T, below, dir, out string) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], below, dir, out)
-	cmd.Env = append(os.Environ(), modeVariable+"=agent")
+	cmd.Env = append(os.Environ(), modeVariable+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -93,26 +94,26 @@ func mustHold(t *testing.T, file, want string) {
 
 // TestKilledWhileFrozen: kill -9, and the next start.
 func TestKilledWhileFrozen(t *testing.T) {
-	if !private(t) {
+	if !stagetest.Private(t) {
 		return
 	}
-	s := newStage(t)
-	data := s.mount("data", "ext4")
-	other := s.mount("other", "xfs")
-	w := newWriter(t, data)
+	s := stagetest.New(t)
+	data := s.Mount("data", "ext4")
+	other := s.Mount("other", "xfs")
+	w := stagetest.NewWriter(t, data)
 	dir, out := t.TempDir(), filepath.Join(t.TempDir(), "out")
-	killWhileFrozen(t, s.dir, dir, out)
-	w.mustStand()
-	if !isFrozen(t, other) {
+	killWhileFrozen(t, s.Dir, dir, out)
+	w.MustStand()
+	if !stagetest.IsFrozen(t, other) {
 		t.Error("the other one is not frozen")
 	}
 	mustHold(t, out, "pre\n")
 
 	start := time.Now()
-	a := testAgent(t, dir, s.dir, found{hooked(data, out)})
-	w.mustWrite()
+	a := testAgent(t, dir, s.Dir, found{hooked(data, out)})
+	w.MustWrite()
 	t.Logf("written again %v after the start", time.Since(start))
-	if isFrozen(t, other) {
+	if stagetest.IsFrozen(t, other) {
 		t.Error("the other one is still frozen")
 	}
 	mustHold(t, out, "pre\npost\n")
@@ -136,35 +137,35 @@ func TestKilledWhileFrozen(t *testing.T) {
 // After a power failure the notes in memory are gone, and those on the disk
 // are not.
 func TestOwedAfterReboot(t *testing.T) {
-	if !private(t) {
+	if !stagetest.Private(t) {
 		return
 	}
-	s := newStage(t)
-	data := s.mount("data", "ext4")
+	s := stagetest.New(t)
+	data := s.Mount("data", "ext4")
 	dir, out := t.TempDir(), filepath.Join(t.TempDir(), "out")
-	killWhileFrozen(t, s.dir, dir, out)
-	if _, err := ThawAll(t.Context(), s.dir); err != nil { // the reboot
+	killWhileFrozen(t, s.Dir, dir, out)
+	if _, err := ThawAll(t.Context(), s.Dir); err != nil { // the reboot
 		t.Error(err)
 	}
 	if err := os.RemoveAll(filepath.Join(dir, "run")); err != nil {
 		t.Fatal(err)
 	}
-	testAgent(t, dir, s.dir, found{hooked(data, out)})
+	testAgent(t, dir, s.Dir, found{hooked(data, out)})
 	mustHold(t, out, "pre\npost\n")
 }
 
 // A step that must not be lost is not begun if it cannot be noted.
 func TestPreThatCannotBeNoted(t *testing.T) {
-	if !private(t) {
+	if !stagetest.Private(t) {
 		return
 	}
-	s := newStage(t)
-	data := s.mount("data", "ext4")
+	s := stagetest.New(t)
+	data := s.Mount("data", "ext4")
 	dir, out := t.TempDir(), filepath.Join(t.TempDir(), "out")
 	var e events
 	other := app("other", data)
 	other.Pre = e.step("pre")
-	a := testAgent(t, dir, s.dir, found{hooked(data, out), other})
+	a := testAgent(t, dir, s.Dir, found{hooked(data, out), other})
 	a.ledger.stateDir = "/no/such/folder"
 	f := begin(t, a)
 	th := must[guest.Thawn](t, a, guest.CallThaw, nil)
@@ -181,17 +182,17 @@ func TestPreThatCannotBeNoted(t *testing.T) {
 }
 
 func TestThawAll(t *testing.T) {
-	if !private(t) {
+	if !stagetest.Private(t) {
 		return
 	}
-	s := newStage(t)
-	data, still := s.mount("data", "ext4"), s.mount("still", "ext4")
+	s := stagetest.New(t)
+	data, still := s.Mount("data", "ext4"), s.Mount("still", "ext4")
 	killWhileFrozen(t, data, t.TempDir(), filepath.Join(t.TempDir(), "out"))
-	thawed, err := ThawAll(t.Context(), s.dir)
+	thawed, err := ThawAll(t.Context(), s.Dir)
 	if err != nil || len(thawed) != 1 || thawed[0] != data {
 		t.Errorf("%q, %v", thawed, err)
 	}
-	if isFrozen(t, data) || isFrozen(t, still) {
+	if stagetest.IsFrozen(t, data) || stagetest.IsFrozen(t, still) {
 		t.Error("still frozen")
 	}
 }

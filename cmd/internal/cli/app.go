@@ -18,6 +18,7 @@ import (
 	"cairn/cmd/internal/config"
 	"cairn/cmd/internal/job"
 	"cairn/cmd/internal/progress"
+	"cairn/cmd/internal/push"
 	"cairn/cmd/internal/wire"
 )
 
@@ -29,7 +30,9 @@ type app struct {
 	now            func() time.Time
 	exe            string
 	version        string
-	find           wire.Finder // of system objects, in points that no agent has described
+	// inside begins a session with a VM's inside agent.
+	inside func(ctx context.Context, vm job.VM) (push.Session, error)
+	find   wire.Finder // of system objects, in points that no agent has described
 
 	repo         string
 	passwordFile string
@@ -47,6 +50,13 @@ func Run(ctx context.Context, version string, args []string, stdin io.Reader, st
 		exe = "/proc/self/exe"
 	}
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv, now: time.Now, exe: exe, version: version, find: wire.Find}
+	a.inside = func(ctx context.Context, vm job.VM) (push.Session, error) {
+		s, err := job.DialInside(ctx, vm, version)
+		if err != nil {
+			return nil, err // not a nil *guest.Inside, which is no nil Session
+		}
+		return s, nil
+	}
 	return a.run(ctx, args)
 }
 

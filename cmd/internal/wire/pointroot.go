@@ -76,7 +76,7 @@ func (r *pointRoot) find(name string) (*tree.Place, string, filesystem.Attr, err
 	if err := r.take(1, 0); err != nil {
 		return nil, "", filesystem.Attr{}, err
 	}
-	place, real, err := r.view.Real(r.ctx, name)
+	real, place, err := r.view.Resolve(r.ctx, name)
 	if err != nil {
 		return nil, "", filesystem.Attr{}, r.failed(name, err)
 	}

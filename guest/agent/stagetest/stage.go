@@ -1,4 +1,6 @@
-package agent
+//go:build linux
+
+package stagetest
 
 import (
 	"bufio"
@@ -17,27 +19,26 @@ import (
 	"cairn/guest/filesystem/filesystemtest"
 )
 
-// Tests freeze real filesystems. They do so in a mount namespace of their own,
-// below a directory of their own, and a process of its own thaws what they
-// leave, also if they are killed: a filesystem that stays frozen wedges the
-// machine.
+// modeVariable has the test program do something else than testing.
+const modeVariable = "CAIRN_TEST_WATCHDOG"
 
-// Modes of the test program besides that of testing, by this variable.
-const modeVariable = "CAIRN_TEST_MODE"
+// Ioctls of linux/fs.h. They are written down here once more so that what tests
+// the agent does not use it.
+const (
+	fiFreeze = 0xc0045877
+	fiThaw   = 0xc0045878
+)
 
-func TestMain(m *testing.M) {
-	switch os.Getenv(modeVariable) {
-	case "watchdog":
-		watchdogMain(os.Args[1:])
-	case "agent":
-		agentMain(os.Args[1:])
-	default:
-		os.Exit(m.Run())
+// Main must be called by the TestMain of a package that uses a Stage, first.
+func Main() {
+	if os.Getenv(modeVariable) != "" {
+		watchdog(os.Args[1:])
+		os.Exit(0)
 	}
 }
 
-// private runs a test in a mount namespace of its own: it says true there.
-func private(t *testing.T) bool {
+// Private runs a test in a mount namespace of its own: it says true there.
+func Private(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv("CAIRN_TEST_PRIVATE") != "" {
 		return true
@@ -45,6 +46,7 @@ func private(t *testing.T) bool {
 	filesystemtest.NeedRoot(t)
 	cmd := exec.Command("unshare", "--mount", "--propagation", "private", os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=150s")
 	cmd.Env = append(os.Environ(), "CAIRN_TEST_PRIVATE=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
 	switch {
@@ -58,18 +60,19 @@ func private(t *testing.T) bool {
 	return false
 }
 
-// stage is a directory with real filesystems mounted below it.
-type stage struct {
+// Stage is a directory with real filesystems mounted below it.
+type Stage struct {
 	t   *testing.T
-	dir string // what the agent may freeze lies below it
+	Dir string // what may be frozen lies below it
 }
 
-func newStage(t *testing.T) *stage {
-	return &stage{t: t, dir: filepath.Join(filesystemtest.ImageDir(t), "stage")}
+// New makes an empty stage that goes with the test.
+func New(t *testing.T) *Stage {
+	return &Stage{t: t, Dir: filepath.Join(filesystemtest.ImageDir(t), "stage")}
 }
 
-// mount makes a filesystem and mounts it.
-func (s *stage) mount(name, kind string) string {
+// Mount makes a filesystem (ext4, xfs, btrfs) and mounts it below the stage.
+func (s *Stage) Mount(name, kind string) string {
 	s.t.Helper()
 	filesystemtest.NeedTool(s.t, "mkfs."+kind)
 	size := int64(64 << 20)
@@ -80,12 +83,13 @@ func (s *stage) mount(name, kind string) string {
 	case "btrfs":
 		size = 160 << 20
 	}
-	return s.mountImage(name, filesystemtest.Image(s.t, size, command...))
+	return s.MountImage(name, filesystemtest.Image(s.t, size, command...))
 }
 
-func (s *stage) mountImage(name, image string, options ...string) string {
+// MountImage mounts an image by a loop device.
+func (s *Stage) MountImage(name, image string, options ...string) string {
 	s.t.Helper()
-	dir := filepath.Join(s.dir, name)
+	dir := filepath.Join(s.Dir, name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		s.t.Fatal(err)
 	}
@@ -96,9 +100,10 @@ func (s *stage) mountImage(name, image string, options ...string) string {
 	return dir
 }
 
-func (s *stage) bind(from, to string, options ...string) string {
+// Bind mounts a directory a second time, below the stage.
+func (s *Stage) Bind(from, to string, options ...string) string {
 	s.t.Helper()
-	dir := filepath.Join(s.dir, to)
+	dir := filepath.Join(s.Dir, to)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		s.t.Fatal(err)
 	}
@@ -109,10 +114,10 @@ func (s *stage) bind(from, to string, options ...string) string {
 
 // watch starts the process that thaws dir when this one ends in any way, or
 // after two minutes.
-func (s *stage) watch(dir string) {
+func (s *Stage) watch(dir string) {
 	s.t.Helper()
 	cmd := exec.Command(os.Args[0], dir)
-	cmd.Env = append(os.Environ(), modeVariable+"=watchdog")
+	cmd.Env = append(os.Environ(), modeVariable+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -134,7 +139,7 @@ func (s *stage) watch(dir string) {
 	}
 }
 
-func watchdogMain(dirs []string) {
+func watchdog(dirs []string) {
 	var fds []int
 	for _, dir := range dirs {
 		fd, err := unix.Open(dir, unix.O_RDONLY, 0)
@@ -155,22 +160,22 @@ func watchdogMain(dirs []string) {
 	case <-time.After(2 * time.Minute):
 	}
 	for _, fd := range fds {
-		_ = linux{}.Thaw(fd) // usually it is not frozen
+		_ = ioctl(fd, fiThaw) // usually it is not frozen
 	}
 }
 
-// isFrozen asks the kernel by the way it tells: a second freeze is refused. One
+// IsFrozen asks the kernel by the way it tells: a second freeze is refused. One
 // that is not is undone.
-func isFrozen(t *testing.T, dir string) bool {
+func IsFrozen(t *testing.T, dir string) bool {
 	t.Helper()
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	switch err := (linux{}).Freeze(fd); err {
+	switch err := ioctl(fd, fiFreeze); err {
 	case nil:
-		if err := (linux{}).Thaw(fd); err != nil {
+		if err := ioctl(fd, fiThaw); err != nil {
 			t.Fatal(err)
 		}
 		return false
@@ -182,16 +187,19 @@ func isFrozen(t *testing.T, dir string) bool {
 	}
 }
 
-// writer is a process that appends to a file and syncs, a hundred times a
-// second. A goroutine would do, but would hang with the test.
-type writer struct {
+func ioctl(fd int, request uint) error { return unix.IoctlSetInt(fd, request, 0) }
+
+// Writer is a process that appends to a file, a hundred times a second. A
+// goroutine would do, but would hang with the test.
+type Writer struct {
 	t    *testing.T
 	path string
 }
 
-func newWriter(t *testing.T, dir string) *writer {
+// NewWriter starts one in a directory. It ends with the test.
+func NewWriter(t *testing.T, dir string) *Writer {
 	t.Helper()
-	w := &writer{t: t, path: filepath.Join(dir, "written")}
+	w := &Writer{t: t, path: filepath.Join(dir, "written")}
 	cmd := exec.Command("sh", "-c", `while echo x >>"$0"; do sleep 0.01; done`, w.path)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -200,11 +208,12 @@ func newWriter(t *testing.T, dir string) *writer {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // it ends when it is thawed
 	})
-	w.mustWrite()
+	w.MustWrite()
 	return w
 }
 
-func (w *writer) size() int64 {
+// Size gives how much was written, bytes.
+func (w *Writer) Size() int64 {
 	w.t.Helper()
 	var st unix.Stat_t
 	if err := unix.Stat(w.path, &st); err != nil && err != unix.ENOENT {
@@ -213,23 +222,23 @@ func (w *writer) size() int64 {
 	return st.Size
 }
 
-// mustStand fails the test if the writer goes on.
-func (w *writer) mustStand() {
+// MustStand fails the test if the writer goes on.
+func (w *Writer) MustStand() {
 	w.t.Helper()
 	time.Sleep(30 * time.Millisecond) // a write under way
-	before := w.size()
+	before := w.Size()
 	time.Sleep(200 * time.Millisecond)
-	if after := w.size(); after != before {
+	if after := w.Size(); after != before {
 		w.t.Errorf("%s grew from %d to %d bytes while frozen", w.path, before, after)
 	}
 }
 
-// mustWrite waits until the writer goes on.
-func (w *writer) mustWrite() {
+// MustWrite waits until the writer goes on.
+func (w *Writer) MustWrite() {
 	w.t.Helper()
-	before := w.size()
+	before := w.Size()
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if w.size() > before {
+		if w.Size() > before {
 			return
 		}
 	}
