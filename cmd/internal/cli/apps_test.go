@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -212,5 +214,57 @@ func TestPointsAndObjectsAreCompleted(t *testing.T) {
 	t.Setenv("CAIRN_PASSWORD_FILE", "") // nobody is asked for a passphrase
 	if out, _ := h.must(exitOK, "__complete", "apps", ""); out != ":1\n" {
 		t.Errorf("without a passphrase: %q", out)
+	}
+}
+
+// A point of a guest without any agent: a real filesystem, and this program's
+// own way to find what is in it.
+func TestAppsFoundInFiles(t *testing.T) {
+	if _, err := exec.LookPath("mke2fs"); err != nil {
+		t.Skip("needs mke2fs")
+	}
+	guest := filepath.Join(t.TempDir(), "guest")
+	for name, text := range map[string]string{
+		"etc/os-release": "ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n", "etc/passwd": "anna:x:1000:1000::/home/anna:/bin/bash\n", "home/anna/letter": "dear\n",
+		"etc/postgresql/15/main/postgresql.conf": "data_directory = '/var/lib/postgresql/15/main'\n", "srv/pg/15/main/PG_VERSION": "15\n",
+	} {
+		name = filepath.Join(guest, name)
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(guest+"/var/lib", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/srv/pg", guest+"/var/lib/postgresql"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mke2fs", "-q", "-t", "ext4", "-d", guest, guest+".img", "16M").CombinedOutput(); err != nil {
+		t.Fatalf("mke2fs: %v: %s", err, out)
+	}
+	img, err := os.ReadFile(guest + ".img")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newHost(t)
+	h.must(exitOK, "init")
+	h.addPoint(img, time.Date(2026, 10, 12, 2, 0, 0, 0, time.UTC))
+	var list appsJSON
+	out, _ := h.must(exitOK, "apps", "web01", "--json")
+	if err := json.Unmarshal([]byte(out), &list); err != nil || !list.Derived || list.OS.ID != "debian" || len(*list.Objects) != 2 {
+		t.Fatalf("apps: %s, %v", out, err)
+	}
+	pg := (*list.Objects)[0]
+	if pg.Name != "postgresql@15-main" || !pg.Derived || pg.Consistency.Level != object.Crash || len(pg.Paths) == 0 || pg.Paths[0].Role != "data" {
+		t.Errorf("PostgreSQL: %+v", pg)
+	}
+	if out, _ := h.must(exitOK, "ls", "web01:"+pg.Paths[0].Path); !strings.Contains(out, "PG_VERSION") {
+		t.Errorf("its data in %s: %s", pg.Paths[0].Path, out)
+	}
+	if _, errs := h.must(exitOK, "apps", "web01", "users/anna"); !strings.Contains(errs, "derived from its files") {
+		t.Errorf("what is said: %s", errs)
 	}
 }
