@@ -33,6 +33,7 @@ func (a *app) inventory(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, inventoryTime)
 	defer cancel()
 	inside, _, _ := a.agent()
+	defer inside.Close(ctx)
 	found, warnings := inside.Inventory(ctx)
 	mounts, err := inside.Look(ctx)
 	if err != nil {

@@ -53,11 +53,22 @@ func newSetup(t *testing.T, below string, files map[string]string) *setup {
 	if err := os.Mkdir(filepath.Join(s.dir, "etc"), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	s.write("agent.toml", onlyOperators())
 	for name, text := range files {
 		s.write(name, text)
 	}
 	s.flags = []string{"--config", s.dir + "/etc", "--run-dir", s.dir + "/run", "--state-dir", s.dir + "/state", "--below", below}
 	return s
+}
+
+// onlyOperators is a configuration without the collectors: a test shall not
+// bring the databases of the machine it runs on to rest.
+func onlyOperators() string {
+	var names []string
+	for _, c := range found() {
+		names = append(names, strconv.Quote(c.Name))
+	}
+	return "disable = [" + strings.Join(names, ", ") + "]\n"
 }
 
 func (s *setup) write(name, text string) {
@@ -144,7 +155,7 @@ func TestWholeRun(t *testing.T) {
 	w := stagetest.NewWriter(t, data)
 	s := newSetup(t, stage.Dir, nil)
 	out := filepath.Join(s.dir, "out")
-	s.write("agent.toml", "freeze_limit = '20s'\n")
+	s.write("agent.toml", onlyOperators()+"freeze_limit = '20s'\n")
 	s.write("shop.toml", fmt.Sprintf("name = 'shop'\npaths = ['%s']\npre = 'echo pre >>%s'\npost = 'echo post >>%s'\n", data, out, out))
 	s.write("endless.toml", "name = 'endless'\npre = 'yes'\ntimeout = '500ms'\n")
 	s.write("bad.toml", "name = 'bad'\nprae = 'x'\n")
@@ -298,6 +309,12 @@ func TestInventory(t *testing.T) {
 	if code != exitWarnings || !regexp.MustCompile(`good +- +application +pre +/etc`).MatchString(out) || !strings.Contains(out, "FILESYSTEM") || !strings.Contains(errs, "bad.toml:1") {
 		t.Errorf("%d\n%s\n%s", code, out, errs)
 	}
+	// The collectors too, which find what this machine has.
+	s.write("agent.toml", "")
+	if code, out, _ = s.run("inventory"); code != exitWarnings || !regexp.MustCompile(`(?m)^users/root `).MatchString(out) {
+		t.Errorf("with the collectors: %d\n%s", code, out)
+	}
+	s.write("agent.toml", onlyOperators())
 	code, out, _ = s.run("inventory", "--json")
 	var got inventoried
 	if err := json.Unmarshal([]byte(out), &got); err != nil || code != exitWarnings || len(got.Objects) != 1 || !got.Objects[0].Pre || got.Objects[0].Post || len(got.Mounts) == 0 || len(got.Warnings) != 1 {

@@ -27,6 +27,7 @@ func (a *app) serve(ctx context.Context) error {
 		log.Warn("configuration", "problem", p.Error())
 	}
 	if err := inside.Start(ctx); err != nil {
+		inside.Close(ctx)
 		return err
 	}
 	// At once, and not only when the call that is being answered has ended.

@@ -148,6 +148,7 @@ func (a *Agent) Close(ctx context.Context) {
 		}
 	}
 	a.ledger.close()
+	a.opt.Log.Flush(time.Second)
 }
 
 // unpaid gives the runs whose post steps are not done.

@@ -260,13 +260,15 @@ func TestRun(t *testing.T) {
 	}
 }
 
-func mountSource(t *testing.T, point string) string {
+func mountSource(t *testing.T, point string) string { return mountAt(t, point).source }
+
+func mountAt(t *testing.T, point string) mount {
 	t.Helper()
 	all, err := newFilesystems(point, linux{}).mounts()
 	if err != nil || len(all) == 0 {
 		t.Fatalf("%v, %v", all, err)
 	}
-	return all[0].source
+	return all[0]
 }
 
 // TestStepsThatFail: whatever an object's steps do, the run goes on, the object

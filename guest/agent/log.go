@@ -4,59 +4,91 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 )
 
 // heldLog is how much of the log is kept while it cannot be written, bytes.
 const heldLog = 64 << 10
 
-// Log is where the agent's log goes. While the filesystems stand, writing may
-// stand as well, and who waits for it cannot thaw: it then keeps what comes in
-// memory. All writers of the program's log must write through it.
+// Log is where the agent's log goes. Nobody who writes to it waits for its
+// output: that of a service goes to a journal, and that writes to a filesystem
+// that may stand, or hang. While the filesystems stand nothing is put out at
+// all. All writers of the program's log must write through it.
 type Log struct {
 	mu      sync.Mutex
 	out     io.Writer
 	held    bool
+	writing bool // a goroutine puts out what is kept
 	kept    []byte
 	dropped int
 }
 
-// NewLog logs to out.
+// NewLog logs to out, from one goroutine at a time.
 func NewLog(out io.Writer) *Log { return &Log{out: out, kept: make([]byte, 0, heldLog)} }
 
-// Write writes one message, now or later.
+// Write takes one message. It never fails: what there is no room for is
+// counted.
 func (l *Log) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.held {
-		return l.out.Write(p)
-	}
 	if len(l.kept)+len(p) > heldLog {
 		l.dropped++
-		return len(p), nil
+	} else {
+		l.kept = append(l.kept, p...)
 	}
-	l.kept = append(l.kept, p...)
+	l.wake()
 	return len(p), nil
 }
 
-// hold begins to keep what comes. A message that is being written is waited
-// for.
+// wake has what is kept put out. The caller holds mu.
+func (l *Log) wake() {
+	if !l.held && !l.writing && len(l.kept)+l.dropped > 0 {
+		l.writing = true
+		go l.put()
+	}
+}
+
+func (l *Log) put() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer func() { l.writing = false }()
+	for !l.held && len(l.kept)+l.dropped > 0 {
+		text := append([]byte(nil), l.kept...)
+		if l.dropped > 0 {
+			text = fmt.Appendf(text, "%d more messages came while nothing could be written\n", l.dropped)
+		}
+		l.kept, l.dropped = l.kept[:0], 0
+		l.mu.Unlock()
+		_, _ = l.out.Write(text) // there is no other place to say it
+		l.mu.Lock()
+	}
+}
+
+// hold begins to keep what comes.
 func (l *Log) hold() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	// The memory is touched now: later there may be none.
-	clear(l.kept[:heldLog])
+	clear(l.kept[len(l.kept):heldLog])
 	l.held = true
 }
 
-// release writes what was kept.
+// release has what was kept put out.
 func (l *Log) release() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.dropped > 0 {
-		l.kept = fmt.Appendf(l.kept, "%d more messages came while nothing could be written\n", l.dropped)
+	l.held = false
+	l.wake()
+}
+
+// Flush waits until everything is put out, but not longer than limit.
+func (l *Log) Flush(limit time.Duration) {
+	for start := time.Now(); time.Since(start) < limit; time.Sleep(5 * time.Millisecond) {
+		l.mu.Lock()
+		done := !l.writing && len(l.kept)+l.dropped == 0
+		l.mu.Unlock()
+		if done {
+			return
+		}
 	}
-	if len(l.kept) > 0 {
-		_, _ = l.out.Write(l.kept) // there is no other place to say it
-	}
-	l.held, l.kept, l.dropped = false, l.kept[:0], 0
 }

@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +17,9 @@ import (
 // it. Of a path that is not there its next directory that is counts. It is
 // asked before the freeze, for it may wait.
 func (z *freezing) on(ctx context.Context, name string) ([]*superblock, error) {
+	if s := z.elsewhere(name); s != nil {
+		return []*superblock{s}, nil
+	}
 	resolved, id, err := resolve(ctx, name)
 	if err != nil {
 		return nil, err
@@ -39,6 +43,29 @@ func (z *freezing) on(ctx context.Context, name string) ([]*superblock, error) {
 	return slices.Compact(touched), nil
 }
 
+// elsewhere gives the filesystem that a name lies on by its spelling alone, if
+// that is one whose server or program may be gone: asking it may hang for good.
+func (z *freezing) elsewhere(name string) *superblock {
+	s, _ := z.nearest(name, nil)
+	if s != nil && (slices.Contains(elsewhere, s.mounts[0].kind) || strings.HasPrefix(s.mounts[0].kind, "fuse")) {
+		return s
+	}
+	return nil
+}
+
+// nearest gives the filesystem with the longest mount point above a name, but
+// not one. The last one mounted at a point is the one that is seen.
+func (z *freezing) nearest(name string, not *superblock) (found *superblock, longest int) {
+	for _, s := range z.all {
+		for _, m := range s.mounts {
+			if s != not && within(name, m.point) && len(m.point) >= longest {
+				found, longest = s, len(m.point)
+			}
+		}
+	}
+	return found, longest
+}
+
 // holder gives the filesystem that holds what is written to s: for an overlay
 // the one of its upper directory.
 func (z *freezing) holder(s *superblock) *superblock {
@@ -47,16 +74,10 @@ func (z *freezing) holder(s *superblock) *superblock {
 	if m.kind != "overlay" || !ok || !path.IsAbs(upper) {
 		return s
 	}
-	found, longest := s, 0
-	for _, other := range z.all {
-		for _, m := range other.mounts {
-			// The last one mounted at a point is the one that is seen.
-			if other != s && other.mounts[0].kind != "overlay" && within(upper, m.point) && len(m.point) >= longest {
-				found, longest = other, len(m.point)
-			}
-		}
+	if found, _ := z.nearest(upper, s); found != nil && found.mounts[0].kind != "overlay" {
+		return found
 	}
-	return found
+	return s
 }
 
 // resolve gives where a name leads, without opening what is there, and the

@@ -79,6 +79,10 @@ func (r *run) quiesce(ctx context.Context) (guest.FreezeAnswer, error) {
 		return answer, err
 	}
 	start = time.Now()
+	if err := did("make ready to stand", start, r.makeReady(z)); err != nil {
+		return answer, err
+	}
+	start = time.Now()
 	n, err := r.stand(ctx, z)
 	if err := did(fmt.Sprintf("freeze %d filesystems", n), start, err); err != nil {
 		return answer, err
@@ -233,26 +237,37 @@ func (r *run) preOf(ctx context.Context, it *item) error {
 	return err
 }
 
-// stand freezes the filesystems, everything that this needs being there before.
-func (r *run) stand(ctx context.Context, z *freezing) (int, error) {
+// makeReady has all there that is needed while the filesystems stand: the note
+// for the next start, and everything in memory.
+func (r *run) makeReady(z *freezing) error {
 	a := r.agent
 	note := frozenNote{BootID: bootID(), Point: r.point, Devices: z.devices()}
 	if err := a.ledger.noteFrozen(note); err != nil {
-		return 0, fmt.Errorf("what is being frozen cannot be noted for the next start, should this one be killed: %w", err)
+		return fmt.Errorf("what is being frozen cannot be noted for the next start, should this one be killed: %w", err)
 	}
-	a.opt.Log.hold()
 	unlock, err := holdMemory()
 	if err != nil {
 		r.warnings = append(r.warnings, object.Text(fmt.Sprintf("the agent could not be held in memory while the filesystems stood: %v", err)))
 	}
 	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.releasing {
+		unlock()
+		return errors.Join(errOver, a.ledger.noteThawed())
+	}
+	a.opt.Log.hold()
+	r.ready, r.unlock = true, unlock
+	return nil
+}
+
+// stand freezes the filesystems.
+func (r *run) stand(ctx context.Context, z *freezing) (int, error) {
+	r.mu.Lock()
 	if r.releasing {
 		r.mu.Unlock()
-		unlock()
-		a.opt.Log.release()
-		return 0, errors.Join(errOver, a.ledger.noteThawed())
+		return 0, errOver
 	}
-	r.frozenAt, r.unlock = time.Now(), unlock
+	r.frozenAt = time.Now()
 	r.timer = time.AfterFunc(r.limit, func() {
 		r.release(fmt.Sprintf("they had stood for %v, and may no longer", r.limit))
 	})

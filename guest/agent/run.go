@@ -40,6 +40,7 @@ type run struct {
 	started   bool // freeze was called
 	releasing bool
 	z         *freezing
+	ready     bool      // the log is held, what may be frozen is noted
 	frozenAt  time.Time // just before the first filesystem was frozen
 	thawed    bool
 	timer     *time.Timer
@@ -135,10 +136,13 @@ func (r *run) release(cause string) (first bool) {
 func (r *run) undo(cause string) {
 	defer close(r.undone)
 	r.mu.Lock()
-	z, frozenAt := r.z, r.frozenAt
+	z, frozenAt, ready := r.z, r.frozenAt, r.ready
 	r.mu.Unlock()
 	if !frozenAt.IsZero() {
 		r.unfreeze(z, frozenAt, cause)
+	}
+	if ready {
+		r.unready(z)
 	}
 	var group errgroup.Group
 	group.SetLimit(atOnce)
@@ -167,6 +171,12 @@ func (r *run) unfreeze(z *freezing, frozenAt time.Time, cause string) {
 		r.thawn.Reason = object.Text(joined(r.thawn.Reason, err.Error()))
 	}
 	r.thawn.Steps = append(r.thawn.Steps, stepOf(phaseThaw, "", fmt.Sprintf("thaw %d filesystems", n), start, err))
+	r.mu.Unlock()
+}
+
+// unready undoes makeReady.
+func (r *run) unready(z *freezing) {
+	r.mu.Lock()
 	unlock := r.unlock
 	r.mu.Unlock()
 	unlock()
@@ -175,17 +185,17 @@ func (r *run) unfreeze(z *freezing, frozenAt time.Time, cause string) {
 		// If this process is killed they become frozen when the kernel returns.
 		note := frozenNote{BootID: bootID(), Point: r.point, Devices: stuck}
 		_ = a.ledger.noteFrozen(note) // the note before it names these as well
+		a.opt.Log.release()
 		go func() {
 			z.wait()
 			_ = a.ledger.noteThawed() // a note too many does no harm
-			a.opt.Log.release()
 		}()
 		return
 	}
-	nerr := a.ledger.noteThawed()
+	err := a.ledger.noteThawed()
 	a.opt.Log.release()
-	if nerr != nil {
-		a.log.Warn("the note of what was frozen could not be removed; the next start will thaw once more", "why", nerr)
+	if err != nil {
+		a.log.Warn("the note of what was frozen could not be removed; the next start will thaw once more", "why", err)
 	}
 }
 
