@@ -122,6 +122,7 @@ func (g redis) server(ctx context.Context, root discover.Root, r discover.Redis,
 	if p == nil {
 		f.Object.State = "stopped"
 		promise(&f.Object, object.Application, "the server is stopped: its files are complete")
+		f.PreWhat = "look whether it is stopped still"
 		f.Pre = func(context.Context) error {
 			if s.listens() {
 				return errors.New("the server was started since the inventory")
@@ -209,12 +210,12 @@ func (s redisServer) describe(ctx context.Context, c *redisConn, f *agent.Found,
 	switch {
 	case appends:
 		promise(o, object.Application, "Redis writes each command to its append-only file before it answers it: what was answered until the freeze is there, but for up to two seconds while the disk is slow")
-		f.Pre = s.appended
+		f.Pre, f.PreWhat = s.appended, "look whether its append-only file is well"
 	case !saves:
 		promise(o, object.Filesystem, "Redis keeps its data in memory only, as it is configured: the copy has what was on disk before")
 	default:
 		promise(o, object.Application, "Redis wrote its data to disk right before the freeze: the copy has what it held then, and not what came after")
-		f.Pre = s.saved
+		f.Pre, f.PreWhat = s.saved, "BGSAVE"
 	}
 	return nil
 }
