@@ -12,6 +12,7 @@ import (
 
 	"cairn/guest/agent"
 	"cairn/guest/agent/config"
+	"cairn/guest/agent/receive"
 )
 
 // closeTime is how long the end waits for post steps that are owed; the unit
@@ -25,6 +26,9 @@ func (a *app) serve(ctx context.Context) error {
 	inside, log, c := a.agent()
 	for _, p := range c.Problems {
 		log.Warn("configuration", "problem", p.Error())
+	}
+	for _, did := range receive.New(a.stateDir).Recover(ctx) {
+		log.Warn("files that were being put back when an agent was killed", "undone", did)
 	}
 	if err := inside.Start(ctx); err != nil {
 		inside.Close(ctx)
@@ -50,7 +54,7 @@ func (a *app) agent() (*agent.Agent, *slog.Logger, *config.Config) {
 		Version: version, Log: held, Logger: log,
 		Collectors:  collectors(a.config, c),
 		Machine:     describe,
-		Put:         put(),
+		Put:         put(receive.New(a.stateDir)),
 		FreezeLimit: c.FreezeLimit, RunDir: a.runDir, StateDir: a.stateDir, Below: a.below,
 	}), log, c
 }

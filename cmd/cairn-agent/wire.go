@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"io"
 
+	"cairn/guest"
 	"cairn/guest/agent"
 	"cairn/guest/agent/config"
+	"cairn/guest/agent/receive"
 )
 
 // collectors gives those that look for the guest's objects, without those that
@@ -18,6 +20,12 @@ func collectors(folder string, c *config.Config) []agent.Named {
 }
 
 // put gives what takes the files that the host puts back.
-func put() func(context.Context, json.RawMessage, io.Reader) (any, error) {
-	return nil
+func put(r *receive.Receiver) func(context.Context, json.RawMessage, io.Reader) (any, error) {
+	return func(ctx context.Context, args json.RawMessage, stream io.Reader) (any, error) {
+		var p guest.Put
+		if err := json.Unmarshal(args, &p); err != nil {
+			return nil, &guest.CallError{Code: guest.CodeInvalid, Message: "put: " + err.Error()}
+		}
+		return r.Put(ctx, p, stream)
+	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
@@ -19,11 +18,12 @@ const partial = ".cairn-partial"
 
 // regular copies a file. One that replaces another is written beside it and
 // renamed when complete; a failure leaves neither half a file nor none.
-func (c *copier) regular(dir int, name, path string, n Node, a *filesystem.Attr) (err error) {
-	source, err := c.view.tree.Open(c.ctx, n)
+func (c *copier) regular(i *Item) (err error) {
+	source, err := c.view.tree.Open(c.ctx, i.Node)
 	if err != nil {
 		return err
 	}
+	dir, name := c.dir(), i.Name
 	temporary := name
 	if c.options.Overwrite {
 		temporary = fmt.Sprintf(".%d%s", os.Getpid(), partial)
@@ -33,7 +33,7 @@ func (c *copier) regular(dir int, name, path string, n Node, a *filesystem.Attr)
 	if err != nil {
 		return fmt.Errorf("create: %w", err)
 	}
-	f := os.NewFile(uintptr(fd), path)
+	f := os.NewFile(uintptr(fd), i.Path)
 	defer f.Close()
 	defer func() {
 		if err != nil {
@@ -43,7 +43,7 @@ func (c *copier) regular(dir int, name, path string, n Node, a *filesystem.Attr)
 	if err := c.contents(f, source); err != nil {
 		return err
 	}
-	c.metadata(target{dir: dir, name: temporary, fd: fd}, path, n, a)
+	c.metadata(target{dir: dir, name: temporary, fd: fd}, i)
 	if temporary != name {
 		if err := unix.Renameat(dir, temporary, dir, name); err != nil {
 			return fmt.Errorf("replace: %w", err)
@@ -59,7 +59,7 @@ func (c *copier) contents(f *os.File, source filesystem.File) error {
 	if err := f.Truncate(size); err != nil {
 		return err
 	}
-	err := c.ranges(source, func(off int64, data []byte) error {
+	err := ReadData(c.ctx, source, c.buffer, func(off int64, data []byte) error {
 		n, err := f.WriteAt(data, off)
 		c.done.Bytes += int64(n)
 		return err
@@ -68,7 +68,7 @@ func (c *copier) contents(f *os.File, source filesystem.File) error {
 		return err
 	}
 	back := make([]byte, len(c.buffer))
-	return c.ranges(source, func(off int64, data []byte) error {
+	return ReadData(c.ctx, source, c.buffer, func(off int64, data []byte) error {
 		if _, err := f.ReadAt(back[:len(data)], off); err != nil {
 			return err
 		}
@@ -77,38 +77,6 @@ func (c *copier) contents(f *os.File, source filesystem.File) error {
 		}
 		return nil
 	})
-}
-
-// ranges reads all data of a file, piece by piece.
-func (c *copier) ranges(source filesystem.File, fn func(off int64, data []byte) error) error {
-	size := source.Size()
-	for off := int64(0); off < size; {
-		start, end, err := source.NextData(off)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("read: %w", err)
-		}
-		if start < off || end <= start || end > size {
-			return fmt.Errorf("internal error: data range %d to %d of a file of %d bytes", start, end, size)
-		}
-		for off = start; off < end; {
-			if err := c.ctx.Err(); err != nil {
-				return err
-			}
-			piece := c.buffer[:min(int64(len(c.buffer)), end-off)]
-			n, err := source.ReadAt(piece, off)
-			if n < len(piece) {
-				return fmt.Errorf("read at byte %d: %w", off+int64(n), errors.Join(err, io.ErrUnexpectedEOF))
-			}
-			if err := fn(off, piece); err != nil {
-				return err
-			}
-			off += int64(len(piece))
-		}
-	}
-	return nil
 }
 
 // target is a file that was made: by its open file, else by name in an open
@@ -123,10 +91,11 @@ type target struct {
 // metadata gives a copied file what it had in the guest. The order matters:
 // a change of owner drops set-user-id and capabilities, and a change of
 // anything moves the times.
-func (c *copier) metadata(t target, path string, n Node, a *filesystem.Attr) {
+func (c *copier) metadata(t target, i *Item) {
+	a := &i.Attr
 	note := func(what string, err error) {
 		if err != nil {
-			c.failed(path, fmt.Errorf("%s: %w", what, err))
+			c.note(i.Path, fmt.Errorf("%s: %w", what, err))
 		}
 	}
 	if !c.options.NoOwner {
@@ -138,7 +107,7 @@ func (c *copier) metadata(t target, path string, n Node, a *filesystem.Attr) {
 	case t.special:
 		note("set mode", c.chmodSpecial(t, a))
 	}
-	xattrs, err := c.view.tree.Xattrs(c.ctx, n)
+	xattrs, err := c.view.tree.Xattrs(c.ctx, i.Node)
 	note("read extended attributes", err)
 	for _, x := range xattrs {
 		note("set extended attribute "+x.Name, t.setXattr(x))

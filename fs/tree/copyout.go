@@ -63,21 +63,18 @@ func CopyOut(ctx context.Context, v *View, from *Place, dest *os.Root, name stri
 		return Copied{}, fmt.Errorf("destination: %w", err)
 	}
 	defer top.Close()
-	if err := checkName(name); err != nil {
-		return Copied{}, err
-	}
 	c := &copier{
 		ctx: ctx, view: v, root: dest, options: o, progress: progress,
-		linked: map[Node]string{}, visited: map[Node]bool{}, buffer: make([]byte, 1<<20),
+		first: map[uint64]string{}, dirs: []int{int(top.Fd())}, buffer: make([]byte, 1<<20),
 	}
-	err = c.node(int(top.Fd()), name, name, from.Node, 0)
-	if ctx.Err() != nil {
-		return c.done, ctx.Err()
+	err = Visit(ctx, v, from, name, c)
+	for len(c.dirs) > 1 {
+		c.pop()
 	}
 	return c.done, err
 }
 
-// copier is one CopyOut.
+// copier is one CopyOut: the Sink of a Visit.
 type copier struct {
 	ctx      context.Context
 	view     *View
@@ -85,12 +82,12 @@ type copier struct {
 	options  CopyOptions
 	progress func(Copied)
 	done     Copied
-	linked   map[Node]string // first name of each file with several, below root
-	visited  map[Node]bool   // directories: in a sound filesystem each is met once
+	first    map[uint64]string // by Item.Link: first path of a file, below root
+	dirs     []int             // open directories, root first
 	buffer   []byte
 }
 
-func (c *copier) failed(path string, err error) {
+func (c *copier) note(path string, err error) {
 	if len(c.done.Failures) < maxFailures {
 		c.done.Failures = append(c.done.Failures, Failure{path, err})
 	} else {
@@ -98,169 +95,128 @@ func (c *copier) failed(path string, err error) {
 	}
 }
 
-func checkName(name string) error {
-	if name == "" || name == "." || name == ".." || len(name) > 255 {
-		return fmt.Errorf("name %q cannot be restored: %w", name, unix.EINVAL)
-	}
-	for i := range len(name) {
-		if name[i] == '/' || name[i] == 0 {
-			return fmt.Errorf("name %q cannot be restored: %w", name, unix.EINVAL)
+// Failed implements Sink. It ends the copying when it makes no sense to go on
+// with other files.
+func (c *copier) Failed(path string, err error) error {
+	for _, e := range []error{unix.ENOSPC, unix.EDQUOT, unix.EROFS} {
+		if errors.Is(err, e) {
+			return fmt.Errorf("%s: %w", path, err)
 		}
 	}
+	c.note(path, err)
+	c.report(path)
 	return nil
 }
 
-// node copies one node as name into the open directory dir. The error is
-// what ends the whole copying; all else is in c.done.
-func (c *copier) node(dir int, name, path string, n Node, depth int) error {
-	if err := c.ctx.Err(); err != nil {
-		return err
-	}
+func (c *copier) report(path string) {
 	c.done.Path = path
-	a, err := c.view.tree.Attr(c.ctx, n)
-	if err == nil {
-		err = checkName(name)
-	}
-	if err != nil {
-		c.failed(path, err)
-		return nil
-	}
-	if a.IsDir() {
-		return c.directory(dir, name, path, n, &a, depth)
-	}
-	if first, ok := c.linked[n]; ok && a.Nlink > 1 {
-		if err := c.hardLink(dir, name, path, first); err != nil {
-			c.failed(path, err)
-		}
-	} else if err := c.single(dir, name, path, n, &a); fatal(err) {
-		return fmt.Errorf("%s: %w", path, err)
-	} else if err != nil {
-		c.failed(path, err)
-	} else if a.Nlink > 1 {
-		c.linked[n] = path
-	}
 	if c.progress != nil {
 		c.progress(c.done)
 	}
-	return nil
 }
 
-// fatal says whether it makes no sense to go on with other files.
-func fatal(err error) bool {
-	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EROFS) || errors.Is(err, context.Canceled)
+// dir is the directory that is written into.
+func (c *copier) dir() int { return c.dirs[len(c.dirs)-1] }
+
+func (c *copier) pop() {
+	unix.Close(c.dir())
+	c.dirs = c.dirs[:len(c.dirs)-1]
 }
 
-// single copies anything but a directory.
-func (c *copier) single(dir int, name, path string, n Node, a *filesystem.Attr) error {
-	switch a.Mode & filesystem.ModeType {
-	case filesystem.ModeRegular:
-		return c.regular(dir, name, path, n, a)
-	case filesystem.ModeSymlink:
-		return c.symlink(dir, name, path, n, a)
-	case filesystem.ModeChar, filesystem.ModeBlock, filesystem.ModeFIFO, filesystem.ModeSocket:
-		return c.special(dir, name, path, n, a)
-	}
-	return fmt.Errorf("unknown file type %o: %w", a.Mode, filesystem.ErrCorrupt)
-}
-
-// directory copies a directory: its own attributes last, because writing into
-// it changes its times and may not be allowed by its mode.
-func (c *copier) directory(dir int, name, path string, n Node, a *filesystem.Attr, depth int) error {
-	if c.visited[n] || depth >= MaxDepth {
-		c.failed(path, fmt.Errorf("directory is met a second time, or too deep: %w", filesystem.ErrCorrupt))
-		return nil
-	}
-	c.visited[n] = true
-	err := unix.Mkdirat(dir, name, 0o700)
+// Enter implements Sink.
+func (c *copier) Enter(i *Item) error {
+	err := unix.Mkdirat(c.dir(), i.Name, 0o700)
 	if err != nil && !(errors.Is(err, unix.EEXIST) && c.options.Overwrite) {
-		c.failed(path, fmt.Errorf("make directory: %w", err))
-		if fatal(err) {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		return nil
+		return fmt.Errorf("make directory: %w", err)
 	}
-	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(c.dir(), i.Name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		c.failed(path, fmt.Errorf("open directory: %w", err))
-		return nil
+		return fmt.Errorf("open directory: %w", err)
 	}
-	defer unix.Close(fd)
+	c.dirs = append(c.dirs, fd)
 	c.done.Dirs++
-	if err := c.entries(fd, path, n, depth); err != nil {
-		return err
-	}
-	c.metadata(target{dir: dir, name: name, fd: fd}, path, n, a)
 	return nil
 }
 
-// entries copies what is in a directory. It is listed in pieces, so that a
-// directory of millions needs no memory for all its names.
-func (c *copier) entries(fd int, path string, n Node, depth int) error {
-	const piece = 1000
-	for cookie, more := uint64(0), true; more; {
-		var list []Entry
-		err := c.view.ReadDir(c.ctx, n, cookie, func(e Entry) bool {
-			list = append(list, e)
-			return len(list) < piece
-		})
-		more = len(list) == piece
-		for _, e := range list {
-			if e.Next == cookie {
-				return fmt.Errorf("internal error: listing %s does not go on", path)
-			}
-			cookie = e.Next
-			if err := c.node(fd, e.Name, path+"/"+e.Name, e.Node, depth+1); err != nil {
-				return err
-			}
-		}
-		if err != nil {
-			c.failed(path, fmt.Errorf("list directory: %w", err))
-			return c.ctx.Err()
-		}
-	}
+// Leave implements Sink. A directory gets its own attributes last, because
+// writing into it changes its times and may not be allowed by its mode.
+func (c *copier) Leave(i *Item) error {
+	c.metadata(target{dir: c.dirs[len(c.dirs)-2], name: i.Name, fd: c.dir()}, i)
+	c.pop()
 	return nil
+}
+
+// Take implements Sink.
+func (c *copier) Take(i *Item) error {
+	err := c.take(i)
+	if err == nil {
+		c.report(i.Path)
+	}
+	return err
+}
+
+func (c *copier) take(i *Item) error {
+	if i.Again {
+		return c.hardLink(i)
+	}
+	var err error
+	switch i.Attr.Mode & filesystem.ModeType {
+	case filesystem.ModeRegular:
+		err = c.regular(i)
+	case filesystem.ModeSymlink:
+		err = c.symlink(i)
+	case filesystem.ModeChar, filesystem.ModeBlock, filesystem.ModeFIFO, filesystem.ModeSocket:
+		err = c.special(i)
+	default:
+		err = fmt.Errorf("unknown file type %o: %w", i.Attr.Mode, filesystem.ErrCorrupt)
+	}
+	if err == nil && i.Link > 0 {
+		c.first[i.Link] = i.Path
+	}
+	return err
 }
 
 // hardLink gives a file that was copied a further name.
-func (c *copier) hardLink(dir int, name, path, first string) error {
-	if err := c.makeRoom(dir, name); err != nil {
+func (c *copier) hardLink(i *Item) error {
+	if err := c.makeRoom(c.dir(), i.Name); err != nil {
 		return err
 	}
-	if err := c.root.Link(first, path); err != nil {
+	if err := c.root.Link(c.first[i.Link], i.Path); err != nil {
 		return err
 	}
 	c.done.Links++
 	return nil
 }
 
-func (c *copier) symlink(dir int, name, path string, n Node, a *filesystem.Attr) error {
-	raw, err := c.view.target(c.ctx, n)
+func (c *copier) symlink(i *Item) error {
+	raw, err := c.view.Target(c.ctx, i.Node)
 	if err != nil {
 		return err
 	}
-	if err := c.makeRoom(dir, name); err != nil {
+	if err := c.makeRoom(c.dir(), i.Name); err != nil {
 		return err
 	}
-	if err := unix.Symlinkat(raw, dir, name); err != nil {
+	if err := unix.Symlinkat(raw, c.dir(), i.Name); err != nil {
 		return fmt.Errorf("make symbolic link: %w", err)
 	}
 	c.done.Links++
-	c.metadata(target{dir: dir, name: name, fd: -1}, path, n, a)
+	c.metadata(target{dir: c.dir(), name: i.Name, fd: -1}, i)
 	return nil
 }
 
-func (c *copier) special(dir int, name, path string, n Node, a *filesystem.Attr) error {
+func (c *copier) special(i *Item) error {
 	if !c.options.Special {
 		return fmt.Errorf("device nodes, FIFOs and sockets are left out: %w", errors.ErrUnsupported)
 	}
-	if err := c.makeRoom(dir, name); err != nil {
+	if err := c.makeRoom(c.dir(), i.Name); err != nil {
 		return err
 	}
-	if err := unix.Mknodat(dir, name, a.Mode&filesystem.ModeType|0o600, int(unix.Mkdev(a.Major, a.Minor))); err != nil {
+	a := &i.Attr
+	if err := unix.Mknodat(c.dir(), i.Name, a.Mode&filesystem.ModeType|0o600, int(unix.Mkdev(a.Major, a.Minor))); err != nil {
 		return fmt.Errorf("make special file: %w", err)
 	}
 	c.done.Others++
-	c.metadata(target{dir: dir, name: name, fd: -1, special: true}, path, n, a)
+	c.metadata(target{dir: c.dir(), name: i.Name, fd: -1, special: true}, i)
 	return nil
 }
 

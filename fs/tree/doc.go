@@ -12,10 +12,13 @@
 //     MaxLinks of them are followed.
 //   - A volume that cannot be shown, or a mount that could not be found, is
 //     in Problems. A gap is never hidden.
+//   - A view is finite: no directory is found again inside itself, whatever is
+//     mounted where.
 //   - Errors wrap the sentinels of guest/filesystem. Those are remembered
 //     with the volume; any other (a store that does not answer, a deadline)
 //     is tried again at the next call.
-//   - CopyOut writes below its destination only.
+//   - A Visit gives names that are names, and each directory once, in a tree that
+//     may hold anything. CopyOut, which is one, writes below its destination only.
 //
 // Every method may be called from many goroutines at once. Locks: a lazy
 // value is computed by one goroutine, holding its turn; stitching takes the

@@ -47,6 +47,16 @@ func (v *View) Walk(ctx context.Context, from *Place, path string, follow bool) 
 	return p.place, nil
 }
 
+// Resolve finds an absolute path, and gives the path of the same place without
+// symbolic links.
+func (v *View) Resolve(ctx context.Context, path string) (string, *Place, error) {
+	p, err := v.walk(ctx, v.Root(), "/"+path, true)
+	if err != nil {
+		return "", nil, fmt.Errorf("%q: %w", path, err)
+	}
+	return "/" + strings.Join(p.names, "/"), p.place, nil // from the root on its base is the root
+}
+
 func (v *View) walk(ctx context.Context, from *Place, path string, follow bool) (position, error) {
 	if len(path) > 1<<16 {
 		return position{}, ErrTooLong
@@ -83,7 +93,7 @@ func (v *View) walk(ctx context.Context, from *Place, path string, follow bool) 
 			if links++; links > MaxLinks {
 				return position{}, ErrLoop
 			}
-			target, err := v.target(ctx, node)
+			target, err := v.Target(ctx, node)
 			if err != nil {
 				return position{}, err
 			}
@@ -114,8 +124,8 @@ func (v *View) step(ctx context.Context, dir Node, name string) (Node, uint32, e
 	return node, attr.Mode & filesystem.ModeType, err
 }
 
-// target gives a link's raw target, never empty, as far as Linux would use it.
-func (v *View) target(ctx context.Context, n Node) (string, error) {
+// Target gives the raw target of a symbolic link, never empty, as far as Linux would use it.
+func (v *View) Target(ctx context.Context, n Node) (string, error) {
 	target, err := v.tree.Readlink(ctx, n)
 	if err != nil {
 		return "", err
@@ -184,7 +194,7 @@ func (v *View) Contain(ctx context.Context, dir *Place, target string) (string, 
 // ContainedLink gives the contained target of the link n in the directory
 // dir. See Contain.
 func (v *View) ContainedLink(ctx context.Context, dir *Place, n Node) (string, error) {
-	target, err := v.target(ctx, n)
+	target, err := v.Target(ctx, n)
 	if err != nil {
 		return "", err
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -175,7 +176,7 @@ func (r *run) pre(ctx context.Context) {
 			} else {
 				err = fmt.Errorf("it was not begun, for its post step could not be noted: %w", err)
 			}
-			it.did(stepOf(phasePre, it.name(), "bring it to rest", start, err), err)
+			it.did(stepOf(phasePre, it.name(), cmp.Or(it.found.PreWhat, "bring it to rest"), start, err), err)
 			return nil
 		})
 	}

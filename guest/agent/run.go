@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -248,7 +249,7 @@ func (r *run) post(it *item) {
 	defer r.mu.Unlock()
 	it.posted = true
 	if it.found.Post != nil {
-		r.thawn.Steps = append(r.thawn.Steps, stepOf(phasePost, it.name(), "let it go on", start, err))
+		r.thawn.Steps = append(r.thawn.Steps, stepOf(phasePost, it.name(), cmp.Or(it.found.PostWhat, "let it go on"), start, err))
 	}
 	if noted != nil {
 		a.log.Warn("a post step that is done is still noted as owed; the next start will repeat it", "object", it.name(), "why", noted)

@@ -18,8 +18,8 @@ import (
 
 // Limits of what a host may ask, and of how long it is waited for.
 const (
-	maxCall      = 512 << 10 // bytes of a call
-	maxCallTime  = time.Hour // a longer deadline is shortened to it
+	maxCall      = 512 << 10      // bytes of a call
+	maxCallTime  = 24 * time.Hour // a longer deadline is shortened to it; a put of a terabyte takes half a day
 	writeTime    = 10 * time.Second
 	reopenPause  = 250 * time.Millisecond // between looks whether a host has come
 	grantStep    = guest.StreamWindow / 4

@@ -22,7 +22,7 @@ const (
 	MaxName     = 255  // bytes of each part of an object's name
 	MaxText     = 4096 // bytes of any other single text
 	maxList     = 4096 // paths, steps, warnings of one thing
-	maxDepth    = 16
+	maxDepth    = 32
 	// A document of nothing but "{}," would take some hundred times its size
 	// in memory.
 	maxBraces = 1 << 17 // objects of JSON: a Path, a Step, a Device, a map of Details

@@ -18,6 +18,7 @@ import (
 	"cairn/cmd/internal/config"
 	"cairn/cmd/internal/job"
 	"cairn/cmd/internal/progress"
+	"cairn/cmd/internal/push"
 	"cairn/cmd/internal/wire"
 )
 
@@ -29,6 +30,9 @@ type app struct {
 	now            func() time.Time
 	exe            string
 	version        string
+	// inside begins a session with a VM's inside agent.
+	inside func(ctx context.Context, vm job.VM) (push.Session, error)
+	find   wire.Finder // of system objects, in points that no agent has described
 
 	repo         string
 	passwordFile string
@@ -45,10 +49,21 @@ func Run(ctx context.Context, version string, args []string, stdin io.Reader, st
 	if err != nil {
 		exe = "/proc/self/exe"
 	}
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv, now: time.Now, exe: exe, version: version}
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv, now: time.Now, exe: exe, version: version, find: wire.Find}
+	a.inside = func(ctx context.Context, vm job.VM) (push.Session, error) {
+		s, err := job.DialInside(ctx, vm, version)
+		if err != nil {
+			return nil, err // not a nil *guest.Inside, which is no nil Session
+		}
+		return s, nil
+	}
+	return a.run(ctx, args)
+}
+
+func (a *app) run(ctx context.Context, args []string) int {
 	root := a.root()
 	root.SetArgs(args)
-	err = root.ExecuteContext(ctx)
+	err := root.ExecuteContext(ctx)
 	if err != nil && !errors.Is(err, errWarnings) {
 		if ctx.Err() != nil && !errors.Is(err, job.ErrNotReleased) {
 			err = errors.New("interrupted: stopped before the end; run the command again") // the inner errors are only echoes
@@ -81,6 +96,7 @@ A first backup, step by step:
   cairn doctor web01                               what works, what does not, why
   cairn backup web01                               the first reads all, the next what changed
   cairn mount /mnt/cairn                           browse every point
+  cairn apps web01@latest                          applications, containers, users in it
   cairn restore web01@latest:/etc/fstab --to /tmp  copy a file out
   cairn boot web01@latest                          run the VM from the point, at once
 
@@ -117,6 +133,7 @@ beginning of its ID.
 		a.backupCmd(),
 		a.pointsCmd(),
 		a.showCmd(),
+		a.appsCmd(),
 		a.mountCmd(),
 		a.lsCmd(),
 		a.catCmd(),

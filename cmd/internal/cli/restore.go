@@ -22,9 +22,10 @@ func (a *app) restoreCmd() *cobra.Command {
 	var o image.Options
 	var special, vm bool
 	var name string
+	var into intoOptions
 	c := &cobra.Command{
-		Use:   "restore POINT --disk NAME --to FILE|DEVICE | POINT --vm --to FOLDER | POINT:PATH --to FOLDER",
-		Short: "Copy a disk, a whole VM, a file or a folder out of a restore point",
+		Use:   "restore POINT --disk NAME --to FILE|DEVICE | POINT --vm --to FOLDER | POINT:PATH --to FOLDER | POINT:PATH --into VM[:PATH] | POINT --app NAME --into VM",
+		Short: "Copy a disk, a whole VM, a file or a folder out of a restore point, or files back into the running guest",
 		Long: `Copy out of a restore point.
 
 A disk, to a new file, holes kept; what was written is read back and compared:
@@ -51,13 +52,22 @@ To start one at once, without copying it first, see: cairn boot --help
 
 A file or a folder of the guest, with owners, modes, times, links, extended
 attributes and holes:
-  cairn restore web01@2026-10-12:/etc/nginx --to /tmp/back`,
+  cairn restore web01@2026-10-12:/etc/nginx --to /tmp/back` + intoHelp,
 		Args: args(1, 1),
 		RunE: func(c *cobra.Command, argv []string) error {
+			if into.given(c) {
+				t, err := into.parse(c, argv[0])
+				if err != nil {
+					return err
+				}
+				return a.withCatalogue(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
+					return a.restoreInto(c.Context(), cat, t)
+				})
+			}
 			point, p, hasPath := splitPath(argv[0])
 			switch {
 			case to == "":
-				return usagef("say where to: --to FILE for a disk, --to FOLDER for files")
+				return usagef("say where to: --to FILE for a disk, --to FOLDER for files, --into VM for files of the running guest")
 			case disk == "" && !hasPath && !vm:
 				return usagef("say what to restore: --disk NAME, --vm, or POINT:PATH")
 			case disk != "" && hasPath || vm && hasPath || vm && disk != "":
@@ -81,6 +91,7 @@ attributes and holes:
 			})
 		},
 	}
+	into.flags(c)
 	f := c.Flags()
 	f.StringVar(&disk, "disk", "", "name of the disk")
 	f.BoolVar(&vm, "vm", false, "restore all disks, and what starts the VM")

@@ -58,6 +58,11 @@ func DialInside(ctx context.Context, vm VM, version string) (*guest.Inside, erro
 		return nil, err
 	}
 	defer host.Close()
+	return dialInside(ctx, host, vm, version)
+}
+
+// dialInside is DialInside of a VM whose hypervisor is reached already.
+func dialInside(ctx context.Context, host hypervisor, vm VM, version string) (*guest.Inside, error) {
 	m, err := host.Inspect(ctx)
 	if err != nil {
 		return nil, err

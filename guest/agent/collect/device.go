@@ -18,10 +18,16 @@ import (
 // maxDevices is how many devices one mount may lie on, all levels together.
 const maxDevices = 256
 
+// maxStack is how many of them may lie on top of each other: a document has no
+// room for more.
+const maxStack = 12
+
 // device describes the block device of a directory of sysfs, and what it lies
 // on. left bounds how many there are.
-func (k kernel) device(dir string, left *int) *object.Device {
-	if *left--; *left < 0 {
+func (k kernel) device(dir string, left *int) *object.Device { return k.stacked(dir, 1, left) }
+
+func (k kernel) stacked(dir string, level int, left *int) *object.Device {
+	if *left--; *left < 0 || level > maxStack {
 		return nil
 	}
 	dir, err := filepath.EvalSymlinks(dir)
@@ -69,7 +75,7 @@ func (k kernel) device(dir string, left *int) *object.Device {
 		}
 	}
 	for _, b := range below {
-		if lower := k.device(b, left); lower != nil {
+		if lower := k.stacked(b, level+1, left); lower != nil {
 			d.Below = append(d.Below, *lower)
 		}
 	}

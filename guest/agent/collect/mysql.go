@@ -54,10 +54,11 @@ func (g mysql) Inventory(ctx context.Context) ([]agent.Found, error) {
 	}
 	if err != nil {
 		promise(&f.Object, object.Filesystem, "the server was not told, for it does not answer: "+err.Error())
-		return []agent.Found{f}, both(missed, fmt.Errorf("mysql: %w", err))
+		return []agent.Found{f}, both(missed, fmt.Errorf("mysql does not let root in on %s; give it the authentication unix_socket (auth_socket), or its password in /root/.my.cnf: %w", d.Socket, err))
 	}
 	promise(&f.Object, object.Application, d.Variant+"'s tables were locked against writing while the filesystems were frozen, and its logs were on disk")
 	held := &sqlLock{server: s}
+	f.PreWhat, f.PostWhat = "FLUSH TABLES WITH READ LOCK", "UNLOCK TABLES"
 	f.Pre, f.Frozen, f.Post = held.lock, held.frozen, held.unlock
 	return []agent.Found{f}, missed
 }

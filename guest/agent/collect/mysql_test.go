@@ -175,7 +175,7 @@ func TestMariaDBBusy(t *testing.T) {
 	f := m.inventory(t)
 	slow := make(chan error, 1)
 	go func() {
-		_, err := m.try("", m.client("UPDATE shop.t SET n = SLEEP(8)")...)
+		_, err := m.try("", m.client("UPDATE shop.t SET n = SLEEP(5)")...)
 		slow <- err
 	}()
 	eventually(t, "a statement runs", func() bool {

@@ -82,7 +82,7 @@ func (p postgres) cluster(ctx context.Context, root discover.Root, c discover.Cl
 	}
 	if err != nil {
 		promise(&f.Object, object.Filesystem, "the server was not told, for it does not answer: "+err.Error())
-		return f, fmt.Errorf("%s: %w", f.Object.Name, err)
+		return f, fmt.Errorf("%s does not let its owner (user %d) in on %s, port %d; allow that in pg_hba.conf by \"local all all peer\": %w", f.Object.Name, c.Owner, s.socket, s.Port, err)
 	}
 	s.describe(&f.Object, facts)
 	if facts.Settings["fsync"] != "on" {
@@ -91,6 +91,7 @@ func (p postgres) cluster(ctx context.Context, root discover.Root, c discover.Cl
 	}
 	promise(&f.Object, object.Application, facts.promise())
 	held := &controlFile{name: path.Join(c.Data, "global/pg_control")}
+	f.PreWhat, f.PostWhat = "CHECKPOINT", "close its control file"
 	f.Pre = func(ctx context.Context) error { return s.checkpoint(ctx, held, facts.Recovery) }
 	f.Frozen = held.frozen
 	f.Post = func(context.Context) error { held.close(); return nil }
@@ -303,6 +304,7 @@ func (p postgres) stopped(f *agent.Found, c discover.Cluster) {
 	default:
 		f.Object.State = "stopped"
 		promise(&f.Object, object.Application, "the cluster is shut down: its files are complete")
+		f.PreWhat, f.PostWhat = "open its control file", "close its control file"
 		f.Pre = func(context.Context) error { _, err := held.open(); return err }
 		f.Post = func(context.Context) error { held.close(); return nil }
 		f.Frozen = func() (object.Details, error) {

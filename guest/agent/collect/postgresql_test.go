@@ -26,7 +26,6 @@ type cluster struct {
 	tables     string
 	config     string
 	server     int // its process
-	extra      []string
 	configured string
 }
 

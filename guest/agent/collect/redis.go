@@ -90,6 +90,15 @@ type redisServer struct {
 	network, address, password string
 }
 
+// listens says whether anybody can be connected to.
+func (s redisServer) listens() bool {
+	conn, err := net.DialTimeout(s.network, s.address, time.Second)
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil
+}
+
 func (s redisServer) dial(ctx context.Context) (*redisConn, error) {
 	return dialRedis(ctx, s.network, s.address, s.password)
 }
@@ -113,9 +122,15 @@ func (g redis) server(ctx context.Context, root discover.Root, r discover.Redis,
 	if p == nil {
 		f.Object.State = "stopped"
 		promise(&f.Object, object.Application, "the server is stopped: its files are complete")
-		if conn, err := net.DialTimeout(s.network, s.address, time.Second); err == nil {
-			conn.Close()
-			f.Object.State = ""
+		f.PreWhat = "look whether it is stopped still"
+		f.Pre = func(context.Context) error {
+			if s.listens() {
+				return errors.New("the server was started since the inventory")
+			}
+			return nil
+		}
+		if s.listens() {
+			f.Object.State, f.Pre = "", nil
 			promise(&f.Object, object.Filesystem, "where the server listens somebody answers that does not run in its directory: a container, or a server that was told another one")
 		}
 		return f, nil
@@ -124,7 +139,7 @@ func (g redis) server(ctx context.Context, root discover.Root, r discover.Redis,
 	c, err := s.dial(ctx)
 	if err != nil {
 		promise(&f.Object, object.Filesystem, "the server was not told, for it does not answer: "+err.Error())
-		return f, fmt.Errorf("%s: %w", r.Name, err)
+		return f, fmt.Errorf("%s does not answer on %s, with the password of %q: %w", r.Name, s.address, r.Config, err)
 	}
 	defer c.close()
 	if err := s.describe(ctx, c, &f, r.Save); err != nil {
@@ -195,12 +210,12 @@ func (s redisServer) describe(ctx context.Context, c *redisConn, f *agent.Found,
 	switch {
 	case appends:
 		promise(o, object.Application, "Redis writes each command to its append-only file before it answers it: what was answered until the freeze is there, but for up to two seconds while the disk is slow")
-		f.Pre = s.appended
+		f.Pre, f.PreWhat = s.appended, "look whether its append-only file is well"
 	case !saves:
 		promise(o, object.Filesystem, "Redis keeps its data in memory only, as it is configured: the copy has what was on disk before")
 	default:
 		promise(o, object.Application, "Redis wrote its data to disk right before the freeze: the copy has what it held then, and not what came after")
-		f.Pre = s.saved
+		f.Pre, f.PreWhat = s.saved, "BGSAVE"
 	}
 	return nil
 }

@@ -185,6 +185,14 @@ func TestRedisFails(t *testing.T) {
 	if o := found["redis@bad"].Object; err != nil || o.State != "stopped" {
 		t.Errorf("it is gone: %v, %+v", err, o)
 	}
+	gone := found["redis@bad"]
+	if err := gone.Pre(context.Background()); err != nil {
+		t.Errorf("it is gone still: %v", err)
+	}
+	newRedis(t, l, "bad")
+	if err := gone.Pre(context.Background()); err == nil {
+		t.Error("it was started again, and nobody says so")
+	}
 }
 
 // TestRedisOnPort: found by its process alone, on a port.

@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"cairn/guest/agent"
@@ -104,10 +105,10 @@ func (o *Object) Found() agent.Found {
 	}}
 	if o.Pre != nil {
 		f.Object.Consistency = object.Consistency{Level: object.Application, Reason: "its pre step, written down by the operator, ended well"}
-		f.Pre = o.Pre.Run
+		f.Pre, f.PreWhat = o.Pre.Run, object.Text(strings.Join(o.Pre.Args, " "))
 	}
 	if o.Post != nil {
-		f.Post, f.Owed = o.Post.Run, o.Post
+		f.Post, f.Owed, f.PostWhat = o.Post.Run, o.Post, object.Text(strings.Join(o.Post.Args, " "))
 	}
 	f.Stop, f.Start = o.Stop, o.Start
 	return f

@@ -177,7 +177,7 @@ func TestDebianServer(t *testing.T) {
 	}
 	pg := find(t, d, "postgresql@15-main")
 	want := map[string]any{"fsync": "on", "archive_mode": "off", "full_page_writes": "off", "wal_level": "logical"}
-	if !reflect.DeepEqual(pg.Details["settings"], want) || pg.Details["port"] != 5433.0 || pg.Details["redo"] != "1/23450000" || pg.Details["system_identifier"] != "7642011472967116994" || pg.State != "running" {
+	if !reflect.DeepEqual(pg.Details["settings"], want) || pg.Details["port"] != json.Number("5433") || pg.Details["redo"] != "1/23450000" || pg.Details["system_identifier"] != "7642011472967116994" || pg.State != "running" {
 		t.Errorf("PostgreSQL: %q %v", pg.State, pg.Details)
 	}
 	if o := find(t, d, "redis"); o.Details["append_only"] != true || o.Details["saves_by_itself"] != false {
@@ -261,7 +261,7 @@ func TestRedHatServer(t *testing.T) {
 	if want := []string{"apache", "mysql", "packages", "postgresql@13-data", "postgresql@16-data", "redis"}; !slices.Equal(names(d), want) {
 		t.Fatalf("objects %q, want %q; warnings %q", names(d), want, d.Warnings)
 	}
-	if o := find(t, d, "postgresql@16-data"); o.Service != "postgresql-16.service" || paths(o)["data"] != "/var/lib/pgsql/16/data" || o.Details["port"] != 5432.0 {
+	if o := find(t, d, "postgresql@16-data"); o.Service != "postgresql-16.service" || paths(o)["data"] != "/var/lib/pgsql/16/data" || o.Details["port"] != json.Number("5432") {
 		t.Errorf("%+v", o)
 	}
 	if o := find(t, d, "postgresql@13-data"); o.Service != "postgresql.service" {

@@ -11,13 +11,9 @@ func unitDirs() []string {
 	return []string{"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
 }
 
-// Unit gives the first of the units that a guest's systemd knows, and the path
+// unit gives the first of the units that a guest's systemd knows, and the path
 // of its file; "" when it knows none. An instance is known by its template.
 // A unit that leads to /dev/null is masked, and does not count.
-func Unit(ctx context.Context, root Root, units ...string) (unit, file string) {
-	return look(root).unit(ctx, units...)
-}
-
 func (s *search) unit(ctx context.Context, units ...string) (unit, file string) {
 next:
 	for _, unit := range units {
