@@ -21,14 +21,20 @@ func startInsideVM(t *testing.T, h *host) *lab.Guest {
 	})
 	awaitAgent(t, g, true)
 	h.run(t, exitOK, "vm", "add", vmName, "--qmp", g.QMPSocket, "--replace")
+	awaitInside(t, h, g)
+	return g
+}
+
+// awaitInside waits until cairn-agent answers.
+func awaitInside(t *testing.T, h *host, g *lab.Guest) {
+	t.Helper()
 	for range 200 {
 		if h.start(t, "agent", "status", vmName).wait().code == exitOK {
-			return g
+			return
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
 	t.Fatalf("cairn-agent does not answer: %s", labtest.Shell(t, g, "cat /run/cairn-agent.log"))
-	return nil
 }
 
 // TestHostDiesWhileFrozen: cairn and its guardian are killed, or hang, while the
@@ -40,6 +46,13 @@ func TestHostDiesWhileFrozen(t *testing.T) {
 	s := h.backup(t)
 	if s.Consistency != "filesystem" || !strings.Contains(s.Why, "no application was told") {
 		t.Errorf("a guest without an application: %+v", s)
+	}
+	// The default of 30 s is waited for in the long variant only.
+	limit := 30 * time.Second
+	if os.Getenv("CAIRN_LONG") == "" {
+		limit = 10 * time.Second
+		labtest.Shell(t, g, "mkdir -p /etc/cairn-agent; echo 'freeze_limit = \"10s\"' >/etc/cairn-agent/agent.toml; killall cairn-agent")
+		awaitInside(t, h, g)
 	}
 	startWriter(t, g)
 	written := func() int {
@@ -79,12 +92,15 @@ func TestHostDiesWhileFrozen(t *testing.T) {
 		if killed, _ := killRun(t, r, true); killed {
 			hit++
 		}
-		// QEMU's disks may be stopped, too, until the next run: then the guest does
-		// not run, and nothing in it stands by a freeze.
+		// In the few milliseconds of the point the whole VM is stopped, until the
+		// next run. A guest that did not run when QEMU saw the end of cairn does not
+		// hear of it (QEMU 7.2): it has its own clock.
+		atMost := 5 * time.Second
 		if isPaused(t, g) {
 			resume(t, g)
+			atMost = limit + 5*time.Second
 		}
-		if took := writesAgain(start); took > 5*time.Second {
+		if took := writesAgain(start); took > atMost {
 			t.Errorf("kill %d: the guest wrote again only after %v", i, took)
 		} else {
 			t.Logf("kill %d: the guest wrote again after %v", i, took)
@@ -111,8 +127,8 @@ func TestHostDiesWhileFrozen(t *testing.T) {
 	}
 	took := writesAgain(start)
 	t.Logf("with a host that hangs the guest wrote again after %v", took)
-	if took > 40*time.Second {
-		t.Errorf("the guest stood for %v, its limit is 30 s", took)
+	if took > limit+5*time.Second {
+		t.Errorf("the guest stood for %v, its limit is %v", took, limit)
 	}
 	for _, pid := range pids {
 		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
