@@ -18,13 +18,16 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZ_SECONDS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build deb demo test test-long fuzz-short lint bench clean
+.PHONY: help deps deps-demo build deb demo test test-long fuzz-short lint bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 deps: ## install the missing Debian packages of .ci/apt-packages (SKIP_DEPS=1: do not)
 	@$(if $(SKIP_DEPS),true,.ci/deps)
+
+deps-demo:
+	@$(if $(SKIP_DEPS),true,.ci/deps demo)
 
 build: ## bin/cairn, and bin/cairn-agent for the guest: static, reproducible
 	@mkdir -p bin
@@ -34,7 +37,7 @@ build: ## bin/cairn, and bin/cairn-agent for the guest: static, reproducible
 deb: build ## the agent's package for Debian guests, into bin
 	.ci/deb-agent
 
-demo: deps build ## boot a guest, back it up, change it, back it up again, look into both points
+demo: deps-demo build ## boot a guest, back it up, change it, back it up again, look into both points
 	bin/cairn demo
 
 test: deps ## vet and all tests; the first run downloads a kernel (27 MB) for the guests, and a newer QEMU (13 MB)

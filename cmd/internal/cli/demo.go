@@ -3,7 +3,6 @@ package cli
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -131,9 +130,10 @@ func (d *demo) boot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.tell("booting it under QEMU (emulated): root on vda (GPT, ext4), data on vdb (ext4), qemu-guest-agent inside")
+	d.tell("booting it under QEMU (emulated): root on vda (GPT, ext4), data on vdb (ext4), qemu-guest-agent and cairn-agent inside")
 	started := d.a.now()
-	if d.guest, err = lab.Start(ctx, lab.Options{Dir: vm, Assets: assets, Disks: disks, Name: "web01"}); err != nil {
+	if d.guest, err = lab.Start(ctx, lab.Options{Dir: vm, Assets: assets, Disks: disks, Name: "web01",
+		Inject: map[string]string{"cairn-agent": d.a.findAgentBinary()}}); err != nil {
 		return err
 	}
 	d.tell("up after %.1f s", d.a.now().Sub(started).Seconds())
@@ -160,12 +160,13 @@ func (d *demo) second(ctx context.Context) error {
 		"mkdir -p /srv/projects && echo 'three years of work' > /srv/projects/thesis.txt",
 		"dd if=/dev/urandom of=/srv/projects/figures.bin bs=1M count=3 2>/dev/null; sync",
 		"sha256sum /srv/projects/*",
+		"mkdir -p /etc/cairn-agent && echo 'name = \"thesis\"' >/etc/cairn-agent/thesis.toml && echo 'paths = [\"/srv/projects\"]' >>/etc/cairn-agent/thesis.toml && echo 'pre = \"sync\"' >>/etc/cairn-agent/thesis.toml",
 	} {
 		if _, err := d.inGuest(ctx, command); err != nil {
 			return err
 		}
 	}
-	for _, argv := range [][]string{{"backup", "web01"}, {"points"}} {
+	for _, argv := range [][]string{{"backup", "web01"}, {"points"}, {"apps", "web01@latest"}} {
 		if _, err := d.cairn(ctx, argv...); err != nil {
 			return err
 		}
@@ -206,27 +207,30 @@ func (d *demo) host(ctx context.Context, argv ...string) error {
 
 func (d *demo) accident(ctx context.Context) error {
 	d.title("An accident, and the file comes back into the running guest")
+	before, err := d.inGuest(ctx, "sha256sum /srv/projects/*")
+	if err != nil {
+		return err
+	}
 	if _, err := d.inGuest(ctx, "rm -r /srv/projects; sync; ls /srv"); err != nil {
 		return err
 	}
+	d.tell("a copy to this host:")
 	if _, err := d.cairn(ctx, "restore", "web01@latest:/srv/projects", "--to", "back"); err != nil {
 		return err
 	}
 	if err := d.host(ctx, "sh", "-c", "sha256sum back/projects/*"); err != nil {
 		return err
 	}
-	body, err := os.ReadFile(filepath.Join(d.dir, "back", "projects", "thesis.txt"))
+	d.tell("and back into the running guest, through cairn-agent:")
+	if _, err := d.cairn(ctx, "restore", "web01@latest:/srv/projects", "--into", "web01"); err != nil {
+		return err
+	}
+	after, err := d.inGuest(ctx, "sha256sum /srv/projects/*")
 	if err != nil {
 		return err
 	}
-	d.tell("(until cairn-agent's own channel exists, the small file goes back by the guest's console)")
-	command := fmt.Sprintf("mkdir -p /srv/projects && echo %s | base64 -d > /srv/projects/thesis.txt && cat /srv/projects/thesis.txt", base64.StdEncoding.EncodeToString(body))
-	out, err := d.inGuest(ctx, command)
-	if err != nil {
-		return err
-	}
-	if out != string(body) {
-		return fmt.Errorf("the guest has %q instead of %q", out, body)
+	if after != before {
+		return fmt.Errorf("the guest has %q instead of %q", after, before)
 	}
 	return nil
 }

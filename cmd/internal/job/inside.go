@@ -196,24 +196,36 @@ func describeNames(names []string) string {
 	return strings.Join(listed, ", ")
 }
 
+// phases of an agent's steps in the order of a run.
+var phases = []string{"inventory", "pre", "freeze", "frozen", "thaw", "post"}
+
+// briefStep is what an inventory's part may take without a line of its own.
+const briefStep = 500 * time.Millisecond
+
 // tellSteps writes what the agent did into the run's log; what failed is a
 // warning of the point.
 func (b *Backup) tellSteps(steps []object.Step) {
 	const most = 200
-	for i, s := range steps {
-		if i == most {
-			b.Step("inside agent: … and %d more steps", len(steps)-most)
-			return
-		}
+	steps = slices.Clone(steps)
+	slices.SortStableFunc(steps, func(x, y object.Step) int { return slices.Index(phases, x.Phase) - slices.Index(phases, y.Phase) })
+	told := 0
+	for _, s := range steps {
 		who := object.Text(s.Object)
 		if who == "" {
 			who = "guest"
 		}
-		if s.Error != "" {
-			b.warn("inside agent: %s: %s failed: %s", who, object.Text(s.What), object.Text(s.Error+" "+s.Output))
+		switch {
+		case s.Error != "":
+			b.warn("inside agent: %s: %s failed: %s", who, object.Text(s.What), object.Text(strings.TrimSpace(s.Error+" "+s.Output)))
+		case s.Phase == "inventory" && s.TookMS < briefStep.Milliseconds():
 			continue
+		default:
+			b.Step("inside agent: %s: %s: %s, %d ms", object.Text(s.Phase), who, object.Text(s.What), s.TookMS)
 		}
-		b.Step("inside agent: %s: %s: %s, %d ms", object.Text(s.Phase), who, object.Text(s.What), s.TookMS)
+		if told++; told == most {
+			b.Step("inside agent: … and more steps")
+			return
+		}
 	}
 }
 
