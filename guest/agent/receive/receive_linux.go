@@ -150,7 +150,7 @@ func (u *put) make(ctx context.Context, j *journal, stream io.Reader) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	pieces := make(chan piece, 64)
+	pieces := make(chan piece, verifyFiles)
 	v := &verifier{report: u.report, buffer: make([]byte, 256<<10)}
 	verified := make(chan error, 1)
 	go func() {
