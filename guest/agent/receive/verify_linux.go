@@ -47,6 +47,7 @@ type piece struct {
 // verifier syncs files, drops them from memory, reads them again and compares.
 type verifier struct {
 	report *report
+	direct *direct
 	buffer []byte
 	spare  []*archive.Hasher
 	ended  []piece
@@ -205,6 +206,8 @@ func (f *file) forget(to int64) error {
 func (v *verifier) readBack(ctx context.Context, f *file, to int64) error {
 	fd, h := int(f.f.Fd()), v.hasher(f)
 	from := f.verified
+	v.direct.use(f, unix.O_RDONLY)
+	defer v.direct.release()
 	for at := from; at < to; {
 		start, end, err := nextData(fd, at, to)
 		if err != nil {
@@ -214,12 +217,16 @@ func (v *verifier) readBack(ctx context.Context, f *file, to int64) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			n, err := f.f.ReadAt(v.buffer[:min(int64(len(v.buffer)), end-at)], at)
-			if n == 0 {
-				return fmt.Errorf("%s: read it back at byte %d: %w", f.shown, at, err)
+			p := v.direct.read(int(min(directSize, end-at)), at)
+			if len(p) == 0 {
+				n, err := f.f.ReadAt(v.buffer[:min(int64(len(v.buffer)), end-at)], at)
+				if n == 0 {
+					return fmt.Errorf("%s: read it back at byte %d: %w", f.shown, at, err)
+				}
+				p = v.buffer[:n]
 			}
-			h.Add(at, v.buffer[:n])
-			at += int64(n)
+			h.Add(at, p)
+			at += int64(len(p))
 		}
 	}
 	f.verified = to
