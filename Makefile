@@ -10,13 +10,15 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 # older host build with GOAMD64=v1.
 GOAMD64 ?= v3
 GOBUILD := CGO_ENABLED=0 GOAMD64=$(GOAMD64) go build -trimpath -ldflags '$(LDFLAGS)'
+# The agent goes into guests of any age.
+GOBUILD_AGENT := CGO_ENABLED=0 GOAMD64=v1 go build -trimpath -ldflags '$(LDFLAGS)'
 # Two packages at a time: several of them boot guests of 256 MiB.
 GOTEST  := go test -p 2
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZ_SECONDS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test test-long fuzz-short lint bench clean
+.PHONY: help deps build deb demo test test-long fuzz-short lint bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +29,10 @@ deps: ## install the missing Debian packages of .ci/apt-packages (SKIP_DEPS=1: d
 build: ## bin/cairn, and bin/cairn-agent for the guest: static, reproducible
 	@mkdir -p bin
 	$(GOBUILD) -o bin/cairn ./cmd/cairn
-	$(if $(wildcard cmd/cairn-agent),$(GOBUILD) -o bin/cairn-agent ./cmd/cairn-agent)
+	$(GOBUILD_AGENT) -o bin/cairn-agent ./cmd/cairn-agent
+
+deb: build ## the agent's package for Debian guests, into bin
+	.ci/deb-agent
 
 demo: deps build ## boot a guest, back it up, change it, back it up again, look into both points
 	bin/cairn demo

@@ -49,6 +49,7 @@ func serve(name string, stdin io.Reader, stdout, stderr io.Writer) int {
 	s := newServer(w, Options{
 		RawLinks: os.Getenv(envRaw) != "",
 		Deadline: w.deadline,
+		Derive:   w.derive,
 		Report:   func(err error) { fmt.Fprintln(stderr, "report:", err) },
 	})
 	if w.openTree != nil {
@@ -80,6 +81,7 @@ type world struct {
 	manifest  *restorepoint.Manifest
 	openTree  func(context.Context, *restorepoint.Manifest, func(string) (restorepoint.Image, error)) (*tree.Tree, error)
 	deadline  time.Duration
+	derive    Deriver
 	manifests int // how many were read
 	listings  int
 	wrap      func(fuse.RawFileSystem) fuse.RawFileSystem

@@ -6,6 +6,9 @@
 //	    fs/                               the guest's own view, mounts stitched
 //	    volumes/<name>/                   each filesystem by itself
 //	    disks/<name>.raw                  the disks, sparse
+//	    apps/<name>/                      a system object: object.json, links into fs/
+//	    apps/containers/<name>/           and so are apps/users/<name>/
+//	    apps/document.json                all that the inside agent said, byte for byte
 //	    machine/                          the VM's configuration
 //
 // It promises:
@@ -19,6 +22,9 @@
 //     xattrs are shown as user.cairn.*.
 //   - A piece that cannot be read is listed and gives EIO, or EACCES when the
 //     guest encrypted it; point.json has the reason.
+//   - A system object's links lead into fs/, and to where the guest's path
+//     ends. One whose path is not in the point is in object.json alone. What was
+//     derived from files, for want of an agent's word, says so.
 //   - st_ino is the same at every mount of the same point.
 //
 // # Node IDs
@@ -46,8 +52,9 @@
 //
 // A Go program must not use its own mount: the goroutine that waits may hold
 // the thread that should answer. Tests mount from a child process. Locks are
-// taken in the order Server.listing, point.turn, Server.mu, table.mu; none is
-// held while a reader or the Source is called, except point.turn and
-// Server.listing, which are waited for with the request's context. The locks
-// of prefetch, fileCache and device are taken with no other held.
+// taken in the order Server.listing, opened.finding, point.turn, Server.mu,
+// table.mu; none is held while a reader or the Source is called, except
+// opened.finding, point.turn and Server.listing, which are waited for with the
+// request's context. The locks of prefetch, fileCache, appCache and device are
+// taken with no other held.
 package fs

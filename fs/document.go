@@ -27,6 +27,7 @@ type about struct {
 	Disks       []aboutDisk              `json:"disks"`
 	Skipped     []restorepoint.Skipped   `json:"skipped,omitempty"`
 	Volumes     []aboutVolume            `json:"volumes"`
+	Apps        *aboutApps               `json:"apps,omitempty"`
 	Warnings    []string                 `json:"warnings,omitempty"`
 	Problems    []tree.Problem           `json:"problems"` // what the tree cannot show, and why
 }
@@ -96,6 +97,11 @@ func (p *point) json(ctx context.Context) ([]byte, error) {
 		if a.Volumes, err = aboutVolumes(ctx, o.tree); err != nil {
 			return nil, err
 		}
+		apps, missing, err := p.aboutApps(ctx)
+		if err != nil {
+			return nil, err
+		}
+		a.Apps, a.Problems = apps, append(a.Problems, missing...)
 		text, err := json.MarshalIndent(a, "", "  ")
 		return append(text, '\n'), err
 	})

@@ -14,10 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cairn/fs/tree"
+	sysobject "cairn/guest/object"
 	"cairn/index/restorepoint"
 )
 
-// imageWorld is one point whose disk vda is the image file of its setting.
+// imageWorld is one point whose disk vda is the image file of its setting, with
+// the metadata of the file FILE.json if there is one.
 func imageWorld(name string) (*world, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -27,11 +29,15 @@ func imageWorld(name string) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &world{
+	w := &world{
 		points:   []restorepoint.Summary{{ID: "0001", VM: "web01", Time: noon}},
 		images:   map[string]restorepoint.Image{"vda": &fileImage{f, st.Size()}},
 		manifest: &restorepoint.Manifest{Disks: []restorepoint.Disk{{Name: "vda", Size: st.Size()}}},
-	}, nil
+	}
+	if b, err := os.ReadFile(name + ".json"); err == nil {
+		w.manifest.Guest = &restorepoint.Guest{Metadata: b, MetadataDigest: sysobject.Digest(b)}
+	}
+	return w, nil
 }
 
 // fileImage is a sparse file as a disk.

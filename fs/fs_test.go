@@ -29,6 +29,10 @@ var worlds = map[string]func(setting string) (*world, error){
 	"wide":    wideWorld,
 	"image":   imageWorld,
 	"counted": countedWorld,
+	"apps":    appsWorld,
+	"hostile": hostileWorld,
+	"damaged": damagedWorld,
+	"derived": derivedWorld,
 }
 
 var noon = time.Date(2026, 10, 12, 2, 0, 0, 5e8, time.UTC)
@@ -164,9 +168,10 @@ func TestLayout(t *testing.T) {
 	for dir, want := range map[string]string{
 		"":                     "web01",
 		"web01":                firstPoint + " " + firstPoint + "-2 latest",
-		"web01/latest":         "disks fs machine point.json volumes",
+		"web01/latest":         "apps disks fs machine point.json volumes",
 		"web01/latest/volumes": "vda1-ext4-boot vda2-ext4-root vda3-luks vda4-xfs",
 		"web01/latest/disks":   "vda.raw",
+		"web01/latest/apps":    "",
 		"web01/latest/machine": "command-line domain.xml",
 		"web01/latest/fs/boot": "vmlinuz",
 		"web01/latest/volumes/vda2-ext4-root/boot": "covered",

@@ -18,6 +18,10 @@ import (
 // caches of its filesystems. Others are opened again when looked at.
 const maxOpened = 32
 
+// maxMetadata bounds the bytes of the open points' metadata: an inside agent
+// may send 16 MiB for each, and decoded it is several times that.
+const maxMetadata = 32 << 20
+
 // point is a restore point in the listing. What it takes to look inside is
 // opened when needed and given up when maxOpened others were needed since.
 type point struct {
@@ -31,6 +35,8 @@ type point struct {
 type opened struct {
 	manifest *restorepoint.Manifest
 	tree     *tree.Tree
+	finding  chan struct{} // holds a token while somebody looks for system objects
+	apps     atomic.Pointer[apps]
 
 	mu    sync.Mutex
 	disks map[string]restorepoint.Image
@@ -61,7 +67,7 @@ func (p *point) open(ctx context.Context) (*opened, error) {
 	if err != nil {
 		return nil, fmt.Errorf("restore point %s: %w", p.summary.ID, err)
 	}
-	o := &opened{manifest: m, disks: map[string]restorepoint.Image{}, sizes: map[string]*allocated{}, texts: map[string][]byte{}}
+	o := &opened{manifest: m, finding: make(chan struct{}, 1), disks: map[string]restorepoint.Image{}, sizes: map[string]*allocated{}, texts: map[string][]byte{}}
 	o.tree, err = p.server.openTree(ctx, m, func(disk string) (restorepoint.Image, error) { return p.disk(o, disk) })
 	if err != nil {
 		return nil, fmt.Errorf("restore point %s: %w", p.summary.ID, err)
@@ -77,10 +83,24 @@ func (s *Server) keepOpen(p *point, o *opened) {
 	defer s.mu.Unlock()
 	p.opened.Store(o)
 	s.open = append(s.open, p)
-	if len(s.open) > maxOpened {
+	for len(s.open) > maxOpened || len(s.open) > 1 && s.metadata() > maxMetadata {
 		s.open[0].opened.Store(nil)
 		s.open = append(s.open[:0], s.open[1:]...)
 	}
+}
+
+// metadata needs s.mu.
+func (s *Server) metadata() (bytes int) {
+	for _, p := range s.open {
+		o := p.opened.Load()
+		if o != nil && o.manifest.Guest != nil {
+			bytes += len(o.manifest.Guest.Metadata)
+		}
+		if o != nil && o.apps.Load() != nil && o.apps.Load().derived {
+			bytes += len(o.apps.Load().raw)
+		}
+	}
+	return bytes
 }
 
 // disk opens a disk of the point, once.
@@ -144,15 +164,22 @@ func (d *pointDir) children() []child {
 	json.costly = true
 	guest := named("fs", filesystem.ModeDir, d.ino("fs"), nil)
 	guest.costly = true
-	return []child{json, guest, sub("volumes", d.volumes), sub("disks", d.disks), sub("machine", d.machine)}
+	apps := named("apps", filesystem.ModeDir, d.ino("apps", ""), nil)
+	apps.costly = true
+	return []child{json, guest, apps, sub("volumes", d.volumes), sub("disks", d.disks), sub("machine", d.machine)}
 }
 
 func (d *pointDir) lookup(ctx context.Context, name string) (child, error) {
 	c, err := find(d.children(), name)
-	if err != nil || name != "fs" {
-		return c, err
+	switch {
+	case err != nil:
+		return child{}, err
+	case name == "fs":
+		return d.guest(ctx, c)
+	case name == "apps":
+		return d.appsChild(ctx, c)
 	}
-	return d.guest(ctx, c)
+	return c, nil
 }
 
 func (d *pointDir) list(_ context.Context, cookie uint64, fn func(child) bool) error {

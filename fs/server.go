@@ -36,6 +36,9 @@ type Options struct {
 	AllowOther bool
 	// Deadline is how long one request may take; 0 is 30 seconds.
 	Deadline time.Duration
+	// Derive finds the system objects of points without an inside agent's
+	// metadata; nil: their apps/ is empty.
+	Derive Deriver
 	// Report is told why something could not be read, at most once for each
 	// failed request; nil: nobody is told. It must not use the mount.
 	Report func(error)
@@ -61,6 +64,7 @@ type Server struct {
 	current  atomic.Pointer[listing]
 	listing  chan struct{} // holds a token while somebody asks the source for points
 	files    fileCache
+	apps     appCache
 	prefetch prefetch
 
 	mu        sync.Mutex // for the two below

@@ -23,6 +23,7 @@ const (
 type InsideGuard struct {
 	session *Inside
 	redial  func(context.Context) (*Inside, error)
+	patient time.Duration // of the call to thaw
 
 	mu       sync.Mutex
 	sent     bool
@@ -33,9 +34,11 @@ type InsideGuard struct {
 }
 
 // Guard returns a guard for one freeze. redial begins a new session: an agent
-// undoes what the session before has left, so reaching it is as good as a thaw.
-func (s *Inside) Guard(redial func(context.Context) (*Inside, error)) *InsideGuard {
-	return &InsideGuard{session: s, redial: redial}
+// undoes what the session before has left, so reaching it is as good as a thaw;
+// that is tried when the call to thaw, with the post steps, takes longer than
+// patient.
+func (s *Inside) Guard(redial func(context.Context) (*Inside, error), patient time.Duration) *InsideGuard {
+	return &InsideGuard{session: s, redial: redial, patient: min(patient, thawCallTime)}
 }
 
 // Freeze quiesces the applications and freezes the guest's filesystems. After
@@ -71,7 +74,7 @@ func (g *InsideGuard) Release(ctx context.Context) (Thawn, Release, error) {
 	start := time.Now()
 	g.result.Sent = true
 	g.result.Attempts++
-	cctx, cancel := context.WithTimeout(ctx, thawCallTime)
+	cctx, cancel := context.WithTimeout(ctx, g.patient)
 	defer cancel()
 	thawn := Thawn{}
 	err := g.session.Call(cctx, CallThaw, nil, &thawn)

@@ -12,6 +12,8 @@
 //     MaxLinks of them are followed.
 //   - A volume that cannot be shown, or a mount that could not be found, is
 //     in Problems. A gap is never hidden.
+//   - A view is finite: no directory is found again inside itself, whatever is
+//     mounted where.
 //   - Errors wrap the sentinels of guest/filesystem. Those are remembered
 //     with the volume; any other (a store that does not answer, a deadline)
 //     is tried again at the next call.

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"cairn/guest/filesystem"
+	"cairn/index/restorepoint"
 )
 
 // lazy is a value that the first caller computes and the others wait for.
@@ -49,14 +50,14 @@ func (l *lazy[T]) get(ctx context.Context, compute func(context.Context) (T, err
 	return value, err
 }
 
-// Lasting says whether err is a property of the image, which will not change.
+// Lasting says whether err is a property of the point, which will not change.
 func Lasting(err error) bool {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return false
 	}
 	for _, sentinel := range []error{
 		filesystem.ErrCorrupt, filesystem.ErrUnsupported, filesystem.ErrEncrypted, filesystem.ErrNotExist,
-		filesystem.ErrNotDir, filesystem.ErrIsDir, filesystem.ErrNotSymlink, ErrNoRoot, ErrLoop, ErrTooLong,
+		filesystem.ErrNotDir, filesystem.ErrIsDir, filesystem.ErrNotSymlink, ErrNoRoot, ErrLoop, ErrTooLong, restorepoint.ErrMetadata,
 	} {
 		if errors.Is(err, sentinel) {
 			return true

@@ -23,6 +23,7 @@ type stitch struct {
 type mount struct {
 	point  string
 	volume int32
+	dir    string // of the volume, absolute: what is mounted; "" or "/": all of it
 }
 
 func (t *Tree) stitch(ctx context.Context) (*stitch, error) {
@@ -44,11 +45,12 @@ func (t *Tree) stitch(ctx context.Context) (*stitch, error) {
 	})
 }
 
-// stitcher finds out what was mounted where. What the inside agent said comes
-// first: it is what really was mounted. /etc/fstab in the image comes second.
+// stitcher finds out what was mounted where. What an inside agent said comes
+// first: it is what really was mounted. /etc/fstab in the image comes last.
 type stitcher struct {
 	tree     *Tree
 	list     []Volume
+	layout   layout
 	problems []Problem
 }
 
@@ -58,11 +60,17 @@ func (s *stitcher) problem(where, format string, args ...any) {
 
 // mounts gives what to mount, the root first.
 func (s *stitcher) mounts(ctx context.Context) ([]mount, error) {
+	if d, _ := s.tree.Document(); d != nil { // Problems says that it is damaged
+		if mounts := s.fromDocument(d.Mounts); len(mounts) > 0 && mounts[0].point == "/" {
+			return mounts, nil
+		}
+		s.problems = nil // what its list lacks, others may still tell
+	}
 	if g := s.tree.manifest.Guest; g != nil {
 		if mounts := s.fromAgent(g.Filesystems); len(mounts) > 0 && mounts[0].point == "/" {
 			return mounts, nil
 		}
-		s.problems = nil // what the agent's list lacks, fstab may still tell
+		s.problems = nil
 	}
 	root, entries, err := s.findRoot(ctx)
 	if err != nil {
@@ -71,7 +79,7 @@ func (s *stitcher) mounts(ctx context.Context) ([]mount, error) {
 	return s.fromFstab(root, entries), nil
 }
 
-// fromAgent matches the mounts that an inside agent listed with volumes.
+// fromAgent matches the mounts that the stock agent listed with volumes.
 func (s *stitcher) fromAgent(listed []restorepoint.Mount) []mount {
 	var mounts []mount
 	if len(listed) > maxMounts {
@@ -84,7 +92,7 @@ func (s *stitcher) fromAgent(listed []restorepoint.Mount) []mount {
 			continue
 		}
 		if index := s.volumeOf(m); index >= 0 {
-			mounts = append(mounts, mount{path.Clean(m.Mountpoint), index})
+			mounts = append(mounts, mount{point: path.Clean(m.Mountpoint), volume: index})
 		} else {
 			s.problem(m.Mountpoint, "no volume found for %s (%s), which was mounted here", m.Name, m.Type)
 		}
@@ -181,7 +189,7 @@ func (s *stitcher) findRoot(ctx context.Context) (root int32, entries []fstabEnt
 }
 
 func (s *stitcher) fromFstab(root int32, entries []fstabEntry) []mount {
-	mounts := []mount{{"/", root}}
+	mounts := []mount{{point: "/", volume: root}}
 	for _, e := range entries {
 		point := path.Clean(e.point)
 		if point == "/" {
@@ -196,7 +204,7 @@ func (s *stitcher) fromFstab(root int32, entries []fstabEntry) []mount {
 		}
 		switch {
 		case index >= 0 && !e.has("noauto"):
-			mounts = append(mounts, mount{point, index})
+			mounts = append(mounts, mount{point: point, volume: index})
 		case index < 0 && !e.has("noauto") && e.kind != "iso9660" && e.kind != "udf":
 			s.problem(point, "no volume found for %s, which /etc/fstab mounts here", e.spec)
 		}
@@ -219,10 +227,12 @@ func shallowFirst(mounts []mount) []mount {
 // mountAll makes the view. Only the root must be there; any other mount that
 // fails is a problem, and the directory it would cover is shown as it is.
 func (s *stitcher) mountAll(ctx context.Context, mounts []mount) (*View, error) {
-	view, err := s.tree.Volume(ctx, mounts[0].volume)
+	root, err := s.source(ctx, mounts[0])
 	if err != nil {
 		return nil, fmt.Errorf("root filesystem: %w", err)
 	}
+	s.layout.from(root)
+	view := &View{tree: s.tree, root: root.Node}
 	view.mounts = map[Node]Node{}
 	for _, m := range mounts[1:] {
 		if m.point == "/" {
@@ -238,8 +248,27 @@ func (s *stitcher) mountAll(ctx context.Context, mounts []mount) (*View, error) 
 	return view, nil
 }
 
+// source finds what a mount shows, in its volume.
+func (s *stitcher) source(ctx context.Context, m mount) (*Place, error) {
+	view, err := s.tree.Volume(ctx, m.volume)
+	if err != nil {
+		return nil, err
+	}
+	pos, err := view.walk(ctx, view.Root(), m.dir, false)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%s, which was mounted: %w", m.dir, err)
+	case !pos.dir:
+		return nil, fmt.Errorf("%s, which was mounted, is a single file: %w", m.dir, filesystem.ErrNotDir)
+	}
+	return pos.place, nil
+}
+
+// maxMountDepth bounds the directories above a mount point.
+const maxMountDepth = 256
+
 func (s *stitcher) cover(ctx context.Context, view *View, m mount) error {
-	reader, err := s.tree.Reader(ctx, m.volume)
+	source, err := s.source(ctx, m)
 	if err != nil {
 		return err
 	}
@@ -250,12 +279,18 @@ func (s *stitcher) cover(ctx context.Context, view *View, m mount) error {
 	if !pos.dir {
 		return filesystem.ErrNotDir
 	}
-	root, covered := Node{m.volume, reader.Root()}, pos.place.Node
-	// The same filesystem mounted onto itself would make cross run forever.
-	if view.cross(root) == covered || covered == view.root {
-		return errors.New("it is already there")
+	top, covered := source.Node, pos.place.Node
+	if top == covered && m.dir != "" {
+		return nil // a directory mounted onto itself shows the same
 	}
-	view.mounts[covered] = root
+	if max(source.Depth, pos.place.Depth) > maxMountDepth {
+		return fmt.Errorf("more than %d directories above it: %w", maxMountDepth, ErrTooLong)
+	}
+	// A ring would make cross, or whoever walks the tree, run forever.
+	if covered == view.root || !s.layout.add(pos.place, source) {
+		return errors.New("it would be found again inside itself")
+	}
+	view.mounts[covered] = top
 	return nil
 }
 

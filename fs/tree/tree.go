@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"sort"
+	"sync"
 
 	"cairn/guest/filesystem"
+	"cairn/guest/object"
 	"cairn/index/restorepoint"
 )
 
@@ -58,13 +60,14 @@ type Node struct {
 
 // Problem is a gap in what a tree shows.
 type Problem struct {
-	Where  string `json:"where"`  // a volume's name, a mount point, or "disks"
+	Where  string `json:"where"`  // a volume's name, a mount point, "disks", or "apps"
 	Reason string `json:"reason"` // in plain words
 }
 
 // Tree is the guest's view of one point. See the package comment.
 type Tree struct {
 	manifest *restorepoint.Manifest
+	document func() (*object.Document, error)
 	scan     Scanner
 	found    *lazy[*found]
 	stitched *lazy[*stitch]
@@ -82,6 +85,7 @@ type found struct {
 func New(m *restorepoint.Manifest, scan Scanner) *Tree {
 	return &Tree{
 		manifest: m,
+		document: sync.OnceValues(m.Guest.Document),
 		scan:     scan,
 		found:    newLazy[*found](),
 		stitched: newLazy[*stitch](),
@@ -170,14 +174,17 @@ func (t *Tree) Open(ctx context.Context, n Node) (filesystem.File, error) {
 // place. The list does not change once it was given.
 func (t *Tree) Problems(ctx context.Context) ([]Problem, error) {
 	return t.problems.get(ctx, func(ctx context.Context) ([]Problem, error) {
+		var list []Problem
+		if _, err := t.Document(); err != nil {
+			list = append(list, Problem{"apps", err.Error()})
+		}
 		f, err := t.load(ctx)
 		if err != nil {
 			if !Lasting(err) {
 				return nil, err
 			}
-			return []Problem{{"disks", err.Error()}}, nil
+			return append(list, Problem{"disks", err.Error()}), nil
 		}
-		var list []Problem
 		for _, note := range f.volumes.Notes() {
 			list = append(list, Problem{"disks", note})
 		}

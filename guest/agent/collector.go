@@ -22,6 +22,9 @@ type Found struct {
 	// Pre brings the application into a state to be copied, right before the
 	// freeze. If it fails the object's consistency is Filesystem.
 	Pre func(ctx context.Context) error
+	// PreWhat and PostWhat say in a few words what Pre and Post do, for the run's
+	// log: "CHECKPOINT".
+	PreWhat, PostWhat string
 	// Post undoes Pre, after the thaw. It is called whenever Pre was, however
 	// that ended.
 	Post func(ctx context.Context) error

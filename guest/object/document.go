@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -21,7 +22,7 @@ const (
 	MaxName     = 255  // bytes of each part of an object's name
 	MaxText     = 4096 // bytes of any other single text
 	maxList     = 4096 // paths, steps, warnings of one thing
-	maxDepth    = 16
+	maxDepth    = 32
 	// A document of nothing but "{}," would take some hundred times its size
 	// in memory.
 	maxBraces = 1 << 17 // objects of JSON: a Path, a Step, a Device, a map of Details
@@ -265,9 +266,16 @@ func checkTexts(texts ...string) error {
 	return nil
 }
 
-// Text shortens a text of unknown origin to what a document may hold.
+// Text makes a text of unknown origin what a document may hold and a terminal
+// may show: valid, not too long, and without control characters but line ends
+// and tabs.
 func Text(s string) string {
-	s = strings.ToValidUTF8(s, "�")
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "�"))
 	if len(s) > MaxText {
 		s = strings.ToValidUTF8(s[:MaxText-4], "") + "…"
 	}

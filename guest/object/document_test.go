@@ -85,7 +85,7 @@ func TestEncodeRefuses(t *testing.T) {
 		return func(d *Document) { change(&d.Objects[0]) }
 	}
 	deep := Device{}
-	for range 10 {
+	for range maxDepth {
 		deep = Device{Below: []Device{deep}}
 	}
 	var nested any = "x"

@@ -32,6 +32,7 @@ type app struct {
 	version        string
 	// inside begins a session with a VM's inside agent.
 	inside func(ctx context.Context, vm job.VM) (push.Session, error)
+	find   wire.Finder // of system objects, in points that no agent has described
 
 	repo         string
 	passwordFile string
@@ -48,7 +49,7 @@ func Run(ctx context.Context, version string, args []string, stdin io.Reader, st
 	if err != nil {
 		exe = "/proc/self/exe"
 	}
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv, now: time.Now, exe: exe, version: version}
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv, now: time.Now, exe: exe, version: version, find: wire.Find}
 	a.inside = func(ctx context.Context, vm job.VM) (push.Session, error) {
 		s, err := job.DialInside(ctx, vm, version)
 		if err != nil {
@@ -95,6 +96,7 @@ A first backup, step by step:
   cairn doctor web01                               what works, what does not, why
   cairn backup web01                               the first reads all, the next what changed
   cairn mount /mnt/cairn                           browse every point
+  cairn apps web01@latest                          applications, containers, users in it
   cairn restore web01@latest:/etc/fstab --to /tmp  copy a file out
   cairn boot web01@latest                          run the VM from the point, at once
 
@@ -131,6 +133,7 @@ beginning of its ID.
 		a.backupCmd(),
 		a.pointsCmd(),
 		a.showCmd(),
+		a.appsCmd(),
 		a.mountCmd(),
 		a.lsCmd(),
 		a.catCmd(),

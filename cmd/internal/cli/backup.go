@@ -46,7 +46,7 @@ func (a *app) backupCmd() *cobra.Command {
 	var full, noFreeze bool
 	var tags, objects []string
 	var scratch string
-	var wait time.Duration
+	wait, agentTimeout := 5*time.Minute, job.DefaultAgentTimeout
 	var readLimit, writeLimit, scratchLimit string
 	audit, auditPercent := job.DefaultAudit, 100*job.DefaultAudit.Share
 	c := &cobra.Command{
@@ -101,7 +101,7 @@ freezes the filesystems.`,
 					a.say("removed %d files that killed backups left half-written", n)
 				}
 				b := job.Backup{Store: repo.Store, State: repo.Dirs.State, Catalogue: cat, Index: ix, Exe: a.exe, FullRead: full, NoFreeze: noFreeze, Tags: tags,
-					Objects: objects, Version: a.version,
+					Objects: objects, AgentTimeout: agentTimeout, Version: a.version,
 					Scratch: scratch, ScratchLimit: limits[2], Audit: audit, ReadLimit: limits[0], WriteLimit: limits[1]}
 				err = a.backupAll(c.Context(), b, names)
 				if cerr := ix.Close(); cerr != nil {
@@ -114,6 +114,7 @@ freezes the filesystems.`,
 	c.Flags().BoolVar(&full, "full-read", false, "read the disks whole even if the bitmaps are good")
 	c.Flags().BoolVar(&noFreeze, "no-freeze", false, "do not freeze the guest: the point is crash-consistent")
 	c.Flags().StringSliceVar(&objects, "object", nil, "system objects of the guest to tell of the backup, like 'postgresql*' or users/anna (default: all that cairn-agent finds)")
+	c.Flags().DurationVar(&agentTimeout, "agent-timeout", agentTimeout, "how long cairn-agent may take to list the guest's objects, and to quiesce them; then the backup goes on without it")
 	c.Flags().StringSliceVar(&tags, "tag", nil, "tags of the new points")
 	c.Flags().StringVar(&scratch, "scratch", "", "folder for scratch files on this host (default: in CAIRN_STATE_DIR)")
 	c.Flags().StringVar(&scratchLimit, "scratch-limit", "", "most that the scratch files of one VM may take, like 20GiB; more breaks the backup, never the guest (default: all but a tenth of the free space)")
@@ -121,7 +122,7 @@ freezes the filesystems.`,
 	c.Flags().StringVar(&writeLimit, "write-limit", "", "write at most so much a second to the repository, like 20MiB")
 	c.Flags().Float64Var(&auditPercent, "audit", auditPercent, "percent of the chunks that the bitmaps call unchanged to read and compare all the same (at least 256; 0: none)")
 	c.Flags().DurationVar(&audit.Time, "audit-time", audit.Time, "when to stop the audit of a disk")
-	c.Flags().DurationVar(&wait, "index-wait", 5*time.Minute, "how long to wait for another cairn that uses this host's index")
+	c.Flags().DurationVar(&wait, "index-wait", wait, "how long to wait for another cairn that uses this host's index")
 	return c
 }
 

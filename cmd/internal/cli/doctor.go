@@ -147,7 +147,7 @@ func (a *app) examineVM(ctx context.Context, d *doctor, v config.VM, repo *wire.
 	defer cancel()
 	a.examineJournal(d, v)
 	if v.Libvirt != "" {
-		examineDomain(ctx, d, v)
+		a.examineDomain(ctx, d, v)
 		return
 	}
 	conn, err := qmp.Dial(ctx, v.QMP)
@@ -177,6 +177,7 @@ func (a *app) examineVM(ctx context.Context, d *doctor, v config.VM, repo *wire.
 	examineDisks(ctx, d, v, m, repo, cat)
 	examineForOff(d, v, m)
 	examineAgent(ctx, d, v, m)
+	a.examineInside(ctx, d, v, m)
 }
 
 // examineJournal says whether a run is at work, or died.

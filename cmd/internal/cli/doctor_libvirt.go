@@ -11,7 +11,7 @@ import (
 )
 
 // examineDomain examines a VM behind libvirt.
-func examineDomain(ctx context.Context, d *doctor, v config.VM) {
+func (a *app) examineDomain(ctx context.Context, d *doctor, v config.VM) {
 	dom, err := libvirt.Open(ctx, v.Libvirt, v.Domain)
 	switch {
 	case errors.Is(err, libvirt.ErrNoDomain):
@@ -43,6 +43,7 @@ func examineDomain(ctx context.Context, d *doctor, v config.VM) {
 		examineDomainDisk(d, v, disk)
 	}
 	examineDomainAgent(ctx, d, v, m, dom)
+	a.examineInside(ctx, d, v, m)
 }
 
 func examineTaints(ctx context.Context, d *doctor, v config.VM, dom *libvirt.Domain) {

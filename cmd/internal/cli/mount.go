@@ -45,6 +45,7 @@ func (a *app) mountCmd() *cobra.Command {
   FOLDER/<vm>/2026-10-12T02-00-00Z/fs/…         the same for every point
                                   /volumes/…    each filesystem by itself
                                   /disks/*.raw  each disk, sparse
+                                  /apps/…       applications, containers, users: what each is, and links into fs/
                                   /machine/     how the VM was started
                                   /point.json   what the point is, and what could not be shown
 
@@ -59,7 +60,7 @@ target is in the attribute security.cairn.link, and --raw-links shows it.`,
 			if !foreground {
 				return a.mountBackground(c.Context(), argv[0])
 			}
-			o := fs.Options{RawLinks: rawLinks, AllowOther: allowOther}
+			o := fs.Options{RawLinks: rawLinks, AllowOther: allowOther, Derive: wire.Derive(a.find)}
 			o.Report = func(err error) { fmt.Fprintf(a.stderr, "%s cairn: %v\n", a.now().UTC().Format(time.RFC3339), err) }
 			return a.mountForeground(c.Context(), argv[0], o)
 		},

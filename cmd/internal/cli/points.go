@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -81,7 +82,7 @@ func (a *app) printPoints(list []restorepoint.Summary) error {
 }
 
 func (a *app) showCmd() *cobra.Command {
-	return &cobra.Command{Use: "show POINT", Short: "Show everything about a restore point", Args: args(1, 1), RunE: func(c *cobra.Command, argv []string) error {
+	return &cobra.Command{Use: "show POINT", Short: "Show everything about a restore point", Args: args(1, 1), ValidArgsFunction: a.completePoints, RunE: func(c *cobra.Command, argv []string) error {
 		return a.withCatalogue(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
 			m, err := cat.Select(c.Context(), argv[0])
 			if err != nil {
@@ -131,11 +132,41 @@ func (a *app) show(m *restorepoint.Manifest) error {
 			row("mounted", "%s on %s (%s)", safe(f.Name), safe(f.Mountpoint), safe(f.Type))
 		}
 	}
+	damage := showObjects(row, m)
 	for _, t := range m.Tags {
 		row("tag", "%s", t)
 	}
 	for _, t := range m.Warnings {
 		row("warning", "%s", t)
 	}
-	return w.Flush()
+	return cmp.Or(w.Flush(), damage)
+}
+
+// maxObjectRows is how many system objects `cairn show` names.
+const maxObjectRows = 20
+
+// showObjects names what the inside agent told of, applications first: there
+// are more users and containers. The error is that its word is damaged.
+func showObjects(row func(name, format string, args ...any), m *restorepoint.Manifest) error {
+	d, err := m.Guest.Document()
+	if err != nil {
+		row("objects", "cannot be shown: %v", err)
+		return fmt.Errorf("point %s: %w", pointName(m), err)
+	}
+	if d == nil {
+		return nil
+	}
+	shown := 0
+	for _, grouped := range []bool{false, true} {
+		for _, o := range d.Objects {
+			if strings.Contains(o.Name, "/") == grouped && shown < maxObjectRows {
+				row("object", "%s, %s: %s", safe(o.Name), o.Consistency.Level, safe(o.Consistency.Reason))
+				shown++
+			}
+		}
+	}
+	if more := len(d.Objects) - shown; more > 0 {
+		row("object", "and %d more: cairn apps %s", more, pointName(m))
+	}
+	return nil
 }

@@ -137,7 +137,7 @@ func (a *app) restoreInto(ctx context.Context, cat *wire.Catalogue, t intoTarget
 	}
 	if t.app == "" {
 		p.Trees = []push.Tree{{From: t.path, To: t.to, Where: t.where}}
-	} else if p.Trees, err = appTrees(ctx, v, m, t.app); err != nil {
+	} else if p.Trees, p.Service, err = a.appTrees(ctx, cat, v, m, t.app); err != nil {
 		return err
 	}
 	if m.VM.Name != vm.Name {
@@ -151,37 +151,31 @@ func (a *app) restoreInto(ctx context.Context, cat *wire.Catalogue, t intoTarget
 	return errors.Join(err, a.printPushed(t, m, r, err == nil, a.now().Sub(start).Seconds()))
 }
 
-// appTrees gives the folders and files of an application, as the inside agent
-// named them when the point was made. One that lies in another comes with it.
-func appTrees(ctx context.Context, v *tree.View, m *restorepoint.Manifest, name string) ([]push.Tree, error) {
-	d, err := m.Guest.Document()
+// appTrees gives the folders and files of an object as the point describes it,
+// and the service that runs it. One that lies in another comes with it. Logs
+// stay as they are: they tell of what has happened since.
+func (a *app) appTrees(ctx context.Context, cat *wire.Catalogue, v *tree.View, m *restorepoint.Manifest, name string) ([]push.Tree, string, error) {
+	d, err := cat.Document(ctx, m, wire.Derive(a.find))
 	if err != nil {
-		return nil, fmt.Errorf("point %s: %w", m.ID[:8], err)
+		return nil, "", fmt.Errorf("point %s: %w", m.ID[:8], err)
 	}
-	if d == nil {
-		return nil, usagef("point %s knows no applications: no cairn-agent was in the guest when it was made. Restore their folders by name: POINT:PATH --into VM", m.ID[:8])
-	}
-	var names []string
-	var found *object.Object
-	for i := range d.Objects {
-		names = append(names, d.Objects[i].Name)
-		if d.Objects[i].Name == name {
-			found = &d.Objects[i]
-		}
-	}
-	switch {
-	case found == nil:
-		return nil, usagef("point %s has no application %q; it has: %s", m.ID[:8], name, strings.Join(names, ", "))
-	case len(found.Paths) == 0:
-		return nil, usagef("application %s has no files of its own in point %s", name, m.ID[:8])
+	found, err := findObject(m, d, name)
+	if err != nil {
+		return nil, "", err
 	}
 	var paths []string
 	for _, p := range found.Paths {
+		if p.Role == "log" {
+			continue
+		}
 		real, _, err := v.Resolve(ctx, p.Path) // the files, not a link to them
 		if err != nil {
-			return nil, fmt.Errorf("%s of %s: %w", p.Role, name, err)
+			return nil, "", fmt.Errorf("%s of %s: %w", p.Role, name, err)
 		}
 		paths = append(paths, real)
+	}
+	if len(paths) == 0 {
+		return nil, "", usagef("%s has no files of its own in point %s", name, m.ID[:8])
 	}
 	slices.Sort(paths)
 	var trees []push.Tree
@@ -191,7 +185,7 @@ func appTrees(ctx context.Context, v *tree.View, m *restorepoint.Manifest, name 
 		}
 		trees = append(trees, push.Tree{From: p, Where: guest.PutAt})
 	}
-	return trees, nil
+	return trees, found.Service, nil
 }
 
 // pushedTarget is one target in `cairn restore --into --json`.

@@ -92,7 +92,7 @@ func (i *AgentInstall) Run(ctx context.Context) (*Installed, error) {
 	if err := in.start(ctx); err != nil {
 		return nil, err
 	}
-	return done, i.await(ctx, done)
+	return done, i.await(ctx, b.host, done)
 }
 
 func readBinary(name string) ([]byte, error) {
@@ -133,11 +133,11 @@ func (i *AgentInstall) channel(ctx context.Context, b *Backup, done *Installed) 
 }
 
 // await waits for the agent's answer.
-func (i *AgentInstall) await(ctx context.Context, done *Installed) error {
+func (i *AgentInstall) await(ctx context.Context, host hypervisor, done *Installed) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	return retry(ctx, nil, func() error {
-		s, err := DialInside(ctx, i.VM, i.Version)
+		s, err := dialInside(ctx, host, i.VM, i.Version)
 		if err != nil {
 			return fmt.Errorf("cairn-agent is installed and does not answer yet; in the guest: journalctl -u cairn-agent: %w", err)
 		}

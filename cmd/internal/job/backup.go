@@ -37,8 +37,9 @@ type Backup struct {
 	// Limits in bytes a second, 0 for none: of reading from QEMU, kept here, and of
 	// writing to the repository, which the store keeps.
 	ReadLimit, WriteLimit int64
-	Objects               []string // names or globs of the guest's system objects that are told of the backup; none: all
-	Version               string   // of cairn, for the inside agent's log
+	Objects               []string      // names or globs of the guest's system objects that are told of the backup; none: all
+	AgentTimeout          time.Duration // how long the inside agent may take for each of preparing, quiescing and thawing; 0: DefaultAgentTimeout
+	Version               string        // of cairn, for the inside agent's log
 	Tags                  []string
 	Scratch               string // folder for scratch files; "": in the state folder
 	ScratchLimit          int64  // most that the scratch files may take, bytes; 0: all but a tenth of the free space

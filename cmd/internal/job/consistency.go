@@ -14,9 +14,10 @@ import (
 // described, and why. frozenByUs says that the agent froze the filesystems and
 // that they stood until the point was taken.
 //
-// A point is called application-consistent only if all filesystems stood, at
-// least one application was told, and none that had to be was not. doc is what a
-// guest says: that it says "application" is not enough.
+// A point is called application-consistent only if at least one application was
+// told, none that had to be was not, and all filesystems stood that hold a part
+// of one. Others that cannot be frozen, as the firmware's, are named. doc is what
+// a guest says: that it says "application" is not enough.
 func levelOf(doc *object.Document, frozenByUs bool) restorepoint.Consistency {
 	switch {
 	case !frozenByUs:
@@ -26,9 +27,9 @@ func levelOf(doc *object.Document, frozenByUs bool) restorepoint.Consistency {
 	case doc.Source != object.SourceAgent:
 		return restorepoint.Consistency{Level: restorepoint.ConsistencyFilesystem, Reason: "the system objects were derived from the image: no application was told"}
 	}
-	stood, written := freezing(doc.Mounts)
+	stood, written, idle := freezing(doc)
 	if len(doc.Mounts) > 0 && stood == 0 {
-		return restorepoint.Consistency{Level: restorepoint.ConsistencyCrash, Reason: "the inside agent's metadata names no filesystem that stood still: " + listed(written, "; ")}
+		return restorepoint.Consistency{Level: restorepoint.ConsistencyCrash, Reason: "the inside agent's metadata names no filesystem that stood still: " + listed(append(written, idle...), "; ")}
 	}
 	told, failed, frozen := quiescing(doc.Objects)
 	reasons := []string{listed(append(told, frozen...), ", ")}
@@ -41,8 +42,8 @@ func levelOf(doc *object.Document, frozenByUs bool) restorepoint.Consistency {
 	if len(failed) > 0 {
 		reasons = append(reasons, listed(failed, "; "))
 	}
-	if len(written) > 0 {
-		reasons = append(reasons, listed(written, "; "))
+	if others := append(written, idle...); len(others) > 0 {
+		reasons = append(reasons, listed(others, "; "))
 	}
 	c := restorepoint.Consistency{Level: restorepoint.ConsistencyFilesystem, Reason: strings.Join(reasons, "; ")}
 	if len(told) > 0 && len(failed) == 0 && len(written) == 0 {
@@ -51,23 +52,59 @@ func levelOf(doc *object.Document, frozenByUs bool) restorepoint.Consistency {
 	return c
 }
 
-// freezing counts the filesystems that stood still, and gives those that could
-// be written to, with the reason. A filesystem that is mounted twice stands
+// freezing counts the filesystems that stood still, and gives those on disks
+// that could be written to, with the reason: apart those that hold a path of an
+// application, and the idle others. A filesystem that is mounted twice stands
 // when it was frozen by one of its mounts.
-func freezing(mounts []object.Mount) (stood int, written []string) {
+func freezing(doc *object.Document) (stood int, written, idle []string) {
 	filesystem := func(m object.Mount) string { return m.UUID + " " + m.Source }
 	frozen := map[string]bool{}
-	for _, m := range mounts {
+	for _, m := range doc.Mounts {
 		if m.Frozen {
 			frozen[filesystem(m)] = true
 		}
 	}
-	for _, m := range mounts {
-		if !frozen[filesystem(m)] && !readOnly(m.Options) {
-			written = append(written, fmt.Sprintf("%s was not frozen: %s", words(m.Mountpoint), words(m.Reason)))
+	used := usedMounts(doc)
+	for i, m := range doc.Mounts {
+		if frozen[filesystem(m)] || readOnly(m.Options) || !onDisk(m) {
+			continue
+		}
+		text := fmt.Sprintf("%s was not frozen: %s", words(m.Mountpoint), words(m.Reason))
+		if used[i] {
+			written = append(written, text)
+		} else {
+			idle = append(idle, text)
 		}
 	}
-	return len(frozen), written
+	return len(frozen), written, idle
+}
+
+// onDisk says whether a mount's filesystem can lie on a disk of the point. One
+// in memory, or of a network, is in no point.
+func onDisk(m object.Mount) bool { return m.Device != nil || strings.HasPrefix(m.Source, "/dev/") }
+
+// usedMounts gives the indexes of the mounts that hold a path of an application.
+func usedMounts(doc *object.Document) map[int]bool {
+	used := map[int]bool{}
+	for _, o := range doc.Objects {
+		if wanted, _ := quiesced(o); !wanted {
+			continue
+		}
+		for _, p := range o.Paths {
+			best := -1
+			for i, m := range doc.Mounts {
+				under := m.Mountpoint == "/" || p.Path == m.Mountpoint || strings.HasPrefix(p.Path, m.Mountpoint+"/")
+				// The later of two on one mount point covers the other.
+				if under && (best < 0 || len(m.Mountpoint) >= len(doc.Mounts[best].Mountpoint)) {
+					best = i
+				}
+			}
+			if best >= 0 {
+				used[best] = true
+			}
+		}
+	}
+	return used
 }
 
 func readOnly(options string) bool {

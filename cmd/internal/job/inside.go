@@ -20,9 +20,9 @@ import (
 // Waits for the inside agent. What is the guest operator's, inventories and
 // hooks, has minutes; the guest does not stand still meanwhile.
 const (
-	prepareTimeout  = 3 * time.Minute
-	quiesceTimeout  = 3 * time.Minute
-	metadataTimeout = time.Minute
+	// DefaultAgentTimeout is Backup.AgentTimeout's.
+	DefaultAgentTimeout = 3 * time.Minute
+	metadataTimeout     = time.Minute
 	// freezeLimit is how long the agent is asked to let the filesystems stand
 	// at most: after it the agent thaws by itself, and the point is called
 	// crash-consistent.
@@ -58,6 +58,11 @@ func DialInside(ctx context.Context, vm VM, version string) (*guest.Inside, erro
 		return nil, err
 	}
 	defer host.Close()
+	return dialInside(ctx, host, vm, version)
+}
+
+// dialInside is DialInside of a VM whose hypervisor is reached already.
+func dialInside(ctx context.Context, host hypervisor, vm VM, version string) (*guest.Inside, error) {
 	m, err := host.Inspect(ctx)
 	if err != nil {
 		return nil, err
@@ -76,12 +81,15 @@ func DialInside(ctx context.Context, vm VM, version string) (*guest.Inside, erro
 	return s, nil
 }
 
-func hello(version string) guest.Hello {
+func hello(version string) guest.Hello { return guest.Hello{Host: Hostname(), Cairn: version} }
+
+// Hostname is this host's name for logs and manifests.
+func Hostname() string {
 	host, err := os.Hostname()
 	if err != nil {
-		host = "unknown"
+		return "unknown"
 	}
-	return guest.Hello{Host: host, Cairn: version}
+	return host
 }
 
 // inside is the run's session with the inside agent.
@@ -94,7 +102,16 @@ type inside struct {
 }
 
 func (b *Backup) redialInside(ctx context.Context) (*guest.Inside, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.agentTimeout())
+	defer cancel()
 	return guest.DialInside(ctx, b.entry.Inside, hello(b.Version))
+}
+
+func (b *Backup) agentTimeout() time.Duration {
+	if b.AgentTimeout > 0 {
+		return b.AgentTimeout
+	}
+	return DefaultAgentTimeout
 }
 
 // announce tells the inside agent of the point in the making, and lets it find
@@ -131,8 +148,8 @@ func (b *Backup) announce(ctx context.Context) *inside {
 		b.Step("inside agent: the session before had left something: %s", w.Ended)
 	}
 	i := &inside{Inside: s}
-	i.guard = s.Guard(b.redialInside)
-	pctx, cancel := context.WithTimeout(ctx, prepareTimeout)
+	i.guard = s.Guard(b.redialInside, b.agentTimeout())
+	pctx, cancel := context.WithTimeout(ctx, b.agentTimeout())
 	defer cancel()
 	err = s.Call(pctx, guest.CallPrepare, guest.Prepare{Point: b.manifest.ID, Objects: b.Objects, FreezeLimitMS: freezeLimit.Milliseconds()}, &i.prepared)
 	if err == nil && len(i.prepared.Objects) > object.MaxObjects {
@@ -207,7 +224,7 @@ func (b *Backup) freezeInside(ctx context.Context, i *inside) (bool, error) {
 	if err := b.owe(byInside); err != nil {
 		return false, err
 	}
-	fctx, cancel := context.WithTimeout(ctx, quiesceTimeout)
+	fctx, cancel := context.WithTimeout(ctx, b.agentTimeout())
 	defer cancel()
 	var err error
 	i.answer, err = i.guard.Freeze(fctx, b.manifest.ID)
@@ -251,7 +268,7 @@ func (b *Backup) thawInside(ctx context.Context, i *inside) error {
 // that is not what was announced is worth nothing.
 func (b *Backup) metadata(ctx context.Context, i *inside) {
 	b.tellSteps(i.thawn.Steps)
-	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
+	ctx, cancel := context.WithTimeout(ctx, min(metadataTimeout, b.agentTimeout()))
 	defer cancel()
 	var raw []byte
 	err := i.Call(ctx, guest.CallFetch, nil, &raw)
@@ -278,7 +295,7 @@ func (b *Backup) metadata(ctx context.Context, i *inside) {
 	}
 	b.manifest.Guest = g
 	for _, w := range doc.Warnings {
-		b.warn("inside agent: %s", w)
+		b.warn("inside agent: %s", object.Text(w))
 	}
 	b.manifest.Consistency = levelOf(doc, true)
 	if !i.thawn.Held {

@@ -48,12 +48,8 @@ func (b *Backup) probe(ctx context.Context) error {
 	if missing := b.machine.Features.Missing(); len(missing) > 0 {
 		return fmt.Errorf("VM %s: QEMU %s lacks what a backup needs: %s", b.VM.Name, b.machine.Version, strings.Join(missing, ", "))
 	}
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown"
-	}
 	b.manifest = restorepoint.Manifest{
-		Version: restorepoint.ManifestVersion, VM: restorepoint.VM{Name: b.VM.Name, UUID: b.machine.UUID}, Host: host, Tags: b.Tags,
+		Version: restorepoint.ManifestVersion, VM: restorepoint.VM{Name: b.VM.Name, UUID: b.machine.UUID}, Host: Hostname(), Tags: b.Tags,
 		Machine: b.describeMachine(),
 	}
 	if d, ok := b.host.(domain); ok {

@@ -41,6 +41,7 @@ type Push struct {
 	// Object is the system object whose service is stopped and started around
 	// it; "" if there is none.
 	Object   string
+	Service  string // the unit that runs it, as the point says; "": none is known
 	Progress func(work string, total int64) (add func(int64), end func())
 	Say      func(format string, args ...any)
 }
@@ -94,7 +95,9 @@ func (p *Push) Run(ctx context.Context) (*Result, error) {
 	if p.DryRun {
 		r.Targets = plan.Targets
 		if p.serves() {
-			err = p.serve(ctx, s, guest.CallStop, true, r)
+			if err = p.serve(ctx, s, guest.CallStop, true, r); p.nothingRuns(err) {
+				err = nil
+			}
 		}
 		return r, err
 	}
@@ -102,6 +105,16 @@ func (p *Push) Run(ctx context.Context) (*Result, error) {
 		return r, p.send(ctx, s, put, places, r)
 	}
 	err = p.serve(ctx, s, guest.CallStop, false, r)
+	if p.nothingRuns(err) {
+		p.Say("nothing has to be stopped: %v", err)
+		if err = p.send(ctx, s, put, places, r); err == nil && p.Service != "" {
+			s = p.start(ctx, s, r) // it is there again, and was running in the point
+			if p.nothingRuns(r.NotStarted) {
+				r.NotStarted = nil
+			}
+		}
+		return r, err
+	}
 	if nothingDone(err) {
 		return nil, err
 	}
@@ -116,6 +129,13 @@ func (p *Push) Run(ctx context.Context) (*Result, error) {
 func nothingDone(err error) bool {
 	var said *guest.CallError
 	return errors.As(err, &said) && slices.Contains([]string{guest.CodeNotFound, guest.CodeUnsupported, guest.CodeInvalid, guest.CodeBusy}, said.Code)
+}
+
+// nothingRuns says whether a service could not be stopped because there is
+// none: the object is gone from the guest, or never had one.
+func (p *Push) nothingRuns(err error) bool {
+	var said *guest.CallError
+	return errors.As(err, &said) && (said.Code == guest.CodeNotFound || said.Code == guest.CodeUnsupported && p.Service == "")
 }
 
 // serves says whether a service has to be stopped: not when it keeps its files.

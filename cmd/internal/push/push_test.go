@@ -137,18 +137,21 @@ func TestServiceIsAlwaysStartedAgain(t *testing.T) {
 		new    bool
 		down   bool // NotStarted
 	}{
-		"all well":         {calls: whole, new: true},
-		"dry run":          {change: func(p *Push, _ *pushtest.Guest, _ context.CancelFunc) { p.DryRun = true }, calls: []string{"put?", "stop db?"}},
-		"keep both":        {change: func(p *Push, _ *pushtest.Guest, _ context.CancelFunc) { p.KeepBoth = ".x" }, calls: []string{"put?", "put"}},
-		"refused at first": {fail: "put?", err: &guest.CallError{Code: guest.CodeNoSpace, Message: "full"}, calls: []string{"put?"}, failed: true},
-		"put fails":        {fail: "put", err: &guest.CallError{Code: guest.CodeNoSpace, Message: "full"}, calls: whole, failed: true},
-		"put is broken":    {fail: "put", err: errors.New("no code"), calls: whole, failed: true},
-		"no such service":  {fail: "stop db", err: &guest.CallError{Code: guest.CodeNotFound, Message: "no db"}, calls: whole[:2], failed: true},
-		"stop fails":       {fail: "stop db", err: &guest.CallError{Code: guest.CodeFailed, Message: "hangs"}, calls: []string{"put?", "stop db", "start db"}, failed: true},
-		"a step fails":     {fail: "stopped", err: errors.New("exit status 1"), calls: []string{"put?", "stop db", "start db"}, failed: true},
-		"start fails":      {fail: "start db", err: &guest.CallError{Code: guest.CodeFailed, Message: "exit status 1"}, calls: whole, new: true, down: true},
-		"interrupted":      {change: func(_ *Push, g *pushtest.Guest, cancel context.CancelFunc) { g.During = cancel }, calls: whole, failed: true},
-		"agent cannot":     {change: func(_ *Push, g *pushtest.Guest, _ context.CancelFunc) { g.Can = []string{guest.CallPut} }, failed: true},
+		"all well":          {calls: whole, new: true},
+		"dry run":           {change: func(p *Push, _ *pushtest.Guest, _ context.CancelFunc) { p.DryRun = true }, calls: []string{"put?", "stop db?"}},
+		"keep both":         {change: func(p *Push, _ *pushtest.Guest, _ context.CancelFunc) { p.KeepBoth = ".x" }, calls: []string{"put?", "put"}},
+		"refused at first":  {fail: "put?", err: &guest.CallError{Code: guest.CodeNoSpace, Message: "full"}, calls: []string{"put?"}, failed: true},
+		"put fails":         {fail: "put", err: &guest.CallError{Code: guest.CodeNoSpace, Message: "full"}, calls: whole, failed: true},
+		"put is broken":     {fail: "put", err: errors.New("no code"), calls: whole, failed: true},
+		"gone from guest":   {fail: "stop db", err: &guest.CallError{Code: guest.CodeNotFound, Message: "no db"}, calls: whole, new: true},
+		"cannot be stopped": {fail: "stop db", err: &guest.CallError{Code: guest.CodeUnsupported, Message: "how?"}, calls: whole[:2], failed: true},
+		"has no service": {fail: "stop db", err: &guest.CallError{Code: guest.CodeUnsupported, Message: "how?"}, change: func(p *Push, _ *pushtest.Guest, _ context.CancelFunc) { p.Service = "" },
+			calls: whole[:3], new: true},
+		"stop fails":   {fail: "stop db", err: &guest.CallError{Code: guest.CodeFailed, Message: "hangs"}, calls: []string{"put?", "stop db", "start db"}, failed: true},
+		"a step fails": {fail: "stopped", err: errors.New("exit status 1"), calls: []string{"put?", "stop db", "start db"}, failed: true},
+		"start fails":  {fail: "start db", err: &guest.CallError{Code: guest.CodeFailed, Message: "exit status 1"}, calls: whole, new: true, down: true},
+		"interrupted":  {change: func(_ *Push, g *pushtest.Guest, cancel context.CancelFunc) { g.During = cancel }, calls: whole, failed: true},
+		"agent cannot": {change: func(_ *Push, g *pushtest.Guest, _ context.CancelFunc) { g.Can = []string{guest.CallPut} }, failed: true},
 		"agent is gone": {change: func(p *Push, g *pushtest.Guest, cancel context.CancelFunc) {
 			dial, n := p.Dial, 0
 			p.Dial = func(ctx context.Context) (Session, error) {
@@ -163,7 +166,7 @@ func TestServiceIsAlwaysStartedAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			fs, g := app(t)
 			p := newPush(t, memory(t, fs), g, appTrees...)
-			p.Object = "db"
+			p.Object, p.Service = "db", "db.service"
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			if c.fail != "" {

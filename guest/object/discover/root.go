@@ -22,6 +22,9 @@ type Info struct {
 	Size int64  // bytes, of a file
 	Mode uint32 // permission bits
 	UID  uint32
+	// Path is the name without symbolic links, absolute. "": the Root does not
+	// know it, and the name that was asked for stands for it.
+	Path string
 }
 
 // ErrTooLarge says that there is more than the caller wants to hold.

@@ -1,0 +1,109 @@
+package tree
+
+import (
+	"path"
+	"strings"
+
+	"cairn/guest/object"
+)
+
+// Document gives what the inside agent said of the guest, nil when it said
+// nothing. The error wraps restorepoint.ErrMetadata.
+func (t *Tree) Document() (*object.Document, error) { return t.document() }
+
+// fromDocument matches the mounts of an inside agent's document with volumes.
+func (s *stitcher) fromDocument(listed []object.Mount) []mount {
+	var mounts []mount
+	if len(listed) > maxMounts {
+		s.problem("/", "the inside agent listed %d mounts; only the first %d are shown", len(listed), maxMounts)
+		listed = listed[:maxMounts]
+	}
+	for i := range listed {
+		m := &listed[i]
+		if !strings.HasPrefix(m.Mountpoint, "/") {
+			s.problem(m.Mountpoint, "drive letters are not stitched together yet; see volumes/")
+			continue
+		}
+		if index := s.volumeOfMount(m); index >= 0 {
+			mounts = append(mounts, mount{path.Clean(m.Mountpoint), index, path.Join("/", m.Bind)})
+		} else {
+			s.problem(m.Mountpoint, "no volume found for %s (%s), which was mounted here%s", m.Source, m.Type, s.lies(m.Device))
+		}
+	}
+	return shallowFirst(mounts)
+}
+
+// volumeOfMount finds the volume that a mount of a document lies on, or -1: by
+// its device, else by its UUID, which a copied disk may have as well. Only when
+// neither is known its source's name counts: the kernel numbers disks as it
+// finds them.
+func (s *stitcher) volumeOfMount(m *object.Mount) int32 {
+	sameUUID := func(v Volume) bool { return strings.EqualFold(m.UUID, v.UUID) }
+	for i, v := range s.list {
+		if s.isDevice(v, m.Device) && (m.UUID == "" || v.UUID == "" || sameUUID(v)) {
+			return int32(i)
+		}
+	}
+	for i, v := range s.list {
+		if m.UUID != "" && sameUUID(v) || m.UUID == "" && m.Device == nil && matchSpec(m.Source, v) {
+			return int32(i)
+		}
+	}
+	return -1
+}
+
+// isDevice says whether a volume is a device of the guest.
+func (s *stitcher) isDevice(v Volume, d *object.Device) bool {
+	switch {
+	case d == nil:
+	case d.Kind == "disk":
+		return v.Partition == 0 && s.isDisk(v, d)
+	case d.Kind == "partition" && len(d.Below) == 1:
+		number := d.Partition
+		if number == 0 {
+			_, number = splitDevice(d.Name)
+		}
+		return v.Partition == number && number != 0 && s.isDisk(v, &d.Below[0])
+	case d.Kind == "lvm":
+		return d.Title != "" && matchSpec("/dev/mapper/"+d.Title, v)
+	}
+	return false
+}
+
+// virtioSerial is as much of a serial as virtio's block device tells the guest,
+// bytes (Virtual I/O Device 1.2, 5.2.6: VIRTIO_BLK_T_GET_ID).
+const virtioSerial = 20
+
+// isDisk says whether a volume lies on a disk of the guest: the one with the
+// same serial, or, when one of them has none, the same name.
+func (s *stitcher) isDisk(v Volume, d *object.Device) bool {
+	if v.Disk == "" {
+		return false
+	}
+	serial := s.serial(v.Disk)
+	if serial == "" || d.Serial == "" {
+		return v.Disk == d.Name
+	}
+	return serial == d.Serial || len(d.Serial) >= virtioSerial && strings.HasPrefix(serial, d.Serial)
+}
+
+// lies says on what a device lies that cannot be opened, if that is known.
+func (s *stitcher) lies(d *object.Device) string {
+	if d == nil {
+		return ""
+	}
+	for _, v := range s.list {
+		if v.Reason != "" && s.isDevice(v, d) {
+			return "; it lies on " + v.Name + ": " + v.Reason
+		}
+	}
+	if d.Kind == "loop" {
+		return "; it lies in a file of the guest"
+	}
+	for i := range d.Below {
+		if text := s.lies(&d.Below[i]); text != "" {
+			return text
+		}
+	}
+	return ""
+}
