@@ -2,25 +2,33 @@ package archive
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
-	"hash"
+
+	"github.com/cespare/xxhash/v2"
 )
 
-// Digest tells files of different contents apart.
+// Digest tells files of different contents apart. It is for faults: of the
+// channel, of a disk, of a program. It is no proof against somebody who looks
+// for two files with one digest; whoever could profit from that, the guest,
+// computes it itself.
 //
-// It is the SHA-256 of two SHA-256: that of all blocks of 4 KiB that are not
-// all zeros, one behind the other, the last one filled up with zeros; and that
-// of where they lie: for each run of such blocks its first block and their
+// XXH64 and not SHA-256, because a guest that runs under QEMU's emulation (TCG)
+// hashes 40 MB/s with SHA-256, which made that most of the work of a put, and
+// 3 GB/s with this.
+//
+// It is two numbers of 8 bytes, with the seeds 1 and 2: each is the XXH64 of two
+// XXH64, in little-endian. The first is that of all blocks of 4 KiB that are not
+// all zeros, one behind the other, the last one filled up with zeros; the second
+// that of where they lie: for each run of such blocks its first block and their
 // number, 8 bytes each. So a hole of a terabyte costs nothing, and it does not
 // matter which zeros are holes on which filesystem.
-type Digest [sha256.Size]byte
+type Digest [16]byte
 
 const block = 4096
 
 // Hasher computes a Digest of what it is shown of a file, in order.
 type Hasher struct {
-	data, runs hash.Hash
+	data, runs [2]*xxhash.Digest // by seed
 	zeros      [block]byte
 	partial    [block]byte // the block that position lies in, when that is not its start
 	position   int64
@@ -28,13 +36,30 @@ type Hasher struct {
 }
 
 // NewHasher gives a hasher for one file.
-func NewHasher() *Hasher { return &Hasher{data: sha256.New(), runs: sha256.New()} }
+func NewHasher() *Hasher {
+	h := new(Hasher)
+	for i := range h.data {
+		h.data[i], h.runs[i] = xxhash.NewWithSeed(seed(i)), xxhash.NewWithSeed(seed(i))
+	}
+	return h
+}
+
+func seed(i int) uint64 { return uint64(i + 1) }
 
 // Reset begins another file.
 func (h *Hasher) Reset() {
-	h.data.Reset()
-	h.runs.Reset()
+	for i := range h.data {
+		h.data[i].ResetWithSeed(seed(i))
+		h.runs[i].ResetWithSeed(seed(i))
+	}
 	h.position, h.first, h.end = 0, 0, 0
+}
+
+// write writes to both of a pair. A Digest's Write never fails.
+func write(pair [2]*xxhash.Digest, p []byte) {
+	for _, d := range pair {
+		_, _ = d.Write(p)
+	}
 }
 
 // Add shows the bytes at an offset that is not before the end of what was
@@ -85,7 +110,7 @@ func (h *Hasher) blocks(number int64, p []byte) {
 				h.run()
 				h.first = number
 			}
-			h.data.Write(p[:n])
+			write(h.data, p[:n])
 			number += int64(n / block)
 			h.end = number
 			p = p[n:]
@@ -105,7 +130,7 @@ func (h *Hasher) run() {
 	var b [16]byte
 	binary.LittleEndian.PutUint64(b[:], uint64(h.first))
 	binary.LittleEndian.PutUint64(b[8:], uint64(h.end-h.first))
-	h.runs.Write(b[:])
+	write(h.runs, b[:])
 }
 
 // Sum gives the digest of a file that ends here, or with zeros behind. The
@@ -116,5 +141,14 @@ func (h *Hasher) Sum() Digest {
 		h.blocks(h.position/block, h.partial[:])
 	}
 	h.run()
-	return sha256.Sum256(h.runs.Sum(h.data.Sum(nil)))
+	var sum Digest
+	for i := range h.data {
+		var both [16]byte
+		binary.LittleEndian.PutUint64(both[:], h.data[i].Sum64())
+		binary.LittleEndian.PutUint64(both[8:], h.runs[i].Sum64())
+		last := xxhash.NewWithSeed(seed(i))
+		_, _ = last.Write(both[:])
+		binary.LittleEndian.PutUint64(sum[8*i:], last.Sum64())
+	}
+	return sum
 }

@@ -2,28 +2,38 @@ package archive
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // plain computes a digest as the comment of Digest says, from the whole file.
-func plain(contents []byte) Digest {
+func plain(contents []byte) (d Digest) {
 	contents = append(bytes.Clone(contents), make([]byte, block)...)
-	data, runs := sha256.New(), sha256.New()
+	var data, runs []byte
 	for i, n := 0, len(contents)/block; i < n; {
 		j := i
 		for j < n && !bytes.Equal(contents[j*block:(j+1)*block], make([]byte, block)) {
 			j++
 		}
 		if j > i {
-			data.Write(contents[i*block : j*block])
-			runs.Write(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, uint64(i)), uint64(j-i)))
+			data = append(data, contents[i*block:j*block]...)
+			runs = binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(runs, uint64(i)), uint64(j-i))
 		}
 		i = j + 1
 	}
-	return sha256.Sum256(runs.Sum(data.Sum(nil)))
+	sum := func(seed uint64, p []byte) uint64 {
+		x := xxhash.NewWithSeed(seed)
+		x.Write(p)
+		return x.Sum64()
+	}
+	for i, seed := range []uint64{1, 2} {
+		both := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, sum(seed, data)), sum(seed, runs))
+		binary.LittleEndian.PutUint64(d[8*i:], sum(seed, both))
+	}
+	return d
 }
 
 // The digest depends on the contents alone, and not on which zeros are shown or

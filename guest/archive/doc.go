@@ -10,7 +10,7 @@
 //     lies within its file and in order. Writer and Reader ask the same check.
 //   - It does not promise that two entries of a directory have different names,
 //     or that a digest is right: that is for whoever makes files of it.
-//   - The work for a byte is one copy and, on the host, one SHA-256.
+//   - The work for a byte is one copy and, on the host, one Digest.
 //
 // # Stream
 //
@@ -30,7 +30,7 @@
 //	 6 link     entry: a further name of an entry that had a link number
 //	 7 lost     nothing: something of this directory could not be sent
 //	 8 data     8 bytes offset, then 1 byte to 1 MiB; what is between is a hole
-//	 9 end      32 bytes: the file's Digest
+//	 9 end      16 bytes: the file's Digest
 //	10 broken   nothing: the file before could not be read to its end
 //	11 finish   nothing: the stream is complete
 //

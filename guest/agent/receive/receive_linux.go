@@ -148,10 +148,20 @@ func (u *put) make(ctx context.Context, j *journal, stream io.Reader) error {
 		}
 		u.stages = append(u.stages, s)
 	}
+	reads, err := newDirect()
+	if err != nil {
+		return err
+	}
+	defer reads.close()
+	writes, err := newDirect()
+	if err != nil {
+		return err
+	}
+	defer writes.close()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	pieces := make(chan piece, 64)
-	v := &verifier{report: u.report, buffer: make([]byte, 256<<10)}
+	pieces := make(chan piece, verifyFiles)
+	v := &verifier{report: u.report, direct: reads, buffer: make([]byte, 256<<10)}
 	verified := make(chan error, 1)
 	go func() {
 		err := v.run(ctx, pieces)
@@ -160,8 +170,8 @@ func (u *put) make(ctx context.Context, j *journal, stream io.Reader) error {
 		}
 		verified <- err
 	}()
-	w := &writer{put: u.Put, stages: u.stages, report: u.report, pieces: pieces}
-	err := w.run(ctx, stream)
+	w := &writer{put: u.Put, stages: u.stages, report: u.report, pieces: pieces, direct: writes}
+	err = w.run(ctx, stream)
 	if err != nil {
 		cancel(err)
 	}

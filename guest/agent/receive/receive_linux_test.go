@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -263,4 +264,54 @@ func (f *flipper) Write(p []byte) (int, error) {
 	}
 	f.at -= len(p)
 	return f.w.Write(q)
+}
+
+// Filesystems differ in what they can keep, in direct I/O and in block sizes.
+// What they keep is right, and what they cannot is said.
+func TestPutOntoOtherFilesystems(t *testing.T) {
+	ext4 := mounted(t, "ext4", 200, "-b", "4096", "-I", "256")
+	awkward(t, ext4+"/tree")
+	writeFile(t, ext4+"/plain/large", strings.Repeat("0123456789abcdef", 1<<17)+"end")
+	writeFile(t, ext4+"/plain/small", "small")
+	must(t, os.Lchown(ext4+"/plain/small", 5, 6))
+	for _, c := range []struct {
+		kind    string
+		options []string
+		keeps   bool
+	}{
+		{"btrfs", nil, true},
+		{"ext4", []string{"-b", "1024", "-I", "256", "-O", "ea_inode"}, true},
+		{"ext3", []string{"-I", "128"}, false}, // no nanoseconds
+		{"tmpfs", nil, true},
+	} {
+		t.Run(c.kind, func(t *testing.T) {
+			if _, err := exec.LookPath("mkfs." + c.kind); err != nil && c.kind != "tmpfs" {
+				t.Skipf("mkfs.%s is not installed", c.kind)
+			}
+			var dir string
+			if c.kind == "tmpfs" {
+				dir = t.TempDir()
+				run(t, "mount", "-t", "tmpfs", "none", dir)
+				t.Cleanup(func() { run(t, "umount", dir) })
+			} else {
+				dir = mounted(t, c.kind, 400, c.options...)
+			}
+			r, err := putTrees(t, receiver(t), guest.Put{Targets: []guest.PutTarget{announce(ext4+"/plain", dir+"/plain")}}, ext4+"/plain")
+			if err != nil || !r.Done || r.Verified != 2 || c.keeps != (len(r.Failures) == 0) {
+				t.Fatalf("%+v, %v", r, err)
+			}
+			if readFile(t, dir+"/plain/large") != readFile(t, ext4+"/plain/large") {
+				t.Error("the large file is wrong")
+			}
+			if !c.keeps {
+				return
+			}
+			same(t, list(t, dir+"/plain"), list(t, ext4+"/plain"))
+			r, err = putTrees(t, receiver(t), guest.Put{Targets: []guest.PutTarget{announce(ext4+"/tree", dir+"/tree")}}, ext4+"/tree")
+			if err != nil || !r.Done || len(r.Failures) > 0 {
+				t.Fatalf("%+v, %v", r, err)
+			}
+			same(t, list(t, dir+"/tree"), list(t, ext4+"/tree"))
+		})
+	}
 }

@@ -47,6 +47,7 @@ type piece struct {
 // verifier syncs files, drops them from memory, reads them again and compares.
 type verifier struct {
 	report *report
+	direct *direct
 	buffer []byte
 	spare  []*archive.Hasher
 	ended  []piece
@@ -98,6 +99,9 @@ func (v *verifier) part(ctx context.Context, p piece) error {
 	if err != nil {
 		return failure(p.file.shown, fmt.Errorf("write to the disk: %w", err))
 	}
+	if err := p.file.forget(to); err != nil {
+		return err
+	}
 	return v.readBack(ctx, p.file, to)
 }
 
@@ -114,6 +118,13 @@ func (v *verifier) finish(ctx context.Context, drop bool) (err error) {
 	}
 	if err := v.sync(); err != nil {
 		return err
+	}
+	for _, p := range v.ended {
+		if err := p.file.forget(p.file.size); err != nil {
+			return err
+		}
+		// So that the disk has something to do while the first ones are read.
+		_ = unix.Fadvise(int(p.file.f.Fd()), p.file.verified, p.to-p.file.verified, unix.FADV_WILLNEED)
 	}
 	for _, p := range v.ended {
 		if err := v.readBack(ctx, p.file, p.file.size); err != nil {
@@ -181,14 +192,22 @@ func (v *verifier) hasher(f *file) *archive.Hasher {
 	return f.hasher
 }
 
+// forget drops what was written, up to an offset, from the guest's memory: what
+// is read then comes from the disk.
+func (f *file) forget(to int64) error {
+	if err := unix.Fadvise(int(f.f.Fd()), f.verified, to-f.verified, unix.FADV_DONTNEED); err != nil {
+		return fmt.Errorf("%s: drop it from memory: %w", f.shown, err)
+	}
+	return nil
+}
+
 // readBack reads what a file has on the disk up to an offset. Holes are not
 // read.
 func (v *verifier) readBack(ctx context.Context, f *file, to int64) error {
 	fd, h := int(f.f.Fd()), v.hasher(f)
 	from := f.verified
-	if err := unix.Fadvise(fd, from, to-from, unix.FADV_DONTNEED); err != nil {
-		return fmt.Errorf("%s: drop it from memory: %w", f.shown, err)
-	}
+	v.direct.use(f, unix.O_RDONLY)
+	defer v.direct.release()
 	for at := from; at < to; {
 		start, end, err := nextData(fd, at, to)
 		if err != nil {
@@ -198,12 +217,16 @@ func (v *verifier) readBack(ctx context.Context, f *file, to int64) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			n, err := f.f.ReadAt(v.buffer[:min(int64(len(v.buffer)), end-at)], at)
-			if n == 0 {
-				return fmt.Errorf("%s: read it back at byte %d: %w", f.shown, at, err)
+			p := v.direct.read(int(min(directSize, end-at)), at)
+			if len(p) == 0 {
+				n, err := f.f.ReadAt(v.buffer[:min(int64(len(v.buffer)), end-at)], at)
+				if n == 0 {
+					return fmt.Errorf("%s: read it back at byte %d: %w", f.shown, at, err)
+				}
+				p = v.buffer[:n]
 			}
-			h.Add(at, v.buffer[:n])
-			at += int64(n)
+			h.Add(at, p)
+			at += int64(len(p))
 		}
 	}
 	f.verified = to

@@ -21,6 +21,7 @@ type writer struct {
 	stages []*stage
 	report *report
 	pieces chan<- piece
+	direct *direct
 
 	target  int   // of the tree at hand
 	entries int64 // so far, of it
@@ -294,6 +295,7 @@ func (w *writer) create(rec *archive.Record) error {
 		return fmt.Errorf("make a file of %d bytes: %w", rec.Attr.Size, err)
 	}
 	w.file = &file{f: f, shown: shown, size: rec.Attr.Size}
+	w.direct.use(w.file, unix.O_WRONLY)
 	return nil
 }
 
@@ -305,7 +307,8 @@ func (w *writer) data(rec *archive.Record) error {
 	if w.file == nil {
 		return nil
 	}
-	if _, err := w.file.f.WriteAt(rec.Data, rec.Offset); err != nil {
+	n := w.direct.write(rec.Data, rec.Offset)
+	if _, err := w.file.f.WriteAt(rec.Data[n:], rec.Offset+int64(n)); err != nil {
 		if fatal(err) {
 			return failure(w.file.shown, err)
 		}
@@ -323,6 +326,7 @@ func (w *writer) data(rec *archive.Record) error {
 
 // endFile gives a file its attributes and hands it to the verifier.
 func (w *writer) endFile(rec *archive.Record) {
+	w.direct.release()
 	top := len(w.open) == 0 && w.skip == 0
 	if w.file != nil {
 		name := w.name(&w.record)
@@ -350,6 +354,7 @@ func (w *writer) broken() {
 
 // discard gives the file at hand up.
 func (w *writer) discard() {
+	w.direct.release()
 	if w.file == nil {
 		return
 	}
