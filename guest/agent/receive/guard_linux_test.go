@@ -173,6 +173,31 @@ func TestFullMeanwhile(t *testing.T) {
 	noJournal(t, r)
 }
 
+// What ends a put has its code; what only one file lacks ends none.
+func TestFailures(t *testing.T) {
+	for err, want := range map[error]string{unix.ENOSPC: guest.CodeNoSpace, unix.EDQUOT: guest.CodeNoSpace, unix.EROFS: guest.CodeFailed, unix.EIO: guest.CodeFailed} {
+		err = fmt.Errorf("set owner: %w", err)
+		got := failure("/x", err)
+		if !fatal(got) || code(callError(got)) != want || !strings.Contains(got.Error(), "/x") {
+			t.Errorf("%v: %v, %s", err, got, code(callError(got)))
+		}
+	}
+	ext4 := mounted(t, "ext4", 64, "-b", "4096")
+	r, err := putStream(t, receiver(t), guest.Put{Targets: []guest.PutTarget{{Path: []byte(ext4 + "/f"), Where: guest.PutAt, Entries: 1}}}, func(w io.Writer) error {
+		s := newSender(w)
+		s.put(archive.Record{Kind: archive.File, Name: "f", Attr: filesystem.Attr{Mode: 0o100644}, Xattrs: []filesystem.Xattr{{Name: "user.large", Value: make([]byte, 60000)},
+			{Name: "system.odd", Value: []byte("x")}, {Name: "user.small", Value: []byte("x")}}})
+		s.put(archive.Record{Kind: archive.End})
+		return s.finish()
+	})
+	if err != nil || !r.Done || len(r.Failures) != 2 || r.Lost != 0 || !strings.Contains(r.Failures[0].Reason, "user.large") {
+		t.Errorf("attributes that cannot be kept: %+v, %v", r, err)
+	}
+	if len(xattrsOf(ext4+"/f")) != 1 {
+		t.Error("the attribute that can be kept is not there")
+	}
+}
+
 // A user who owns the folders on the way swaps them for links to what is not
 // hers, all the time. What lies outside never changes.
 func TestSwapRace(t *testing.T) {

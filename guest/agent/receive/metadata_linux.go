@@ -49,7 +49,13 @@ func (o object) set(r *archive.Record, note func(error)) {
 		if strings.HasPrefix(x.Name, aclOfXFS) {
 			continue
 		}
-		if try("set extended attribute "+x.Name, o.setXattr(x)) {
+		err := o.setXattr(x)
+		if errors.Is(err, unix.ENOSPC) {
+			// ext4 says so, too, of one that is larger than it can keep: no reason
+			// to end the put.
+			err = fmt.Errorf("too large for this filesystem, or that is full: %v", err)
+		}
+		if try("set extended attribute "+x.Name, err) {
 			kept = append(kept, x)
 		}
 	}

@@ -64,24 +64,33 @@ func fatal(err error) bool {
 
 // failure is the answer when nothing more can be written.
 func failure(shown string, err error) error {
+	r := &refusal{code: guest.CodeNoSpace, cause: err}
 	switch {
 	case errors.Is(err, unix.ENOSPC):
-		return refuse(guest.CodeNoSpace, "the guest's filesystem was full at %q: free some space, or put it elsewhere", shown)
+		r.text = fmt.Sprintf("the guest's filesystem was full at %q: free some space, or put it elsewhere", shown)
 	case errors.Is(err, unix.EDQUOT):
-		return refuse(guest.CodeNoSpace, "a quota in the guest was reached at %q: raise it, or put it elsewhere", shown)
+		r.text = fmt.Sprintf("a quota in the guest was reached at %q: raise it, or put it elsewhere", shown)
 	case errors.Is(err, unix.EROFS):
-		return refuse(guest.CodeFailed, "the guest's filesystem has become read-only at %q: look at its kernel's log", shown)
+		r.code = guest.CodeFailed
+		r.text = fmt.Sprintf("the guest's filesystem has become read-only at %q: look at its kernel's log", shown)
+	default:
+		return fmt.Errorf("%s: %w", shown, err)
 	}
-	return fmt.Errorf("%s: %w", shown, err)
+	return r
 }
 
 // refusal is why a put is not done, with a code for the host.
-type refusal struct{ code, text string }
+type refusal struct {
+	code, text string
+	cause      error // may be nil
+}
 
 func (r *refusal) Error() string { return r.text }
 
+func (r *refusal) Unwrap() error { return r.cause }
+
 func refuse(code, format string, args ...any) error {
-	return &refusal{code, fmt.Sprintf(format, args...)}
+	return &refusal{code, fmt.Sprintf(format, args...), nil}
 }
 
 // callError makes the answer to a call of any error.

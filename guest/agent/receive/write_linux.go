@@ -115,14 +115,12 @@ func (w *writer) take(rec *archive.Record) error {
 	case archive.Data:
 		return w.data(rec)
 	case archive.End:
-		w.endFile(rec)
-		return nil
+		return w.endFile(rec)
 	case archive.Broken:
 		w.broken()
 		return nil
 	case archive.Leave:
-		w.leave(rec)
-		return nil
+		return w.leave(rec)
 	case archive.Lost:
 		w.report.count(func(r *guest.PutResult) { r.Lost++ })
 		if top {
@@ -205,7 +203,9 @@ func (w *writer) entry(rec *archive.Record) error {
 		}
 		w.report.count(func(r *guest.PutResult) { r.Others++ })
 	}
-	w.set(object{fd: -1, dir: w.dir(), name: w.name(rec)}, rec)
+	if err := w.set(object{fd: -1, dir: w.dir(), name: w.name(rec)}, rec, w.shown(rec)); err != nil {
+		return err
+	}
 	return w.keepLink(rec)
 }
 
@@ -217,9 +217,18 @@ func twice(err error) error {
 	return err
 }
 
-func (w *writer) set(o object, rec *archive.Record) {
-	shown := w.shown(rec)
-	o.set(rec, func(err error) { w.report.note(shown, err) })
+// set gives an object its attributes. What cannot be kept is noted; the error,
+// of a full filesystem or a quota, ends the put.
+func (w *writer) set(o object, rec *archive.Record, shown string) error {
+	var failed error
+	o.set(rec, func(err error) {
+		if fatal(err) {
+			failed = errors.Join(failed, failure(shown, err))
+		} else {
+			w.report.note(shown, err)
+		}
+	})
+	return failed
 }
 
 func linkName(rec *archive.Record) string { return strconv.FormatUint(rec.Link, 10) }
@@ -251,12 +260,12 @@ func (w *writer) enter(rec *archive.Record) error {
 
 // leave gives a directory its attributes: last, because writing into it moves
 // its times.
-func (w *writer) leave(rec *archive.Record) {
+func (w *writer) leave(rec *archive.Record) error {
 	if w.skip > 0 {
 		if w.skip--; w.skip == 0 && len(w.open) == 0 {
 			w.next()
 		}
-		return
+		return nil
 	}
 	fd, name := w.open[len(w.open)-1], w.names[len(w.names)-1]
 	shown := w.shown(&archive.Record{})
@@ -266,12 +275,15 @@ func (w *writer) leave(rec *archive.Record) {
 	} else {
 		o.dir = w.open[len(w.open)-2]
 	}
-	o.set(rec, func(err error) { w.report.note(shown, err) })
+	if err := w.set(o, rec, shown); err != nil {
+		return err
+	}
 	w.report.count(func(r *guest.PutResult) { r.Dirs++ })
 	w.pop()
 	if len(w.open) == 0 {
 		w.next()
 	}
+	return nil
 }
 
 func (w *writer) pop() {
@@ -325,7 +337,7 @@ func (w *writer) data(rec *archive.Record) error {
 }
 
 // endFile gives a file its attributes and hands it to the verifier.
-func (w *writer) endFile(rec *archive.Record) {
+func (w *writer) endFile(rec *archive.Record) error {
 	w.direct.release()
 	top := len(w.open) == 0 && w.skip == 0
 	if w.file != nil {
@@ -333,7 +345,9 @@ func (w *writer) endFile(rec *archive.Record) {
 		if err := w.keepLink(&w.record); err != nil {
 			w.report.note(w.file.shown, err) // its further names will be lost
 		}
-		w.set(object{fd: int(w.file.f.Fd()), dir: w.dir(), name: name}, &w.record)
+		if err := w.set(object{fd: int(w.file.f.Fd()), dir: w.dir(), name: name}, &w.record, w.file.shown); err != nil {
+			return err
+		}
 		w.report.count(func(r *guest.PutResult) { r.Files++ })
 		w.pieces <- piece{file: w.file, to: w.end, end: true, digest: rec.Digest}
 		w.file = nil
@@ -341,6 +355,7 @@ func (w *writer) endFile(rec *archive.Record) {
 	if top {
 		w.next()
 	}
+	return nil
 }
 
 // broken takes a file away that the host could not read to its end.
