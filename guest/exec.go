@@ -75,7 +75,7 @@ func decodeOutput(s string) (string, error) {
 }
 
 // writePiece is how much of a file one command carries, bytes.
-const writePiece = 192 << 10
+const writePiece = 48 << 10
 
 // WriteFile writes a file in the guest, anew, by the stock agent: at one or two
 // megabytes a second, so for small files. progress, which may be nil, is told

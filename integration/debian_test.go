@@ -40,6 +40,14 @@ func TestDebian(t *testing.T) {
 	if s := h.backup(t); s.Consistency != "filesystem" {
 		t.Errorf("the backup without cairn-agent: %+v", s)
 	}
+	derived := h.run(t, exitOK, "apps", vmName+"@latest")
+	for _, words := range []string{cluster, "containers/web", "users/anna", "packages"} {
+		if !strings.Contains(derived.stdout, words) {
+			t.Errorf("derived from the image there is no %s", words)
+		}
+	}
+	derived.mentions(t, "derived")
+	t.Logf("%s%s", derived.stderr, derived.stdout)
 	start = time.Now()
 	r := h.run(t, exitOK, "agent", "install", vmName)
 	t.Logf("installed in %.1f s: %s%s", time.Since(start).Seconds(), r.stderr, r.stdout)
@@ -47,9 +55,11 @@ func TestDebian(t *testing.T) {
 	point := d.backsUp()
 	d.isBrowsed(point)
 	d.databaseComesUp(point)
+	d.sh("touch /run/load.stop; while systemctl is-active --quiet load; do sleep 0.2; done")
 	d.profileComesBack(point)
 	d.databaseComesBack(point)
 	d.agentWasCheap()
+	d.packageInstalls()
 	g.Close()
 	h.bootsRestored(t, point)
 }
@@ -312,7 +322,6 @@ func (d *debian) profileComesBack(point string) {
 func (d *debian) databaseComesBack(point string) {
 	t := d.t
 	t.Helper()
-	d.sh("touch /run/load.stop; while systemctl is-active --quiet load; do sleep 0.2; done")
 	d.psql("drop table archive")
 	r := d.h.run(t, exitOK, "restore", point, "--app", cluster, "--into", vmName)
 	t.Logf("the cluster came back: %s%s", r.stderr, r.stdout)
@@ -345,6 +354,44 @@ func (d *debian) agentWasCheap() {
 	if s.Consistency != "application" {
 		t.Errorf("the last backup: %+v", s)
 	}
+}
+
+// packageInstalls builds the agent's Debian package, twice the same, and installs
+// it over the agent that is there.
+func (d *debian) packageInstalls() {
+	t := d.t
+	t.Helper()
+	dir := filepath.Dir(os.Getenv(cairnEnv))
+	file := tool(t, "../.ci/deb-agent", dir)
+	t.Cleanup(func() { os.Remove(file) })
+	first, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tool(t, "../.ci/deb-agent", dir)
+	second, err := os.ReadFile(file)
+	if err != nil || !bytes.Equal(first, second) {
+		t.Errorf("the same input gives another package: %v", err)
+	}
+	a, err := guest.Dial(t.Context(), d.g.QGASocket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = a.WriteFile(t.Context(), "/run/cairn-agent.deb", bytes.NewReader(first), nil)
+	a.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.sh("systemctl stop cairn-agent; rm /etc/systemd/system/cairn-agent.service /usr/sbin/cairn-agent; systemctl daemon-reload; dpkg -i /run/cairn-agent.deb 2>&1")
+	if got := d.sh("systemctl is-enabled cairn-agent; systemctl is-active cairn-agent; dpkg-query -W -f '${db:Status-Status}' cairn-agent"); got != "enabled\nactive\ninstalled" {
+		t.Errorf("the package: %s", got)
+	}
+	awaitInside(t, d.h, d.g)
+	d.sh("dpkg --purge cairn-agent 2>&1")
+	if got := d.sh("systemctl is-active cairn-agent || true; ls /usr/sbin/cairn-agent /lib/systemd/system/cairn-agent.service 2>&1 | grep -vc 'No such' || true"); got != "inactive\n0" {
+		t.Errorf("the package, purged: %s", got)
+	}
+	d.h.run(t, exitFailed, "agent", "status", vmName).mentions(t, "cairn agent install")
 }
 
 // startDebian starts the lab's Debian, and does not wait for it.

@@ -36,6 +36,7 @@ func TestLibvirt(t *testing.T) {
 	}{
 		{"Discover", testDiscover},
 		{"FullAndIncremental", testDomainBackup},
+		{"InsideAgent", testDomainInside},
 		{"TwoRepositories", testTwoRepositories},
 		{"ForeignJob", testForeignJob},
 		{"KilledWhileReading", testDomainKilled},
