@@ -26,6 +26,13 @@
 // A frozen agent answers to Ping, Info, Status and Thaw only: collect what else
 // is wanted before.
 //
+// Inside speaks with Cairn's own agent, cairn-agent (package guest/agent), in the
+// protocol of protocol.go, which that imports from here. It promises the same:
+// a call ends by its deadline, whatever the agent does; answers are bounded and
+// checked; InsideGuard thaws on every path. One thing is simpler: that agent has
+// sessions, and a new one undoes what the one before has left, so to reach it is
+// to thaw.
+//
 // Locks: an Agent lets one call at a time through; a Guard's lock is taken
 // before its Agent's. Source of the protocol: QEMU's docs/interop/qemu-ga-ref
 // and qga/qapi-schema.json.

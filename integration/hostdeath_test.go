@@ -54,6 +54,7 @@ func TestHostDiesWhileFrozen(t *testing.T) {
 		labtest.Shell(t, g, "mkdir -p /etc/cairn-agent; echo 'freeze_limit = \"10s\"' >/etc/cairn-agent/agent.toml; killall cairn-agent")
 		awaitInside(t, h, g)
 	}
+	h.run(t, exitOK, "freeze-test", vmName).mentions(t, "froze 2 filesystems")
 	startWriter(t, g)
 	written := func() int {
 		n, err := strconv.Atoi(strings.TrimSpace(labtest.Shell(t, g, "cat /run/written 2>/dev/null || echo 0")))

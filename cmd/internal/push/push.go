@@ -106,7 +106,9 @@ func (p *Push) Run(ctx context.Context) (*Result, error) {
 	}
 	err = p.serve(ctx, s, guest.CallStop, false, r)
 	if p.nothingRuns(err) {
-		p.Say("nothing has to be stopped: %v", err)
+		if p.Service != "" {
+			p.Say("%s is not in the guest any more: nothing has to be stopped", p.Object)
+		}
 		if err = p.send(ctx, s, put, places, r); err == nil && p.Service != "" {
 			s = p.start(ctx, s, r) // it is there again, and was running in the point
 			if p.nothingRuns(r.NotStarted) {
