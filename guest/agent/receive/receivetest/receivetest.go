@@ -48,6 +48,9 @@ func Image(t *testing.T, kind string, megabytes int64, options []string, fill fu
 		Run(t, "mount", "-o", "loop", img, dir)
 		defer Run(t, "umount", dir)
 		fill(dir)
+		// Another process' mount namespace, made meanwhile, may hold the filesystem
+		// mounted: then the end of this mount writes nothing out.
+		Run(t, "sync", "-f", dir)
 	}
 	return img
 }
