@@ -52,6 +52,7 @@ var titles = [...][2]string{
 	{"disks", "26 disks in one point, one of them written to before each (VM paused: worst of the runs is judged)"},
 	{"nbd", "reading one export of qemu-nbd"},
 	{"guest", "a guest's write of 4 KiB with its flush, while backups run one behind the other; idle: without them"},
+	{"push", "a file put back into a running guest; qemu-ga: guest-file-write, not verified"},
 	{"open-many", "mount with many points by a passphrase, cold"},
 	{"open-many-key", "mount with many points by a key, cold"},
 }
@@ -81,6 +82,7 @@ var columns = [...]column{
 	{p50Ms, "p50 ms", 1, 3},
 	{p99Ms, "p99 ms", 1, 3},
 	{filesPerS, "files/s", 1, 0},
+	{pushMBs, "MB/s", 1, 1},
 	{writeP50Ms, "write p50 ms", 1, 2},
 	{writeP99Ms, "write p99 ms", 1, 2},
 	{nbdMBs, "MB/s", 1, 0},

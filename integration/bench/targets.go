@@ -58,6 +58,8 @@ func targets() []target {
 		{Row: "idle", Metric: pausedS, Limit: 20, Unit: 1e-3, Worst: true, Text: "idle 1 TiB incremental: VM paused, ms (worst run)"},
 		{Row: "disks", Metric: pausedS, Limit: 50, Unit: 1e-3, Worst: true, Text: "26 disks in one point: VM paused, ms (worst run)"},
 		{Row: "nbd", Metric: nbdMBs, Against: []string{"nbdcopy"}, Limit: 0.8, AtLeast: true, Text: "NBD read: MB/s / nbdcopy's on the same export"},
+		{Row: "push", Metric: pushMBs, Limit: 20, AtLeast: true, Text: "a file back into a running guest: MB/s"},
+		{Row: "push", Metric: pushMBs, Against: []string{"qemu-ga"}, Limit: 10, AtLeast: true, Text: "a file back into a running guest: MB/s / guest-file-write's"},
 		{Metric: rssBytes, Limit: 200, Unit: mib, Worst: true, Text: "peak RSS everywhere, MiB (worst run)"},
 	}
 }

@@ -8,29 +8,30 @@ import (
 type metric string
 
 const (
-	wallS       metric = "wall_s"       // of the process, start to exit
-	cpuS        metric = "cpu_s"        // user + system, of the process and the children it waited for
-	rssBytes    metric = "rss_bytes"    // peak resident memory of the process
-	qemuCPUS    metric = "qemu_cpu_s"   // user + system of QEMU meanwhile; not part of cpu_s
-	serverCPUS  metric = "server_cpu_s" // user + system of the mount's server while others read from it
-	growthBytes metric = "growth_bytes" // what the repository's files grew by
-	repoBytes   metric = "repo_bytes"   // sum of the sizes of the repository's files
-	readBytes   metric = "read_bytes"   // cairn's own word on what it read
-	dirtyBytes  metric = "dirty_bytes"  // cairn's own word on what was dirty
-	storedBytes metric = "stored_bytes" // cairn's own word on what it stored
-	pausedS     metric = "paused_s"     // cairn's own word on how long the VM stood still
-	selfS       metric = "self_s"       // cairn's own word on how long the run took
-	durableS    metric = "durable_s"    // wall_s and the time until what was written is on the device
-	firstLsS    metric = "first_ls_s"   // mount command's start to the first listing of the top
-	firstStatS  metric = "first_stat_s" // mount command's start to the first stat of the disk's file
-	seqMBs      metric = "seq_mb_per_s" // 10^6 bytes of the whole file, holes included, per second
-	p50Ms       metric = "p50_ms"       // random 4 KiB reads
-	p99Ms       metric = "p99_ms"       //
-	filesPerS   metric = "files_per_s"  // of cp -a
-	writeP50Ms  metric = "write_p50_ms" // a guest's write of 4 KiB with its flush
-	writeP99Ms  metric = "write_p99_ms" //
-	nbdMBs      metric = "nbd_mb_per_s" // read from one export of qemu-nbd
-	pointsCount metric = "points"       // restore points in the repository
+	wallS       metric = "wall_s"        // of the process, start to exit
+	cpuS        metric = "cpu_s"         // user + system, of the process and the children it waited for
+	rssBytes    metric = "rss_bytes"     // peak resident memory of the process
+	qemuCPUS    metric = "qemu_cpu_s"    // user + system of QEMU meanwhile; not part of cpu_s
+	serverCPUS  metric = "server_cpu_s"  // user + system of the mount's server while others read from it
+	growthBytes metric = "growth_bytes"  // what the repository's files grew by
+	repoBytes   metric = "repo_bytes"    // sum of the sizes of the repository's files
+	readBytes   metric = "read_bytes"    // cairn's own word on what it read
+	dirtyBytes  metric = "dirty_bytes"   // cairn's own word on what was dirty
+	storedBytes metric = "stored_bytes"  // cairn's own word on what it stored
+	pausedS     metric = "paused_s"      // cairn's own word on how long the VM stood still
+	selfS       metric = "self_s"        // cairn's own word on how long the run took
+	durableS    metric = "durable_s"     // wall_s and the time until what was written is on the device
+	firstLsS    metric = "first_ls_s"    // mount command's start to the first listing of the top
+	firstStatS  metric = "first_stat_s"  // mount command's start to the first stat of the disk's file
+	seqMBs      metric = "seq_mb_per_s"  // 10^6 bytes of the whole file, holes included, per second
+	p50Ms       metric = "p50_ms"        // random 4 KiB reads
+	p99Ms       metric = "p99_ms"        //
+	filesPerS   metric = "files_per_s"   // of cp -a
+	writeP50Ms  metric = "write_p50_ms"  // a guest's write of 4 KiB with its flush
+	writeP99Ms  metric = "write_p99_ms"  //
+	nbdMBs      metric = "nbd_mb_per_s"  // read from one export of qemu-nbd
+	pushMBs     metric = "push_mb_per_s" // 10^6 bytes of a file put into a running guest, per second
+	pointsCount metric = "points"        // restore points in the repository
 )
 
 // values is what one run gave.
