@@ -259,3 +259,52 @@ func TestStreamOfALiar(t *testing.T) {
 		})
 	}
 }
+
+// TestThawThatIsRefused: like QEMU's, the channel has one client at a time. A
+// session in which the agent refuses the thaw makes room for the next one.
+func TestThawThatIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for n := 0; ; n++ {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			a := &liar{t: t, conn: conn, frames: NewFrameReader(conn)}
+			for {
+				f, err := a.frames.Next()
+				if err != nil {
+					break
+				}
+				a.session = f.Session
+				switch {
+				case f.Type == FrameHello:
+					a.send(FrameWelcome, 0, mustJSON(t, Welcome{Version: ProtocolVersion}))
+				case n == 0 && strings.Contains(string(f.Payload), CallThaw):
+					a.send(FrameError, f.Call, mustJSON(t, CallError{Code: CodeFailed, Message: "no"}))
+				case n == 0:
+					a.send(FrameAnswer, f.Call, mustJSON(t, FreezeAnswer{Filesystems: 1, Digest: object.Digest(nil), Size: 2}))
+				default:
+					a.send(FrameAnswer, f.Call, mustJSON(t, Status{}))
+				}
+			}
+			conn.Close()
+		}
+	}()
+	redial := func(ctx context.Context) (*Inside, error) { return DialInside(ctx, path, Hello{}) }
+	g := dialInside(t, path).Guard(redial, time.Second)
+	if _, err := g.Freeze(t.Context(), "p"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	thawn, _, err := g.Release(ctx)
+	if err != nil || thawn.Held || !strings.Contains(thawn.Reason, "no") {
+		t.Errorf("%+v, %v", thawn, err)
+	}
+}

@@ -83,6 +83,7 @@ func (g *InsideGuard) Release(ctx context.Context) (Thawn, Release, error) {
 	}
 	if err != nil {
 		why := err
+		_ = g.session.Close() // it holds the channel: no other session is answered beside it
 		if err = thawBySession(ctx, g.redial, &g.result.Attempts); err == nil {
 			thawn = Thawn{Reason: object.Text("the agent's session broke before the thaw: " + why.Error())}
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -233,6 +234,17 @@ func TestLyingInside(t *testing.T) {
 		"paths that climb": {document(func(d *object.Document) {
 			d.Objects = []object.Object{{Name: "a", Kind: "x", Consistency: object.Consistency{Level: object.Filesystem}, Paths: []object.Path{{Role: "r", Path: "/../../etc"}}}}
 		}), crash, "absolute path"},
+		"fails at freeze, and to let go": {func(c *insideConn, call guest.Call, number uint32) bool {
+			switch call.Name {
+			case guest.CallFreeze:
+				fails(c, number)
+			case guest.CallThaw:
+				c.send(guest.FrameAnswer, number, guest.Thawn{Steps: []object.Step{{Phase: "post", Object: "shop", What: "resume", Error: "it stands still"}}})
+			default:
+				return false
+			}
+			return true
+		}, crash, "shop: resume failed: it stands still"},
 		"derived, and called application": {document(func(d *object.Document) {
 			d.Source = object.SourceImage
 			d.Objects = []object.Object{{Name: "a", Kind: "x", Consistency: object.Consistency{Level: object.Application}}}
@@ -257,6 +269,14 @@ func TestLyingInside(t *testing.T) {
 			t.Errorf("%s: it took %v", name, took)
 		}
 		v.isRestored(h, s)
+	}
+	// A test of the freeze leaves nothing for the next run to clean up.
+	f.set(only(guest.CallPrepare, fails))
+	if r := h.start(t, "freeze-test", vmName).wait(); r.code != exitFailed {
+		t.Errorf("freeze-test: exit code %d: %s", r.code, r.stderr)
+	}
+	if _, err := os.Stat(filepath.Join(h.state, "journal", vmName+".json")); !os.IsNotExist(err) {
+		t.Errorf("it left a journal: %v", err)
 	}
 	// What it says does not reach the administrator's terminal as it is.
 	for _, lie := range []func(*insideConn, guest.Call, uint32) bool{only(guest.CallPrepare, fails), only(guest.CallFreeze, fails),

@@ -287,6 +287,57 @@ func TestEndsWhileFrozen(t *testing.T) {
 	}
 }
 
+// leavePut leaves in dir and in the state what an agent leaves that is killed
+// while it puts files, and gives the folder that is to be removed.
+func (s *setup) leavePut(dir string) string {
+	s.t.Helper()
+	const name = ".0123456789abcdef-0.cairn-put"
+	beside := filepath.Join(dir, name)
+	if err := os.MkdirAll(filepath.Join(beside, "new"), 0o700); err != nil {
+		s.t.Fatal(err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	journal := map[string]any{"state": "staging", "places": []any{map[string]any{
+		"dir": []byte(dir), "inode": info.Sys().(*syscall.Stat_t).Ino, "stage": name, "name": []byte("target")}}}
+	text, err := json.Marshal(journal)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(s.dir, "state", "put-0123456789abcdef"), text, 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	return beside
+}
+
+// TestThawsBeforeAllElse: what else an agent finds to be undone at its start
+// lies on a filesystem that stands.
+func TestThawsBeforeAllElse(t *testing.T) {
+	if !stagetest.Private(t) {
+		return
+	}
+	stage := stagetest.New(t)
+	data := stage.Mount("data", "ext4")
+	w := stagetest.NewWriter(t, data)
+	s := newSetup(t, stage.Dir, nil)
+	agentProgram := program(t)
+	cmd := s.start(agentProgram)
+	inside := s.dial()
+	beside := s.leavePut(data)
+	freeze(t, inside)
+	w.MustStand()
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	_ = os.Remove(s.socket)
+	s.start(agentProgram)
+	w.MustWrite()
+	if _, err := os.Stat(beside); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was being put is still there: %v", err)
+	}
+}
+
 func TestConfigCheck(t *testing.T) {
 	s := newSetup(t, "/no/such/place", map[string]string{"good.toml": "name = 'good'\npre = 'true'\n"})
 	if code, out, errs := s.run("config", "check"); code != exitOK || out != "object good\n" || errs != "" {
@@ -381,10 +432,14 @@ func TestSecondAgent(t *testing.T) {
 	if code, out, _ := s.run("status"); code != 0 || strings.Contains(out, "frozen") {
 		t.Errorf("%d %s", code, out)
 	}
+	beside := s.leavePut(t.TempDir())
 	out, err := exec.Command(name, append([]string{"--socket", s.socket + "2"}, s.flags...)...).CombinedOutput()
 	var failed *exec.ExitError
 	if !errors.As(err, &failed) || failed.ExitCode() != exitFailed || !strings.Contains(string(out), "another cairn-agent") {
 		t.Errorf("%v\n%s", err, out)
+	}
+	if _, err := os.Stat(beside); err != nil {
+		t.Errorf("what the first one is putting was undone: %v", err)
 	}
 	conn := s.dial()
 	if err := conn.Call(t.Context(), guest.CallPing, nil, nil); err != nil {

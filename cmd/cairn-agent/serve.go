@@ -27,12 +27,14 @@ func (a *app) serve(ctx context.Context) error {
 	for _, p := range c.Problems {
 		log.Warn("configuration", "problem", p.Error())
 	}
-	for _, did := range receive.New(a.stateDir).Recover(ctx) {
-		log.Warn("files that were being put back when an agent was killed", "undone", did)
-	}
 	if err := inside.Start(ctx); err != nil {
 		inside.Close(ctx)
 		return err
+	}
+	// Only now: it writes to filesystems that may have stood until here, and what
+	// a running agent puts is that agent's.
+	for _, did := range receive.New(a.stateDir).Recover(ctx) {
+		log.Warn("files that were being put back when an agent was killed", "undone", did)
 	}
 	// At once, and not only when the call that is being answered has ended.
 	forget := context.AfterFunc(ctx, func() { inside.End(context.WithoutCancel(ctx)) })

@@ -22,6 +22,9 @@ type Found struct {
 	// Pre brings the application into a state to be copied, right before the
 	// freeze. If it fails the object's consistency is Filesystem.
 	Pre func(ctx context.Context) error
+	// Holds says that Pre keeps the application from its work until Post: it is
+	// called when those of all others have ended.
+	Holds bool
 	// PreWhat and PostWhat say in a few words what Pre and Post do, for the run's
 	// log: "CHECKPOINT".
 	PreWhat, PostWhat string

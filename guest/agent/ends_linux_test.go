@@ -122,6 +122,63 @@ func TestSessionEndsWhilePreRuns(t *testing.T) {
 	}
 }
 
+// The agent is told to end while a pre step runs, which takes a moment to end:
+// its post step waits for that.
+func TestAgentEndsWhilePreRuns(t *testing.T) {
+	if !stagetest.Private(t) {
+		return
+	}
+	s := stagetest.New(t)
+	dir := s.Mount("data", "ext4")
+	var e events
+	inPre := make(chan struct{})
+	db := app("db", dir)
+	db.Pre = func(ctx context.Context) error {
+		close(inPre)
+		<-ctx.Done()
+		time.Sleep(50 * time.Millisecond)
+		e.add("pre")
+		return ctx.Err()
+	}
+	db.Post = e.step("post")
+	a := testAgent(t, t.TempDir(), s.Dir, found{db})
+	must[guest.Prepared](t, a, guest.CallPrepare, guest.Prepare{Point: point})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		<-inPre
+		cancel()
+		a.End(t.Context())
+	}()
+	_, err := askFor[guest.FreezeAnswer](ctx, t, a, guest.CallFreeze, guest.Freeze{Point: point})
+	wantCode(t, err, guest.CodeDeadline, "cancel")
+	<-done
+	if !slices.Equal(e.all, []string{"pre", "post"}) {
+		t.Errorf("%q", e.all)
+	}
+}
+
+// An application that its pre step keeps from its work does not wait for the
+// long one of another.
+func TestHoldsLast(t *testing.T) {
+	if !stagetest.Private(t) {
+		return
+	}
+	s := stagetest.New(t)
+	dir := s.Mount("data", "ext4")
+	var e events
+	lock, slow := app("a-lock", dir), app("slow", dir)
+	lock.Holds, lock.Pre, lock.Post = true, e.step("lock"), e.step("unlock")
+	slow.Pre = func(context.Context) error { time.Sleep(100 * time.Millisecond); e.add("slow"); return nil }
+	a := testAgent(t, t.TempDir(), s.Dir, found{lock, slow})
+	begin(t, a)
+	must[guest.Thawn](t, a, guest.CallThaw, nil)
+	if !slices.Equal(e.all, []string{"slow", "lock", "unlock"}) {
+		t.Errorf("%q", e.all)
+	}
+}
+
 // One filesystem that cannot be frozen fails the freeze, and all is undone.
 func TestFreezeFails(t *testing.T) {
 	if !stagetest.Private(t) {

@@ -25,9 +25,10 @@ type ledger struct {
 	runDir   string // in memory: /run/cairn-agent
 	stateDir string // on a disk: /var/lib/cairn-agent
 
-	mu   sync.Mutex
-	owed []owedStep
-	lock io.Closer
+	mu      sync.Mutex
+	owed    []owedStep
+	damaged bool // the notes of what is owed could not be read
+	lock    io.Closer
 }
 
 // lockName is the file whose lock says that an agent runs, and that says which
@@ -97,12 +98,22 @@ func (l *ledger) left() (frozen *frozenNote, owed []owedStep, err error) {
 	if errors.Is(oerr, fs.ErrNotExist) {
 		oerr = nil
 	}
-	if oerr != nil {
+	if l.damaged = oerr != nil; l.damaged {
 		l.owed = nil
-		// Once is enough to complain.
-		oerr = errors.Join(oerr, os.Rename(l.owedFile(), l.owedFile()+".damaged"))
 	}
 	return note, slices.Clone(l.owed), errors.Join(ferr, oerr)
+}
+
+// putAway takes damaged notes out of the way: once is enough to complain. Not
+// before all is thawed, for they may lie on what stands.
+func (l *ledger) putAway() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.damaged {
+		return nil
+	}
+	l.damaged = false
+	return os.Rename(l.owedFile(), l.owedFile()+".damaged")
 }
 
 func (l *ledger) read(name string, into any) error {
@@ -148,6 +159,13 @@ func (l *ledger) owe(steps []owedStep) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	all := append(slices.Clone(l.owed), steps...)
+	b, err := json.Marshal(all)
+	if err != nil {
+		return err
+	}
+	if len(b) > maxLedger {
+		return fmt.Errorf("the post steps take %d bytes, and the next start reads %d", len(b), maxLedger)
+	}
 	if err := replaceFile(l.owedFile(), all); err != nil {
 		return err
 	}

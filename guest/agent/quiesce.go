@@ -162,10 +162,28 @@ func (r *run) pre(ctx context.Context) {
 	ctx, cancel := beforeDeadline(ctx, 0.25, 3*r.agent.opt.limit.grace)
 	defer cancel()
 	unnoted := r.owe()
+	// What keeps an application from its work comes last: it shall not wait for
+	// another one's long checkpoint meanwhile.
+	holds := func(it *item) bool { return it.found.Holds }
+	first, done := ctx, func() {}
+	if slices.ContainsFunc(r.items, holds) {
+		first, done = beforeDeadline(ctx, 0.25, 3*r.agent.opt.limit.grace)
+	}
+	r.preOfThose(first, unnoted, func(it *item) bool { return !holds(it) })
+	done()
+	r.preOfThose(ctx, unnoted, holds)
+	for _, it := range r.items {
+		if it.found.Owed != nil && !r.wasCalled(it) {
+			_ = r.agent.ledger.paid(it.name()) // one step too many at the next start
+		}
+	}
+}
+
+func (r *run) preOfThose(ctx context.Context, unnoted error, meant func(*item) bool) {
 	var group errgroup.Group
 	group.SetLimit(atOnce)
 	for _, it := range r.items {
-		if it.found.Pre == nil && it.found.Post == nil {
+		if it.found.Pre == nil && it.found.Post == nil || !meant(it) {
 			continue
 		}
 		group.Go(func() error {
@@ -181,11 +199,6 @@ func (r *run) pre(ctx context.Context) {
 		})
 	}
 	_ = group.Wait() // errors are in the steps
-	for _, it := range r.items {
-		if it.found.Owed != nil && !r.wasCalled(it) {
-			_ = r.agent.ledger.paid(it.name()) // one step too many at the next start
-		}
-	}
 }
 
 func (r *run) wasCalled(it *item) bool {
@@ -222,19 +235,21 @@ func (r *run) preOf(ctx context.Context, it *item) error {
 		r.mu.Unlock()
 		return errOver
 	}
+	over := make(chan struct{})
 	it.called = true
+	if it.found.Pre != nil {
+		it.preOver = over
+	}
 	r.mu.Unlock()
 	if it.found.Pre == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.agent.opt.limit.step)
 	defer cancel()
-	_, over, err := bounded(ctx, r.agent.opt.limit.grace, func(ctx context.Context) (struct{}, error) {
+	_, _, err := bounded(ctx, r.agent.opt.limit.grace, func(ctx context.Context) (struct{}, error) {
+		defer close(over)
 		return struct{}{}, it.found.Pre(ctx)
 	})
-	r.mu.Lock()
-	it.preOver = over
-	r.mu.Unlock()
 	return err
 }
 

@@ -28,6 +28,9 @@ func (a *Agent) Start(ctx context.Context) error {
 	if frozen != nil {
 		a.thawLeft(ctx, frozen)
 	}
+	if err := a.ledger.putAway(); err != nil {
+		a.log.Warn("the notes of what is owed could not be put away", "why", err)
+	}
 	if len(owed) > 0 {
 		done := make(chan struct{})
 		a.owing = append(a.owing, done)

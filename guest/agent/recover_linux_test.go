@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -131,6 +132,49 @@ func TestKilledWhileFrozen(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(dir, name)); !os.IsNotExist(err) {
 			t.Errorf("%s is still there: %v", name, err)
 		}
+	}
+}
+
+// Notes that are damaged, on the filesystem that stands, do not keep the next
+// start from thawing it.
+func TestDamagedNotesWhileFrozen(t *testing.T) {
+	if !stagetest.Private(t) {
+		return
+	}
+	s := stagetest.New(t)
+	data := s.Mount("data", "ext4")
+	w := stagetest.NewWriter(t, data)
+	dir, state := t.TempDir(), filepath.Join(data, "state")
+	run := filepath.Join(dir, "run")
+	if err := errors.Join(os.Mkdir(run, 0o700), os.Mkdir(state, 0o700), os.Symlink(state, filepath.Join(dir, "state")),
+		os.WriteFile(filepath.Join(state, "owed.json"), []byte("[{"), 0o600),
+		os.WriteFile(filepath.Join(run, "frozen.json"), []byte("{"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	mount, err := os.Open(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mount.Close()
+	if err := (linux{}).Freeze(int(mount.Fd())); err != nil {
+		t.Fatal(err)
+	}
+	w.MustStand()
+	testAgent(t, dir, s.Dir)
+	w.MustWrite()
+	if _, err := os.Stat(filepath.Join(state, "owed.json.damaged")); err != nil {
+		t.Error(err)
+	}
+}
+
+// What a start could not read is not noted: its step is not begun.
+func TestTooMuchOwed(t *testing.T) {
+	l := &ledger{stateDir: t.TempDir()}
+	if err := l.owe([]owedStep{{Object: "x", Command: Command{Args: []string{strings.Repeat("x", maxLedger)}}}}); err == nil {
+		t.Error("it was noted")
+	}
+	if n := l.owing(); n != 0 {
+		t.Errorf("%d steps are owed", n)
 	}
 }
 

@@ -63,7 +63,7 @@ type item struct {
 
 	// Guarded by the run's mu.
 	called  bool            // Pre
-	preOver <-chan struct{} // closed when it has returned; nil before
+	preOver <-chan struct{} // closed when it has returned; nil before it was called
 	posted  bool
 }
 

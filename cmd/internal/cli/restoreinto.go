@@ -153,7 +153,8 @@ func (a *app) restoreInto(ctx context.Context, cat *wire.Catalogue, t intoTarget
 
 // appTrees gives the folders and files of an object as the point describes it,
 // and the service that runs it. One that lies in another comes with it. Logs
-// stay as they are: they tell of what has happened since.
+// stay as they are: they tell of what has happened since. So do the layers of a
+// container's image: other containers run on them.
 func (a *app) appTrees(ctx context.Context, cat *wire.Catalogue, v *tree.View, m *restorepoint.Manifest, name string) ([]push.Tree, string, error) {
 	d, err := cat.Document(ctx, m, wire.Derive(a.find))
 	if err != nil {
@@ -164,8 +165,13 @@ func (a *app) appTrees(ctx context.Context, cat *wire.Catalogue, v *tree.View, m
 		return nil, "", err
 	}
 	var paths []string
+	image := 0
 	for _, p := range found.Paths {
 		if p.Role == "log" {
+			continue
+		}
+		if found.Kind == object.KindContainer && strings.HasPrefix(p.Role, "layer-") && p.Role != "layer-0" {
+			image++
 			continue
 		}
 		real, _, err := v.Resolve(ctx, p.Path) // the files, not a link to them
@@ -173,6 +179,9 @@ func (a *app) appTrees(ctx context.Context, cat *wire.Catalogue, v *tree.View, m
 			return nil, "", fmt.Errorf("%s of %s: %w", p.Role, name, err)
 		}
 		paths = append(paths, real)
+	}
+	if image > 0 {
+		a.say("%d layers of the image of %s are left alone, for other containers may run on them (cairn apps names them; each can be restored by its path)", image, name)
 	}
 	if len(paths) == 0 {
 		return nil, "", usagef("%s has no files of its own in point %s", name, m.ID[:8])

@@ -38,6 +38,8 @@ func newPushed(t *testing.T) *pushed {
 	h.host.must(exitOK, "vm", "add", "web02", "--qmp", "/nonexistent")
 	d := agentSaid()
 	d.Objects = []object.Object{
+		{Name: "containers/web", Kind: object.KindContainer, Consistency: object.Consistency{Level: object.Filesystem, Reason: "frozen"},
+			Paths: []object.Path{{Role: "layer-0", Path: "/small"}, {Role: "layer-1", Path: "/deep"}}},
 		{Name: "db", Kind: object.KindCustom, Consistency: object.Consistency{Level: object.Application, Reason: "told"},
 			Paths: []object.Path{{Role: "data", Path: "/deep"}, {Role: "inner", Path: "/deep/a/b"}, {Role: "file", Path: "/deep/short"}}},
 		{Name: "nothing", Kind: object.KindCustom, Consistency: object.Consistency{Level: object.Crash, Reason: "-"}},
@@ -166,10 +168,21 @@ func TestRestoreApp(t *testing.T) {
 	if _, errs := h.must(exitFailed, "restore", "web01@latest", "--app", "db", "--into", "web01"); !strings.Contains(errs, "exit status 7") || !strings.Contains(errs, "may not run") {
 		t.Errorf("a service that does not start: %s", errs)
 	}
-	if _, errs := h.must(exitUsage, "restore", "web01@latest", "--app", "nonsense", "--into", "web01"); !strings.Contains(errs, "it has: db, nothing") {
+	if _, errs := h.must(exitUsage, "restore", "web01@latest", "--app", "nonsense", "--into", "web01"); !strings.Contains(errs, "it has: containers/web, db, nothing") {
 		t.Errorf("an unknown application: %s", errs)
 	}
 	h.must(exitUsage, "restore", "web01@latest", "--app", "nothing", "--into", "web01")
+}
+
+// The layers of its image are not a container's alone.
+func TestRestoreContainer(t *testing.T) {
+	h := newPushed(t)
+	h.write("small/mine", "mine")
+	h.write("deep/mine", "mine")
+	out, errs := h.must(exitOK, "restore", "web01@latest", "--app", "containers/web", "--into", "web01")
+	if h.there("small/mine") || !h.there("deep/mine") || strings.Count(out, "put ") != 1 || !strings.Contains(errs, "1 layers of the image") {
+		t.Errorf("%s%s", out, errs)
+	}
 }
 
 // Everything fails without an agent, and says what else there is.

@@ -54,7 +54,7 @@ func (f *FreezeTest) Run(ctx context.Context) (*FreezeTimes, error) {
 	}
 	agent := b.askAgent(ctx)
 	if agent == nil {
-		return nil, fmt.Errorf("%w: %s", ErrNoFreeze, b.manifest.Consistency.Reason)
+		return nil, errors.Join(fmt.Errorf("%w: %s", ErrNoFreeze, b.manifest.Consistency.Reason), b.clearIfSafe(nil))
 	}
 	defer agent.Close()
 	times, err := b.freezeAndThaw(ctx, agent)
@@ -75,7 +75,6 @@ func (b *Backup) freezeAndThawInside(ctx context.Context, i *inside) (times *Fre
 	if err := errors.Join(ferr, b.thawInside(ctx, i)); err != nil {
 		return nil, err
 	}
-	b.tellSteps(i.thawn.Steps)
 	if !frozen {
 		return nil, fmt.Errorf("%w: %s", ErrNoFreeze, b.manifest.Consistency.Reason)
 	}

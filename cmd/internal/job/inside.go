@@ -99,6 +99,7 @@ type inside struct {
 	prepared guest.Prepared
 	answer   guest.FreezeAnswer
 	thawn    guest.Thawn
+	told     bool // the steps of the thaw are in the log
 }
 
 func (b *Backup) redialInside(ctx context.Context) (*guest.Inside, error) {
@@ -140,7 +141,8 @@ func (b *Backup) announce(ctx context.Context) *inside {
 		return nil
 	}
 	if b.owes == byInside {
-		b.owes = "" // a new session undoes what the one before has left
+		// A new session undoes what the one before has left.
+		b.owes, b.entry.Frozen, b.entry.By = "", false, ""
 	}
 	w := s.Welcome()
 	b.Step("inside agent: cairn-agent %s on %s takes part", w.Agent, w.Hostname)
@@ -263,6 +265,10 @@ func (b *Backup) thawInside(ctx context.Context, i *inside) error {
 	defer cancel()
 	thawn, rel, err := i.guard.Release(ctx)
 	i.thawn = thawn
+	if err == nil && !i.told { // also after a freeze that failed: a post step that did leaves an application paused
+		i.told = true
+		b.tellSteps(thawn.Steps)
+	}
 	if err != nil && !errors.Is(err, guest.ErrVMGone) {
 		return fmt.Errorf("the guest may still be frozen: it thaws by itself after %s; if not, restart cairn-agent in it: %w: %w", freezeLimit, err, ErrNotReleased)
 	}
@@ -279,7 +285,6 @@ func (b *Backup) thawInside(ctx context.Context, i *inside) error {
 // what it means for the point. The document is a claim of the guest, and one
 // that is not what was announced is worth nothing.
 func (b *Backup) metadata(ctx context.Context, i *inside) {
-	b.tellSteps(i.thawn.Steps)
 	ctx, cancel := context.WithTimeout(ctx, min(metadataTimeout, b.agentTimeout()))
 	defer cancel()
 	var raw []byte

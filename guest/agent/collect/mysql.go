@@ -59,7 +59,7 @@ func (g mysql) Inventory(ctx context.Context) ([]agent.Found, error) {
 	promise(&f.Object, object.Application, d.Variant+"'s tables were locked against writing while the filesystems were frozen, and its logs were on disk")
 	held := &sqlLock{server: s}
 	f.PreWhat, f.PostWhat = "FLUSH TABLES WITH READ LOCK", "UNLOCK TABLES"
-	f.Pre, f.Frozen, f.Post = held.lock, held.frozen, held.unlock
+	f.Pre, f.Frozen, f.Post, f.Holds = held.lock, held.frozen, held.unlock, true
 	return []agent.Found{f}, missed
 }
 

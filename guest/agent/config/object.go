@@ -108,6 +108,7 @@ func (o *Object) Found() agent.Found {
 		f.Pre, f.PreWhat = o.Pre.Run, object.Text(strings.Join(o.Pre.Args, " "))
 	}
 	if o.Post != nil {
+		f.Holds = true // what has to be undone may
 		f.Post, f.Owed, f.PostWhat = o.Post.Run, o.Post, object.Text(strings.Join(o.Post.Args, " "))
 	}
 	f.Stop, f.Start = o.Stop, o.Start

@@ -312,6 +312,18 @@ func TestRemoveTree(t *testing.T) {
 	at, err := unix.Open(ext4, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	must(t, err)
 	defer unix.Close(at)
+	tops, err := unix.Open(top, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	must(t, err)
+	defer unix.Close(tops)
+	for _, old := range []bool{true, false} { // a kernel without openat2 first
+		r := &remover{top: tops, old: old}
+		if err := r.remove(tops, "mounted", 0); !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EXDEV) {
+			t.Errorf("a mount, old %v: %v", old, err)
+		}
+		if readFile(t, ext4+"/keep/f") != "keep" {
+			t.Errorf("what is mounted was removed, old %v", old)
+		}
+	}
 	if err := removeTree(at, "top"); err == nil {
 		t.Error("a mount was removed")
 	}

@@ -3,6 +3,7 @@ package receive
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -78,26 +79,34 @@ func unescape(s string) string {
 
 // mountOf gives the mount that an open file is on.
 func mountOf(list []mount, fd int) (mount, error) {
-	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
+	id, err := mountID(fd)
 	if err != nil {
 		return mount{}, err
 	}
+	for _, m := range list {
+		if m.id == id {
+			return m, nil
+		}
+	}
+	return mount{}, errNoMount
+}
+
+var errNoMount = errors.New("it cannot be said on which mount it is")
+
+// mountID gives the number of the mount that an open file is on.
+func mountID(fd int) (int, error) {
+	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
+	if err != nil {
+		return 0, err
+	}
 	for line := range bytes.SplitSeq(info, []byte("\n")) {
-		text, ok := bytes.CutPrefix(line, []byte("mnt_id:"))
-		if !ok {
-			continue
-		}
-		id, err := strconv.Atoi(string(bytes.TrimSpace(text)))
-		if err != nil {
-			break
-		}
-		for _, m := range list {
-			if m.id == id {
-				return m, nil
+		if text, ok := bytes.CutPrefix(line, []byte("mnt_id:")); ok {
+			if id, err := strconv.Atoi(string(bytes.TrimSpace(text))); err == nil {
+				return id, nil
 			}
 		}
 	}
-	return mount{}, fmt.Errorf("it cannot be said on which mount it is")
+	return 0, errNoMount
 }
 
 // mountedBelow gives a mount point at or below a path, "" if there is none.

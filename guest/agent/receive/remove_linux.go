@@ -18,7 +18,7 @@ const maxOpen = 64
 type remover struct {
 	top   int // what lies too deep is moved here
 	moved int
-	old   bool // the kernel has no openat2 (before 5.6): only mounts of other filesystems are seen
+	old   bool // the kernel has no openat2 (before 5.6)
 }
 
 // removeTree removes a name in a directory, and all in it. It stops at the
@@ -153,9 +153,9 @@ func (r *remover) open(dir int, name string) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	var here, there unix.Stat_t
-	err = errors.Join(unix.Fstat(dir, &here), unix.Fstat(fd, &there))
-	if err == nil && here.Dev != there.Dev {
+	here, err := mountID(dir)
+	there, err2 := mountID(fd)
+	if err = errors.Join(err, err2); err == nil && here != there {
 		err = unix.EXDEV
 	}
 	if err != nil {
