@@ -199,3 +199,30 @@ func TestFreezeTest(t *testing.T) {
 	h.run(t, exitFailed, "freeze-test", vmName).mentions(t, "install or start qemu-guest-agent")
 	isTidy(t, h, g)
 }
+
+// TestThawedByAnother: somebody else thaws the guest between our freeze and the
+// point: qemu-ga then thaws fewer filesystems than it froze, and the point is
+// called what it is.
+func TestThawedByAnother(t *testing.T) {
+	h := newHost(t)
+	g := startVM(t, h)
+	h.backup(t)
+	// In the guest, as soon as its root stands, a program that needs no file
+	// thaws it: a FITHAW of what does not stand fails and does nothing.
+	labtest.Shell(t, g, "cp /bin/busybox /run/busybox; (while [ ! -e /run/stop ]; do /run/busybox fsfreeze --unfreeze / 2>/dev/null; done) </dev/null >/dev/null 2>&1 &")
+	var s summary
+	for range 5 {
+		r := h.start(t, "backup", vmName, "--json").wait()
+		if r.code != exitOK && r.code != exitWarnings {
+			t.Fatalf("exit code %d: %s%s", r.code, r.stdout, r.stderr)
+		}
+		if s = summaryOf(t, r); s.Consistency == "crash" {
+			break
+		}
+	}
+	if s.Consistency != "crash" || !strings.Contains(s.Why, "thawed before the point") {
+		t.Errorf("with somebody else who thaws: %+v", s)
+	}
+	labtest.Shell(t, g, "touch /run/stop")
+	isAlive(t, g)
+}

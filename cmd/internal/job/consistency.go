@@ -202,3 +202,52 @@ func words(s string) string {
 	}
 	return s
 }
+
+// outside names the applications that were told and lie, in part, on a disk
+// that is not in the point: they are no good there. leftOut has those disks'
+// names by their serial numbers; a disk without one cannot be recognised.
+func outside(doc *object.Document, leftOut map[string]string) (list []string) {
+	if len(leftOut) == 0 {
+		return nil
+	}
+	used := usedMounts(doc)
+	for i, m := range doc.Mounts {
+		if !used[i] || m.Device == nil {
+			continue
+		}
+		if disk := diskLeftOut(*m.Device, leftOut); disk != "" {
+			list = append(list, fmt.Sprintf("%s lies on disk %s, which is not in the point", words(m.Mountpoint), disk))
+		}
+	}
+	return list
+}
+
+func diskLeftOut(d object.Device, leftOut map[string]string) string {
+	if disk := leftOut[d.Serial]; d.Serial != "" && disk != "" {
+		return disk
+	}
+	for _, below := range d.Below {
+		if disk := diskLeftOut(below, leftOut); disk != "" {
+			return disk
+		}
+	}
+	return ""
+}
+
+// virtioSerial is as much of a disk's serial number as virtio-blk tells a guest
+// (VIRTIO_BLK_ID_BYTES).
+const virtioSerial = 20
+
+// disksLeftOut gives the names of the VM's disks that are not in the point, by
+// the serial numbers that the guest sees.
+func (b *Backup) disksLeftOut() map[string]string {
+	left := map[string]string{}
+	for _, d := range b.machine.Disks {
+		in := slices.ContainsFunc(b.plans, func(p diskPlan) bool { return p.disk.Name == d.Name })
+		if !in && d.Serial != "" {
+			left[d.Serial] = d.Name
+			left[d.Serial[:min(len(d.Serial), virtioSerial)]] = d.Name
+		}
+	}
+	return left
+}

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"cairn/guest/object"
+	"cairn/qmp"
 )
 
 func TestLevelOf(t *testing.T) {
@@ -97,5 +98,26 @@ func TestLevelOf(t *testing.T) {
 		if got.Level != c.level || got.Reason != c.reason {
 			t.Errorf("%s:\n got  %s: %s\n want %s: %s", c.what, got.Level, got.Reason, c.level, c.reason)
 		}
+	}
+}
+
+// TestOutside: an application on a disk that is left out is not whole.
+func TestOutside(t *testing.T) {
+	serial := "a-serial-number-longer-than-twenty"
+	b := Backup{machine: &qmp.Machine{Disks: []qmp.Disk{{Name: "vda", Serial: "ROOT"}, {Name: "vdb", Serial: serial}, {Name: "vdc"}}}, plans: []diskPlan{{disk: qmp.Disk{Name: "vda"}}}}
+	on := func(serial string) *object.Device {
+		return &object.Device{Name: "dm-0", Kind: "lvm", Below: []object.Device{{Name: "x", Kind: "disk", Serial: serial}}}
+	}
+	doc := &object.Document{
+		Mounts: []object.Mount{{Mountpoint: "/", Device: on("ROOT")}, {Mountpoint: "/srv", Device: on(serial[:20])}, {Mountpoint: "/media", Device: on(serial)}},
+		Objects: []object.Object{{Name: "db", Kind: object.KindPostgreSQL, State: "running", Paths: []object.Path{{Role: "data", Path: "/srv/pg"}, {Role: "config", Path: "/etc/pg"}}},
+			{Name: "users/anna", Kind: object.KindUser, Paths: []object.Path{{Role: "home", Path: "/media/anna"}}}},
+	}
+	if got := outside(doc, b.disksLeftOut()); len(got) != 1 || got[0] != "/srv lies on disk vdb, which is not in the point" {
+		t.Errorf("%q", got)
+	}
+	b.plans = append(b.plans, diskPlan{disk: qmp.Disk{Name: "vdb"}})
+	if got := outside(doc, b.disksLeftOut()); len(got) != 0 {
+		t.Errorf("with all disks: %q", got)
 	}
 }

@@ -315,6 +315,10 @@ func (b *Backup) metadata(ctx context.Context, i *inside) {
 		b.warn("inside agent: %s", object.Text(w))
 	}
 	b.manifest.Consistency = levelOf(doc, true)
+	if away := outside(doc, b.disksLeftOut()); len(away) > 0 && b.manifest.Consistency.Level == restorepoint.ConsistencyApplication {
+		b.manifest.Consistency = restorepoint.Consistency{Level: restorepoint.ConsistencyFilesystem, Reason: object.Text(b.manifest.Consistency.Reason + "; " + listed(away, "; "))}
+		b.warn("not the whole of each application is in the point: %s", listed(away, "; "))
+	}
 	if !i.thawn.Held {
 		why := i.thawn.Reason
 		if why == "" {

@@ -20,13 +20,10 @@ func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err err
 	if !b.NoFreeze {
 		ways.inside = b.announce(ctx)
 	}
-	if ways.inside != nil {
-		defer ways.inside.Close()
-	}
+	defer func() { ways.close() }()
 	if ways.inside == nil || !ways.inside.prepared.Freezes {
 		ways.stock = b.askAgent(ctx)
 	}
-	defer ways.closeStock()
 	if err := b.step("fleece"); err != nil {
 		return err
 	}
@@ -46,6 +43,7 @@ func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err err
 	if err := b.quiescedPoint(ctx, fleece, &ways); err != nil {
 		return err
 	}
+	ways.close() // the reading may take hours, and others may want the agents
 	b.entry.Stopped = false
 	if err := b.step("read"); err != nil {
 		return err
@@ -143,10 +141,15 @@ type ways struct {
 	stock  *guest.Agent
 }
 
-func (w *ways) closeStock() {
+// close gives the agents' channels back. What they froze was thawed.
+func (w *ways) close() {
 	if w.stock != nil {
-		_ = w.stock.Close() // it thaws nothing, and was thawed
+		_ = w.stock.Close()
 	}
+	if w.inside != nil {
+		_ = w.inside.Close()
+	}
+	*w = ways{}
 }
 
 // quiescedPoint freezes, takes the point, and thaws on every path.
@@ -270,6 +273,13 @@ func (b *Backup) thaw(ctx context.Context, guard *guest.Guard) (guest.Release, e
 	if err != nil && !errors.Is(err, guest.ErrVMGone) {
 		// The guardian was not told of a thaw: it goes on trying.
 		return rel, fmt.Errorf("the guest may still be frozen: thaw it by hand (guest-fsfreeze-thaw), or restart the agent in it: %w: %w", err, ErrNotReleased)
+	}
+	// Fewer than were frozen (guest-fsfreeze-thaw in QEMU's documentation): some
+	// were thawed before, by somebody else or by a time limit of the guest's. An
+	// answer that was lost takes its count with it.
+	if rel.Sent && err == nil && rel.Attempts == 1 && rel.Count < b.frozen {
+		b.warn("the guest did not stand until the point was taken: of %d filesystems that were frozen only %d still were", b.frozen, rel.Count)
+		b.crash("%d of %d frozen filesystems were thawed before the point was taken", b.frozen-rel.Count, b.frozen)
 	}
 	if rel.Sent && b.owes == byStock {
 		b.owes = ""
