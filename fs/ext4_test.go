@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cairn/fs/tree"
+	"cairn/guest/filesystem/filesystemtest"
 	sysobject "cairn/guest/object"
 	"cairn/index/restorepoint"
 )
@@ -100,8 +101,8 @@ func loopMount(t testing.TB, image, options string) string {
 	if err := os.Mkdir(target, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("mount", "-o", "loop,"+options, image, target).CombinedOutput(); err != nil {
-		t.Skipf("cannot mount a loop device: %v: %s", err, out)
+	if err := filesystemtest.MountAt(image, target, options); err != nil {
+		t.Skipf("cannot mount a loop device: %v", err)
 	}
 	t.Cleanup(func() { unix.Unmount(target, unix.MNT_DETACH) })
 	return target

@@ -223,7 +223,7 @@ func (g *inGuest) put(ctx context.Context, binary []byte, progress Progress) err
 func (g *inGuest) start(ctx context.Context) error {
 	for _, command := range []string{
 		// A unit that a package brought is better than ours.
-		"test -e /lib/systemd/system/cairn-agent.service || " + agentPath + " unit >" + unitPath,
+		"test -e /lib/systemd/system/cairn-agent.service || { " + agentPath + " unit >" + unitPath + ".new && mv -f " + unitPath + ".new " + unitPath + "; }",
 		"systemctl daemon-reload",
 		"systemctl enable cairn-agent.service 2>&1 && systemctl restart cairn-agent.service",
 	} {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cairn/guest/filesystem/filesystemtest"
 )
 
 // Requests of linux/fs.h.
@@ -38,8 +40,8 @@ func loopFilesystem(t *testing.T, image, at string) {
 			}
 		}
 	}
-	if out, err := exec.Command("mount", "-o", "loop", image, at).CombinedOutput(); err != nil {
-		t.Skipf("no loop devices here: %s", out)
+	if err := filesystemtest.MountAt(image, at); err != nil {
+		t.Skipf("no loop devices here: %v", err)
 	}
 	t.Cleanup(func() {
 		if out, err := exec.Command("umount", at).CombinedOutput(); err != nil {

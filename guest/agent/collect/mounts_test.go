@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cairn/guest/filesystem/filesystemtest"
 	"cairn/guest/object"
 )
 
@@ -256,7 +257,9 @@ func TestRealFilesystem(t *testing.T) {
 			if u, l := superblock(f, kind); u != uuid || l != label {
 				t.Errorf("its superblock: %q, %q", u, l)
 			}
-			run("mount", "-o", "loop,ro", image, at)
+			if err := filesystemtest.MountAt(image, at, "ro"); err != nil {
+				t.Skipf("this kernel does not mount it: %v", err)
+			}
 			defer exec.Command("umount", at).Run() //nolint:errcheck // the test has said what is wrong
 			mounts, err := Mounts(context.Background())
 			if err != nil {

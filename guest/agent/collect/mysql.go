@@ -76,7 +76,7 @@ type sqlServer struct {
 // maintainer.
 func (s *sqlServer) connect(ctx context.Context) error {
 	client := find("mariadb", "mysql")
-	common := []string{"--batch", "--skip-column-names", "--unbuffered", "--skip-reconnect", "--no-auto-rehash", "--protocol=socket", "--socket=" + s.Socket, "--connect-timeout=5"}
+	common := []string{"--batch", "--skip-column-names", "--unbuffered", "--skip-reconnect", "--no-auto-rehash", "--local-infile=0", "--protocol=socket", "--socket=" + s.Socket, "--connect-timeout=5"}
 	ways := [][]string{{client, "--user=root"}}
 	if s.Client != "" {
 		ways = append(ways, []string{client, "--defaults-file=" + s.Client})

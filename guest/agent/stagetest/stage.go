@@ -93,7 +93,9 @@ func (s *Stage) MountImage(name, image string, options ...string) string {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		s.t.Fatal(err)
 	}
-	filesystemtest.Run(s.t, "mount", "-o", strings.Join(append([]string{"loop"}, options...), ","), image, dir)
+	if err := filesystemtest.MountAt(image, dir, options...); err != nil {
+		s.t.Fatal(err)
+	}
 	// Lazily: another mount may have come to lie over it.
 	s.t.Cleanup(func() { _ = exec.Command("umount", "-l", dir).Run() })
 	s.watch(dir)

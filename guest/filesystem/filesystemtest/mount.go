@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // NeedRoot skips a test that has to mount images.
@@ -70,6 +71,22 @@ func Run(t testing.TB, command ...string) {
 	}
 }
 
+// MountAt mounts an image on a directory. Of two programs that mount at the same
+// time both may choose the same loop device: the one that lost tries again.
+func MountAt(image, dir string, options ...string) error {
+	o := strings.Join(append([]string{"loop"}, options...), ",")
+	for tries := 1; ; tries++ {
+		out, err := exec.Command("mount", "-o", strings.TrimSuffix(o, ","), image, dir).CombinedOutput()
+		if err == nil {
+			return nil
+		}
+		if tries == 20 || !strings.Contains(string(out), "busy") && !strings.Contains(string(out), "loop device") {
+			return fmt.Errorf("mount %s: %w: %s", image, err, out)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
 // LoopMount mounts an image and gives the directory and a function that
 // unmounts it, which the end of the test calls otherwise. options are
 // mount(8)'s after "loop", such as "ro" or "data=journal". The test is skipped
@@ -88,13 +105,9 @@ func loopMount(t testing.TB, image, options string) (dir string, unmount func(),
 	if dir, err = os.MkdirTemp("/var/tmp", "cairn-mount-"); err != nil {
 		return "", nil, err
 	}
-	opts := "loop"
-	if options != "" {
-		opts += "," + options
-	}
-	if out, err := exec.Command("mount", "-o", opts, image, dir).CombinedOutput(); err != nil {
+	if err := MountAt(image, dir, options); err != nil {
 		os.Remove(dir)
-		return "", nil, fmt.Errorf("%w: %s", err, out)
+		return "", nil, err
 	}
 	mounted := true
 	unmount = func() {

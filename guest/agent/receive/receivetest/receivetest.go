@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cairn/guest/filesystem"
+	"cairn/guest/filesystem/filesystemtest"
 )
 
 const (
@@ -45,7 +46,7 @@ func Image(t *testing.T, kind string, megabytes int64, options []string, fill fu
 	Run(t, "mkfs."+kind, append(options, "-q", img)...)
 	if fill != nil {
 		dir := t.TempDir()
-		Run(t, "mount", "-o", "loop", img, dir)
+		Must(t, filesystemtest.MountAt(img, dir))
 		defer Run(t, "umount", dir)
 		fill(dir)
 		// Another process' mount namespace, made meanwhile, may hold the filesystem
@@ -61,7 +62,7 @@ func Mounted(t *testing.T, kind string, megabytes int64, options ...string) stri
 	img := Image(t, kind, megabytes, options, nil)
 	dir := filepath.Join(t.TempDir(), kind)
 	Must(t, os.Mkdir(dir, 0o755))
-	Run(t, "mount", "-o", "loop", img, dir)
+	Must(t, filesystemtest.MountAt(img, dir))
 	t.Cleanup(func() { Run(t, "umount", dir) })
 	return dir
 }
