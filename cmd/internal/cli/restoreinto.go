@@ -32,7 +32,8 @@ const intoHelp = `
 
 A file or a folder, back into the running guest, through its cairn-agent: without
 guest network and password. It is written beside what is there, read back and
-compared, and then exchanged in one step; what was there is removed:
+compared, and then exchanged in one step; what was there is removed (a program
+that holds a file of it open goes on with the old one until it opens it anew):
   cairn restore web01@latest:/home/anna --into web01
   cairn restore web01@latest:/etc/nginx --into web01:/tmp/      into that folder
   cairn restore web01@latest:/etc/nginx --into web01 --keep-both
