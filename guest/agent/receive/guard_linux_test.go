@@ -324,13 +324,13 @@ func TestRemoveTree(t *testing.T) {
 			t.Errorf("what is mounted was removed, old %v", old)
 		}
 	}
-	if err := removeTree(at, "top"); err == nil {
+	if err := removeTree(at, "top", 0); err == nil {
 		t.Error("a mount was removed")
 	}
 	run(t, "umount", top+"/mounted")
 	writeFile(t, top+"/deep-0/f", "of an interrupted run")
-	must(t, removeTree(at, "top"))
-	must(t, removeTree(at, "top")) // nothing is there
+	must(t, removeTree(at, "top", 0))
+	must(t, removeTree(at, "top", 0)) // nothing is there
 	if _, err := os.Lstat(top); !os.IsNotExist(err) {
 		t.Errorf("it is still there: %v", err)
 	}
@@ -350,4 +350,26 @@ func FuzzParseMounts(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestRemoveOfAnother: a folder that somebody has put in the place of the one
+// that was made is not emptied.
+func TestRemoveOfAnother(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.MkdirAll(filepath.Join(dir, "stage", "in"), 0o700))
+	must(t, os.MkdirAll(filepath.Join(dir, "theirs", "precious"), 0o700))
+	at, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	must(t, err)
+	defer unix.Close(at)
+	made, err := inode(at, "stage")
+	must(t, err)
+	must(t, os.Rename(filepath.Join(dir, "stage"), filepath.Join(dir, "away")))
+	must(t, os.Rename(filepath.Join(dir, "theirs"), filepath.Join(dir, "stage")))
+	if err := removeTree(at, "stage", made); err == nil {
+		t.Error("another folder was removed")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "stage", "precious")); err != nil {
+		t.Errorf("what was in it: %v", err)
+	}
+	must(t, removeTree(at, "away", made))
 }

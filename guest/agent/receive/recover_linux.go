@@ -73,6 +73,7 @@ func (jp *journalPlace) recover(exchanging bool) error {
 	if err := unix.Fstat(s.dir, &st); err != nil {
 		return err
 	}
+	s.inode = st.Ino
 	if int(st.Uid) != os.Geteuid() {
 		return fmt.Errorf("%q belongs to user %d: somebody else made it", s.path(), st.Uid)
 	}

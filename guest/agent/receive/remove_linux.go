@@ -22,8 +22,9 @@ type remover struct {
 }
 
 // removeTree removes a name in a directory, and all in it. It stops at the
-// first thing that cannot be removed.
-func removeTree(dir int, name string) error {
+// first thing that cannot be removed. When inode is not 0 only a directory with
+// that number is removed: others may rename in dir.
+func removeTree(dir int, name string, inode uint64) error {
 	top, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
@@ -32,6 +33,13 @@ func removeTree(dir int, name string) error {
 		return unix.Unlinkat(dir, name, 0)
 	}
 	defer unix.Close(top)
+	var st unix.Stat_t
+	if err := unix.Fstat(top, &st); err != nil {
+		return err
+	}
+	if inode != 0 && st.Ino != inode {
+		return fmt.Errorf("%q is not the folder that was made there: somebody has put another in its place, and it is left alone", name)
+	}
 	r := &remover{top: top}
 	if err := r.empty(top, 0); err != nil {
 		return err

@@ -24,6 +24,7 @@ type stage struct {
 	name  string // in place's directory
 	dir   int    // open
 	links int    // open, its folder for files with further names
+	inode uint64 // of the folder; 0: not known, of a put that a killed agent made
 
 	top int // open, a new directory that is being exchanged; else -1
 	was unix.Stat_t
@@ -53,6 +54,7 @@ func newStage(p *place, name string) (s *stage, err error) {
 	if int(st.Uid) != os.Geteuid() || st.Dev != p.device {
 		return nil, fmt.Errorf("the folder %q in %q is not the one that was made there: somebody else changes it", name, p.dirPath)
 	}
+	s.inode = st.Ino
 	if err := unix.Fchmod(s.dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -77,7 +79,7 @@ func (s *stage) close() {
 }
 
 // remove removes the folder and all in it.
-func (s *stage) remove() error { return removeTree(s.place.dir, s.name) }
+func (s *stage) remove() error { return removeTree(s.place.dir, s.name, s.inode) }
 
 func (s *stage) path() string { return path.Join(s.place.dirPath, s.name) }
 
