@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -135,9 +136,39 @@ func (s *search) stored(ctx context.Context, st store, driver string, limit int)
 		}
 		s.podmanLayers(ctx, st, parents, r.Layer, &c)
 		s.podmanMounts(ctx, st, &c)
-		found = append(found, c)
+		if st.user == "" || s.keepOwn(ctx, st, &c) {
+			found = append(found, c)
+		}
 	}
 	return found
+}
+
+// firstSubordinate is the first of the user numbers that users may have for
+// their containers (SUB_UID_MIN of login.defs(5) is 100000, newer ones 524288).
+const firstSubordinate = 65536
+
+// keepOwn leaves of a user's container only what belongs to that user. Where its
+// parts are is what the user has written down: a layer that is /etc/ssh would
+// come back with the container, by root's hand.
+func (s *search) keepOwn(ctx context.Context, st store, c *Container) bool {
+	foreign := func(name string) bool {
+		info, ok := s.stat(ctx, name)
+		return ok && info.UID != st.uid && info.UID < firstSubordinate
+	}
+	if foreign(c.Dir) {
+		return false
+	}
+	left := len(c.Layers) + len(c.Volumes)
+	c.Layers = slices.DeleteFunc(c.Layers, foreign)
+	c.Volumes = slices.DeleteFunc(c.Volumes, func(v Volume) bool { return foreign(v.Path) })
+	left -= len(c.Layers) + len(c.Volumes)
+	if c.Rootfs != "" && foreign(c.Rootfs) {
+		c.Rootfs, left = "", left+1
+	}
+	if left > 0 {
+		c.Unknown = fmt.Sprintf("%d of its folders do not belong to %s, and are left out", left, st.user)
+	}
+	return true
 }
 
 // layerParents gives the parent of each layer of a store.
