@@ -25,7 +25,8 @@
 //	                      new (the tree), links/N (further names to come)
 //	write, sync, verify
 //	journal "exchanging"  with the inodes of what is new; a crash: what was
-//	                      exchanged is exchanged back, then as above
+//	                      exchanged is exchanged back, then as above; when
+//	                      all was, the put is done
 //	exchange              new <-> target
 //	journal "done"        fsynced after the targets' folders; a crash: the
 //	                      folders beside are removed

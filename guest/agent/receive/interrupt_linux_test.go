@@ -176,7 +176,7 @@ func TestRecoverFromEachState(t *testing.T) {
 		state     string
 		exchanged int // targets
 		new       bool
-	}{{staging, 0, false}, {exchanging, 0, false}, {exchanging, 1, false}, {exchanging, 2, false}, {done, 2, true}} {
+	}{{staging, 0, false}, {exchanging, 0, false}, {exchanging, 1, false}, {exchanging, 2, true}, {done, 2, true}} {
 		dir := t.TempDir()
 		writeFile(t, dir+"/to/a", "old")
 		must(t, os.Mkdir(dir+"/too", 0o755)) // nothing is at too/b

@@ -35,6 +35,14 @@ func (j *journal) recover() error {
 	if len(j.Places) > guest.MaxPutTargets {
 		return fmt.Errorf("%d targets", len(j.Places))
 	}
+	// When all is in place already the put is done: a service may have been
+	// started on it since, by the guest's boot for one.
+	if j.State == exchanging && j.allExchanged() {
+		j.State = done
+		if err := j.write(); err != nil {
+			return err
+		}
+	}
 	var failed error
 	for i := len(j.Places) - 1; i >= 0; i-- { // as takeAllBack
 		if err := j.Places[i].recover(j.State == exchanging); err != nil {
@@ -45,6 +53,28 @@ func (j *journal) recover() error {
 		return failed
 	}
 	return j.remove()
+}
+
+// allExchanged says whether at each target there is what was put.
+func (j *journal) allExchanged() bool {
+	for i := range j.Places {
+		jp := &j.Places[i]
+		fd, real, err := openDir(string(jp.Dir))
+		if err != nil {
+			return false
+		}
+		p, err := placeIn(fd, real, string(jp.Name))
+		if err != nil {
+			return false
+		}
+		there, err := inode(p.dir, p.name)
+		same := err == nil && p.inode == jp.Inode && jp.New != 0 && there == jp.New
+		p.close()
+		if !same {
+			return false
+		}
+	}
+	return len(j.Places) > 0
 }
 
 func (jp *journalPlace) recover(exchanging bool) error {
