@@ -57,7 +57,7 @@ func (a *app) agent() (*agent.Agent, *slog.Logger, *config.Config) {
 		Version: version, Log: held, Logger: log,
 		Collectors:  collectors(a.config, c),
 		Machine:     describe,
-		Put:         put(receive.New(a.stateDir)),
+		Put:         put(receive.New(a.stateDir, a.runDir)),
 		FreezeLimit: c.FreezeLimit, RunDir: a.runDir, StateDir: a.stateDir, Below: a.below,
 	}), log, c
 }
