@@ -338,6 +338,53 @@ func TestThawsBeforeAllElse(t *testing.T) {
 	}
 }
 
+// TestServiceAfterKill: an agent that is killed, or told to stop, while a
+// service is stopped for a restore: the put is undone, then the service runs.
+func TestServiceAfterKill(t *testing.T) {
+	agentProgram := program(t)
+	for name, end := range map[string]func(*setup, *exec.Cmd){
+		"kill": func(s *setup, cmd *exec.Cmd) {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			_ = os.Remove(s.socket)
+			s.start(agentProgram)
+		},
+		"SIGTERM": func(_ *setup, cmd *exec.Cmd) {
+			if err := errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait()); err != nil {
+				t.Error(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSetup(t, "/no/such/place", nil)
+			data := t.TempDir()
+			out := filepath.Join(s.dir, "out")
+			s.write("db.toml", fmt.Sprintf("name = 'db'\npaths = ['%s']\nstop = 'echo stop >>%s'\nstart = 'echo start of $(ls -A %s | wc -l) >>%s'\n", data, out, data, out))
+			cmd := s.start(agentProgram)
+			inside := s.dial()
+			if st := call[guest.Served](t, inside, guest.CallStop, guest.Serve{Object: "db"}); st.Steps[0].Error != "" {
+				t.Fatalf("%+v", st)
+			}
+			if code, text, _ := s.run("status"); code != 0 || !strings.Contains(text, "a start step of db is owed") {
+				t.Errorf("status: %d %s", code, text)
+			}
+			want := "stop\nstart of 0\n"
+			if name == "kill" {
+				s.leavePut(data)
+			}
+			end(s, cmd)
+			var got []byte
+			for range 500 {
+				if got, _ = os.ReadFile(out); string(got) == want {
+					return
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			t.Errorf("done was %q, want %q", got, want)
+		})
+	}
+}
+
 func TestConfigCheck(t *testing.T) {
 	s := newSetup(t, "/no/such/place", map[string]string{"good.toml": "name = 'good'\npre = 'true'\n"})
 	if code, out, errs := s.run("config", "check"); code != exitOK || out != "object good\n" || errs != "" {

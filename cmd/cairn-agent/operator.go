@@ -58,7 +58,7 @@ func (a *app) status() error {
 		lines = append(lines, fmt.Sprintf("%d filesystems may be frozen for restore point %s: it thaws them by itself; `cairn-agent thaw` does it now", len(i.Frozen), printable(i.Point)))
 	}
 	for _, o := range i.Owed {
-		lines = append(lines, fmt.Sprintf("a post step of %s is owed: %s", printable(o.Object), printable(o.Command)))
+		lines = append(lines, fmt.Sprintf("a %s step of %s is owed: %s", printable(o.Phase), printable(o.Object), printable(o.Command)))
 	}
 	_, err = fmt.Fprintln(a.stdout, strings.Join(lines, "\n"))
 	return err

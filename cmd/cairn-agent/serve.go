@@ -15,7 +15,7 @@ import (
 	"cairn/guest/agent/receive"
 )
 
-// closeTime is how long the end waits for post steps that are owed; the unit
+// closeTime is how long the end waits for steps that are owed; the unit
 // waits longer. What is not done then is done at the next start.
 const closeTime = 75 * time.Second
 
@@ -36,6 +36,7 @@ func (a *app) serve(ctx context.Context) error {
 	for _, did := range receive.New(a.stateDir).Recover(ctx) {
 		log.Warn("files that were being put back when an agent was killed", "undone", did)
 	}
+	inside.StartOwed() // whose files are as they were now
 	// At once, and not only when the call that is being answered has ended.
 	forget := context.AfterFunc(ctx, func() { inside.End(context.WithoutCancel(ctx)) })
 	defer forget()
@@ -56,7 +57,7 @@ func (a *app) agent() (*agent.Agent, *slog.Logger, *config.Config) {
 		Version: version, Log: held, Logger: log,
 		Collectors:  collectors(a.config, c),
 		Machine:     describe,
-		Put:         put(receive.New(a.stateDir)),
+		Put:         put(receive.New(a.stateDir, a.runDir)),
 		FreezeLimit: c.FreezeLimit, RunDir: a.runDir, StateDir: a.stateDir, Below: a.below,
 	}), log, c
 }

@@ -96,8 +96,11 @@ type Agent struct {
 	mu    sync.Mutex
 	run   *run                       // of the session; nil before prepare
 	ended string                     // what the session before left undone, for the host
-	owing []<-chan struct{}          // closed when the post steps of a run that is gone are done
+	owing []<-chan struct{}          // closed when steps that are owed are done
 	hung  map[string]<-chan struct{} // collectors that have not returned
+	services
+
+	told <-chan struct{} // closed when the agent is told to stop; nil before Start
 }
 
 // New makes an agent.
@@ -111,7 +114,7 @@ func New(opt Options) *Agent {
 	opt.FreezeLimit = min(opt.FreezeLimit, MaxFreezeLimit)
 	opt.limit.fill()
 	return &Agent{
-		opt: opt, log: opt.Logger, started: time.Now(), hung: map[string]<-chan struct{}{},
+		opt: opt, log: opt.Logger, started: time.Now(), hung: map[string]<-chan struct{}{}, services: newServices(),
 		filesystems: newFilesystems(opt.Below, opt.kernel),
 		ledger:      &ledger{runDir: opt.RunDir, stateDir: opt.StateDir},
 	}
@@ -119,11 +122,13 @@ func New(opt Options) *Agent {
 
 // Begin ends what the session before has left.
 func (a *Agent) Begin(ctx context.Context) guest.Welcome {
-	a.endRun("the host began a new session")
+	const why = "the host began a new session"
+	a.endRun(why)
+	a.endServices(why)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	w := guest.Welcome{
-		Agent: a.opt.Version, OS: runtime.GOOS, BootID: bootID(), Ended: a.ended,
+		Agent: a.opt.Version, OS: runtime.GOOS, BootID: bootID(), Ended: object.Text(joined(a.ended, a.starting())),
 		Can: []string{guest.CallPing, guest.CallStatus, guest.CallPrepare, guest.CallFreeze, guest.CallThaw, guest.CallFetch, guest.CallStop, guest.CallStart},
 	}
 	if a.opt.Put != nil {
@@ -135,12 +140,18 @@ func (a *Agent) Begin(ctx context.Context) guest.Welcome {
 }
 
 // End ends what the session has left.
-func (a *Agent) End(context.Context) { a.endRun("the session ended") }
+func (a *Agent) End(context.Context) {
+	const why = "the session ended"
+	a.endRun(why)
+	a.endServices(why)
+}
 
-// Close ends everything, waits for the post steps that are owed, and gives the
+// Close ends everything, waits for the steps that are owed, and gives the
 // folders free. What is owed when ctx ends stays noted for the next start.
 func (a *Agent) Close(ctx context.Context) {
-	a.endRun("the agent was told to stop")
+	const why = "the agent was told to stop"
+	a.endRun(why)
+	a.endServices(why)
 	for _, done := range a.unpaid() {
 		select {
 		case <-done:
@@ -151,7 +162,7 @@ func (a *Agent) Close(ctx context.Context) {
 	a.opt.Log.Flush(time.Second)
 }
 
-// unpaid gives the runs whose post steps are not done.
+// unpaid gives what is owed and not done.
 func (a *Agent) unpaid() []<-chan struct{} {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -191,6 +202,7 @@ func (a *Agent) Handle(ctx context.Context, call guest.Call, stream io.Reader) (
 			return nil, err
 		}
 		if a.opt.Put != nil {
+			defer a.beginPut()()
 			return a.opt.Put(ctx, call.Args, stream)
 		}
 	}
@@ -294,6 +306,6 @@ func (a *Agent) endRun(why string) {
 	fmt.Fprintf(&text, "%d filesystems were thawed", thawn.Filesystems)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.ended = object.Text(text.String())
-	a.log.Warn("a run was ended", "point", r.point, "why", a.ended)
+	a.ended = object.Text(joined(a.ended, text.String()))
+	a.log.Warn("a run was ended", "point", r.point, "why", text.String())
 }

@@ -28,6 +28,8 @@ type CommandError struct {
 	Command string
 	Err     error  // why
 	Output  string // the end of what it said, stdout and stderr
+
+	begun bool // the program was started
 }
 
 func (e *CommandError) Error() string { return fmt.Sprintf("%s: %v", e.Command, e.Err) }
@@ -54,16 +56,16 @@ func (c *Command) Run(ctx context.Context) error {
 		timeout = DefaultTimeout
 	}
 	output := tail{limit: outputKept}
-	err := c.run(ctx, timeout, &output)
+	begun, err := c.run(ctx, timeout, &output)
 	if err == nil {
 		return nil
 	}
-	return &CommandError{Command: c.String(), Err: err, Output: object.Text(strings.TrimSpace(output.String()))}
+	return &CommandError{Command: c.String(), Err: err, Output: object.Text(strings.TrimSpace(output.String())), begun: begun}
 }
 
-func (c *Command) run(ctx context.Context, timeout time.Duration, output *tail) error {
+func (c *Command) run(ctx context.Context, timeout time.Duration, output *tail) (begun bool, err error) {
 	if len(c.Args) == 0 {
-		return errors.New("no program is named")
+		return false, errors.New("no program is named")
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("killed, for it had not ended after %v", timeout))
 	defer cancel()
@@ -76,24 +78,24 @@ func (c *Command) run(ctx context.Context, timeout time.Duration, output *tail) 
 	cmd.Stdout, cmd.Stderr = output, output
 	cmd.WaitDelay = leftoverTime
 	if err := asUser(cmd, c.User); err != nil {
-		return err
+		return false, err
 	}
 	inGroup(cmd)
 	if err := cmd.Start(); err != nil {
-		return err
+		return false, err
 	}
 	beLikeAnyProcess(cmd.Process.Pid)
-	err := cmd.Wait()
+	err = cmd.Wait()
 	if ctx.Err() != nil && err != nil {
 		if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
-			return cause
+			return true, cause
 		}
-		return fmt.Errorf("killed, for the run is over: %w", ctx.Err())
+		return true, fmt.Errorf("killed, for the run is over: %w", ctx.Err())
 	}
 	if errors.Is(err, exec.ErrWaitDelay) {
-		return nil // it ended well, and left a child
+		return true, nil // it ended well, and left a child
 	}
-	return err
+	return true, err
 }
 
 // tail keeps the end of what is written to it.

@@ -8,6 +8,8 @@
 //     when the time is over that the freeze may last, and at the agent's next
 //     start if it was killed.
 //   - Every pre step of an application gets its post step, on all these paths.
+//   - A service that was stopped for a restore is started again: by the host's
+//     call, when the session ends in any way, or at the agent's next start.
 //   - While the filesystems stand it writes no file, starts no program, and needs
 //     no memory that is not in RAM.
 //   - A session's work ends with its session, and with its deadline.

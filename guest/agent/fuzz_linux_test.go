@@ -70,7 +70,7 @@ func FuzzLedger(f *testing.F) {
 			t.Errorf("%d steps, %d noted", len(steps), l.owing())
 		}
 		for _, s := range steps {
-			if err := l.paid(s.Object); err != nil {
+			if err := l.paid(s.Phase, s.Object); err != nil {
 				t.Fatal(err)
 			}
 		}

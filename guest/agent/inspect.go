@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -20,10 +21,11 @@ type Inspection struct {
 	Owed   []Owed   `json:"owed,omitempty"`
 }
 
-// Owed is a post step that is still to be done.
+// Owed is a step that is still to be done.
 type Owed struct {
+	Phase   string `json:"phase"` // "post", or "start" of a service that was stopped for a restore
 	Object  string `json:"object"`
-	Point   string `json:"point"`
+	Point   string `json:"point,omitempty"`
 	Command string `json:"command"`
 }
 
@@ -37,7 +39,7 @@ func Inspect(runDir, stateDir string) (Inspection, error) {
 	var owed []owedStep
 	err = errors.Join(err, ifThere(l.read(l.owedFile(), &owed)))
 	for _, s := range owed {
-		i.Owed = append(i.Owed, Owed{Object: s.Object, Point: s.Point, Command: s.Command.String()})
+		i.Owed = append(i.Owed, Owed{Phase: cmp.Or(s.Phase, phasePost), Object: s.Object, Point: s.Point, Command: s.Command.String()})
 	}
 	b, lerr := os.ReadFile(filepath.Join(runDir, lockName))
 	if err = errors.Join(err, ifThere(lerr)); err != nil {

@@ -17,7 +17,7 @@ import (
 const maxLedger = 1 << 20
 
 // ledger is what the agent's next start must know if this one does not end by
-// itself: which filesystems may be frozen, and which post steps are owed. The
+// itself: which filesystems may be frozen, and which steps are owed. The
 // first is forgotten with the boot, for so are frozen filesystems. The second
 // is on a disk, and so also in the restore point: a restored machine pays it
 // too.
@@ -42,12 +42,17 @@ type frozenNote struct {
 	Devices []string `json:"devices"` // of the filesystems, as mountinfo has them
 }
 
-// owedStep is a post step whose pre step was begun.
+// owedStep is a post step whose pre step was begun, or the start of a service
+// that was stopped for a restore.
 type owedStep struct {
+	Phase   string  `json:"phase,omitempty"` // phaseStart; "": post
 	Object  string  `json:"object"`
-	Point   string  `json:"point"`
+	Point   string  `json:"point,omitempty"` // "" of a start
 	Command Command `json:"command"`
 }
+
+// owedPost is the phase of a post step in the notes.
+const owedPost = ""
 
 func (l *ledger) frozenFile() string { return filepath.Join(l.runDir, "frozen.json") }
 func (l *ledger) owedFile() string   { return filepath.Join(l.stateDir, "owed.json") }
@@ -158,13 +163,16 @@ func (l *ledger) owe(steps []owedStep) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	all := append(slices.Clone(l.owed), steps...)
+	all := slices.DeleteFunc(slices.Clone(l.owed), func(s owedStep) bool {
+		return s.Phase == phaseStart && slices.ContainsFunc(steps, s.same) // once is enough
+	})
+	all = append(all, steps...)
 	b, err := json.Marshal(all)
 	if err != nil {
 		return err
 	}
 	if len(b) > maxLedger {
-		return fmt.Errorf("the post steps take %d bytes, and the next start reads %d", len(b), maxLedger)
+		return fmt.Errorf("the steps that are owed take %d bytes, and the next start reads %d", len(b), maxLedger)
 	}
 	if err := replaceFile(l.owedFile(), all); err != nil {
 		return err
@@ -180,11 +188,17 @@ func (l *ledger) owing() int {
 	return len(l.owed)
 }
 
-// paid strikes out an object's steps, which were done or at least tried.
-func (l *ledger) paid(object string) error {
+// same says whether a step does the same for the same object.
+func (s owedStep) same(other owedStep) bool {
+	return s.Phase == other.Phase && s.Object == other.Object
+}
+
+// paid strikes out an object's steps of a phase, which were done or at least
+// tried.
+func (l *ledger) paid(phase, object string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	left := slices.DeleteFunc(slices.Clone(l.owed), func(s owedStep) bool { return s.Object == object })
+	left := slices.DeleteFunc(slices.Clone(l.owed), func(s owedStep) bool { return s.same(owedStep{Phase: phase, Object: object}) })
 	if len(left) == len(l.owed) {
 		return nil
 	}

@@ -174,7 +174,7 @@ func (r *run) pre(ctx context.Context) {
 	r.preOfThose(ctx, unnoted, holds)
 	for _, it := range r.items {
 		if it.found.Owed != nil && !r.wasCalled(it) {
-			_ = r.agent.ledger.paid(it.name()) // one step too many at the next start
+			_ = r.agent.ledger.paid(owedPost, it.name()) // one step too many at the next start
 		}
 	}
 }

@@ -12,9 +12,10 @@ import (
 
 // Start makes this the machine's only agent and undoes what one before it has
 // left: it thaws before it returns, and pays the post steps owed in the
-// background. The error says why the agent cannot serve; nothing was undone
-// then.
+// background. Services that were stopped wait for StartOwed. ctx is the agent's
+// life. The error says why the agent cannot serve; nothing was undone then.
 func (a *Agent) Start(ctx context.Context) error {
+	a.told = ctx.Done()
 	if err := a.ledger.open(); err != nil {
 		if errors.Is(err, errTwice) {
 			return fmt.Errorf("%w; `cairn-agent status` tells about it", err)
@@ -31,6 +32,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	if err := a.ledger.putAway(); err != nil {
 		a.log.Warn("the notes of what is owed could not be put away", "why", err)
 	}
+	owed = a.keepStarts(owed)
 	if len(owed) > 0 {
 		done := make(chan struct{})
 		a.owing = append(a.owing, done)
@@ -69,7 +71,7 @@ func (a *Agent) pay(owed []owedStep) {
 		err := s.Command.Run(context.Background())
 		step := stepOf(phasePost, s.Object, s.Command.String(), start, err)
 		a.log.Info("post step that was owed", "object", s.Object, "point", s.Point, "command", step.What, "error", step.Error, "output", step.Output)
-		if err := a.ledger.paid(s.Object); err != nil {
+		if err := a.ledger.paid(s.Phase, s.Object); err != nil {
 			a.log.Warn("a post step that is done is still noted as owed; the next start will repeat it", "object", s.Object, "why", err)
 		}
 	}

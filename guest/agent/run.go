@@ -243,7 +243,7 @@ func (r *run) post(it *item) {
 	}
 	var noted error
 	if it.found.Owed != nil {
-		noted = a.ledger.paid(it.name())
+		noted = a.ledger.paid(owedPost, it.name())
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

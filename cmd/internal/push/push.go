@@ -1,6 +1,7 @@
 package push
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,6 +45,8 @@ type Push struct {
 	Service  string // the unit that runs it, as the point says; "": none is known
 	Progress func(work string, total int64) (add func(int64), end func())
 	Say      func(format string, args ...any)
+
+	redial time.Duration // how long an agent that does not answer is dialed; 0: redialTime
 }
 
 // Result is what was done, or would be.
@@ -64,6 +67,9 @@ const (
 	putTime      = 10 * time.Minute
 	slowestBytes = 2 << 20 // a second
 	slowestFiles = 100     // a second
+
+	redialTime  = time.Minute // an agent that was killed or updated is back by then
+	redialPause = 250 * time.Millisecond
 )
 
 // Run does it. A result comes with an error, too, when the service was stopped:
@@ -248,21 +254,43 @@ func (p *Push) serve(ctx context.Context, s Session, call string, dry bool, r *R
 }
 
 // start starts the service again, over a new session when the one there was has
-// broken, and also when ctx has ended. It gives the session that it used.
+// broken, and also when ctx has ended. An agent that is restarting is waited
+// for. It gives the session that it used.
 func (p *Push) start(ctx context.Context, s Session, r *Result) Session {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), serviceTime)
 	defer cancel()
 	err := p.serve(ctx, s, guest.CallStart, false, r)
-	if errors.Is(err, guest.ErrNoAnswer) || errors.Is(err, guest.ErrNoAgent) || errors.Is(err, guest.ErrBadAnswer) {
-		s.Close()
+	if !broken(err) {
+		r.NotStarted = err
+		return s
+	}
+	s.Close()
+	last := time.Now().Add(cmp.Or(p.redial, redialTime))
+	for n := 0; ; n++ {
 		again, derr := p.Dial(ctx)
-		if derr != nil {
+		if derr == nil {
+			s = again
+			if err = p.serve(ctx, s, guest.CallStart, false, r); !broken(err) {
+				r.NotStarted = err
+				return s
+			}
+			s.Close()
+		}
+		if time.Now().After(last) {
 			r.NotStarted = errors.Join(err, derr)
 			return s
 		}
-		s = again
-		err = p.serve(ctx, s, guest.CallStart, false, r)
+		if n == 0 {
+			p.Say("the agent in the guest does not answer: waiting for it, to start the service of %s", p.Object)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(redialPause):
+		}
 	}
-	r.NotStarted = err
-	return s
+}
+
+// broken says whether a call failed with its session, or for want of one.
+func broken(err error) bool {
+	return errors.Is(err, guest.ErrNoAnswer) || errors.Is(err, guest.ErrNoAgent) || errors.Is(err, guest.ErrBadAnswer)
 }

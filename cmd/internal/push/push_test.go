@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -162,11 +163,23 @@ func TestServiceIsAlwaysStartedAgain(t *testing.T) {
 			}
 			g.During = cancel
 		}, calls: []string{"put?", "stop db", "put"}, failed: true, down: true},
+		"agent restarts": {change: func(p *Push, g *pushtest.Guest, cancel context.CancelFunc) {
+			dial, n := p.Dial, 0
+			p.Dial = func(ctx context.Context) (Session, error) {
+				if n++; n == 2 || n == 3 {
+					return nil, guest.ErrNoAgent
+				}
+				return dial(ctx)
+			}
+			g.During = cancel
+			p.redial = 10 * time.Second
+		}, calls: whole, failed: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			fs, g := app(t)
 			p := newPush(t, memory(t, fs), g, appTrees...)
 			p.Object, p.Service = "db", "db.service"
+			p.redial = 300 * time.Millisecond
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			if c.fail != "" {

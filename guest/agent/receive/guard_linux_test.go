@@ -372,4 +372,50 @@ func TestRemoveOfAnother(t *testing.T) {
 		t.Errorf("what was in it: %v", err)
 	}
 	must(t, removeTree(at, "away", made))
+
+// The agent's own folders are not replaced, nor is anything in them, by whatever
+// name.
+func TestOwnFoldersAreSpared(t *testing.T) {
+	needRoot(t)
+	top := t.TempDir()
+	state, run2 := top+"/var/lib/agent", top+"/run/agent"
+	for _, name := range []string{state + "/sub/f", run2 + "/f", top + "/var/lib/other/f", top + "/bind/f"} {
+		writeFile(t, name, "old")
+	}
+	must(t, os.Symlink("var/lib", top+"/link"))
+	must(t, os.Symlink(state, top+"/spelled"))
+	run(t, "mount", "--bind", top+"/var", top+"/bind")
+	t.Cleanup(func() { run(t, "umount", top+"/bind") })
+	r := New(top+"/spelled", run2, top+"/not/there/yet")
+	for _, c := range []struct{ path, says string }{
+		{state, "own folder"},
+		{state + "/sub", "own folder"},
+		{state + "/sub/f", "own folder"},
+		{state + "/sub/new", "own folder"},
+		{run2, "own folder"},
+		{run2 + "/f", "own folder"},
+		{top + "/run", "one by one, without"},
+		{top + "/var/lib", "one by one, without"},
+		{top + "/var", "one by one, without"},
+		{top + "/link/agent", "own folder"},
+		{top + "/spelled", "own folder"},
+		{top + "/bind/lib", "one by one, without"},
+		{top + "/bind/lib/agent", "own folder"},
+		{top + "/bind/lib/agent/sub/new", "own folder"},
+		{top + "/not", "one by one, without"},
+	} {
+		for _, dry := range []bool{true, false} {
+			p := guest.Put{Targets: []guest.PutTarget{{Path: []byte(c.path), Where: guest.PutAt, Entries: 1}}, DryRun: dry}
+			_, err := r.Put(t.Context(), p, strings.NewReader(""))
+			if code(err) != guest.CodeInvalid || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%s (dry run %v): %v, want %q", c.path, dry, err, c.says)
+			}
+		}
+	}
+	for path, keep := range map[string]string{top + "/var/lib/other": "", top + "/var/lib/other/f": "", top + "/var/lib/agent-2": "", top + "/var/lib": ".then", state: ".then"} {
+		p := guest.Put{Targets: []guest.PutTarget{{Path: []byte(path), Where: guest.PutAt, Entries: 1}}, DryRun: true, KeepBoth: keep}
+		if _, err := r.Put(t.Context(), p, strings.NewReader("")); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
 }

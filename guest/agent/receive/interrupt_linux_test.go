@@ -182,7 +182,7 @@ func TestRecoverFromEachState(t *testing.T) {
 		must(t, os.Mkdir(dir+"/too", 0o755)) // nothing is at too/b
 		r := receiver(t)
 		p := &guest.Put{Targets: []guest.PutTarget{announce(dir, dir+"/to/a"), announce(dir, dir+"/too/b")}}
-		places, err := findAll(p)
+		places, err := findAll(p, nil)
 		must(t, err)
 		j, err := newJournal(r.state, places)
 		must(t, err)

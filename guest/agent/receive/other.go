@@ -13,7 +13,7 @@ import (
 type Receiver struct{}
 
 // New gives a receiver that refuses.
-func New(string) *Receiver { return &Receiver{} }
+func New(string, ...string) *Receiver { return &Receiver{} }
 
 // Recover has nothing to do.
 func (*Receiver) Recover(context.Context) []string { return nil }

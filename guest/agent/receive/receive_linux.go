@@ -16,12 +16,17 @@ import (
 // Receiver puts files into this guest, one put at a time.
 type Receiver struct {
 	state string
+	own   []string
 	turn  sync.Mutex
 }
 
 // New gives a receiver. state is a folder on a disk of the guest that only root
 // can write, for what is noted across a crash; it is made when it is needed.
-func New(state string) *Receiver { return &Receiver{state: state} }
+// Nothing is put into it, or in its place, nor where the agent's other folders
+// are.
+func New(state string, others ...string) *Receiver {
+	return &Receiver{state: state, own: append([]string{state}, others...)}
+}
 
 // Recover undoes what an agent that was killed had begun to put, and says in
 // plain words what it did. It is for an agent's start; Put begins with it, too.
@@ -43,7 +48,7 @@ func (r *Receiver) Put(ctx context.Context, p guest.Put, stream io.Reader) (*gue
 		return nil, callError(refuse(guest.CodeBusy, "other files are being put back: wait until that has ended"))
 	}
 	defer r.turn.Unlock()
-	places, err := findAll(&p)
+	places, err := findAll(&p, r.own)
 	if err != nil {
 		return nil, callError(err)
 	}
@@ -68,8 +73,9 @@ func (r *Receiver) Put(ctx context.Context, p guest.Put, stream io.Reader) (*gue
 	return &u.report.result, nil
 }
 
-// findAll finds the places of all targets.
-func findAll(p *guest.Put) (places []*place, err error) {
+// findAll finds the places of all targets, of which none is one of the agent's
+// own folders.
+func findAll(p *guest.Put, own []string) (places []*place, err error) {
 	defer func() {
 		if err != nil {
 			for _, at := range places {
@@ -88,6 +94,9 @@ func findAll(p *guest.Put) (places []*place, err error) {
 			return places, err
 		}
 		places = append(places, at)
+		if err := at.spare(own); err != nil {
+			return places, err
+		}
 		for _, other := range places[:len(places)-1] {
 			if within(at.path(), other.path()) || within(other.path(), at.path()) {
 				return places, refuse(guest.CodeInvalid, "%q and %q lie in each other", at.path(), other.path())
