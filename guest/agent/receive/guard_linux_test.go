@@ -372,6 +372,7 @@ func TestRemoveOfAnother(t *testing.T) {
 		t.Errorf("what was in it: %v", err)
 	}
 	must(t, removeTree(at, "away", made))
+}
 
 // The agent's own folders are not replaced, nor is anything in them, by whatever
 // name.
