@@ -155,9 +155,12 @@ func putStream(t testing.TB, r *Receiver, p guest.Put, write func(io.Writer) err
 	host, inside := socketpair(t)
 	sent := make(chan error, 1)
 	go func() {
-		err := write(host)
-		host.Close()
-		sent <- err
+		err := errors.New("the test ended the writing") // by a Fatal in it
+		defer func() {
+			host.Close()
+			sent <- err
+		}()
+		err = write(host)
 	}()
 	result, err := r.Put(t.Context(), p, inside)
 	inside.Close()
