@@ -239,7 +239,9 @@ func TestAllTargetsOrNone(t *testing.T) {
 		for range 3 {
 			s.tree(ext4 + "/from/tree")
 		}
-		must(t, s.w.Flush())
+		if err := s.w.Flush(); err != nil {
+			return err
+		}
 		run(t, "mount", "--bind", ext4+"/from", ext4+"/to-c/tree") // it cannot be renamed any more
 		return s.finish()
 	})
