@@ -163,6 +163,12 @@ func (e *events) step(s string) func(context.Context) error {
 	return func(context.Context) error { e.add(s); return nil }
 }
 
+func (e *events) list() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.all)
+}
+
 func (e *events) has(s string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
