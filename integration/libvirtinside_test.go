@@ -37,8 +37,16 @@ func testDomainInside(t *testing.T, h *host, d *domain) {
 		t.Fatal(err)
 	}
 	defer binary.Close()
-	// What udev does for a port that is plugged in, in a guest that has one.
-	d.shell(t, "mkdir -p /run/inject; for p in /sys/class/virtio-ports/*; do ln -sf /dev/${p##*/} /dev/virtio-ports/$(cat $p/name); done")
+	// What udev does for a port that is plugged in, in a guest that has one. The
+	// port is there a moment after libvirt says so.
+	d.shell(t, `mkdir -p /run/inject
+for i in $(seq 300); do
+	for p in /sys/class/virtio-ports/*; do
+		[ "$(cat $p/name 2>/dev/null)" = org.cairn.agent.0 ] && ln -sf /dev/${p##*/} /dev/virtio-ports/org.cairn.agent.0 && exit
+	done
+	usleep 100000
+done
+exit 1`)
 	if err := stock.WriteFile(t.Context(), "/run/inject/new", binary, nil); err != nil {
 		t.Fatal(err)
 	}
