@@ -47,6 +47,15 @@ func TestHostDiesWhileFrozen(t *testing.T) {
 	if s.Consistency != "filesystem" || !strings.Contains(s.Why, "no application was told") {
 		t.Errorf("a guest without an application: %+v", s)
 	}
+	// A step that fails lowers the point, is named, and ends in exit code 3; the post step is run.
+	labtest.Shell(t, g, `mkdir -p /etc/cairn-agent && printf 'name = "shop"\npaths = ["/srv/www"]\npre = "echo the shop is closed >&2; exit 7"\npost = "echo x >>/run/post"\n' >/etc/cairn-agent/shop.toml`)
+	if s := h.backupExit(t, exitWarnings); s.Consistency != "filesystem" || !strings.Contains(s.Why, "shop") || !strings.Contains(strings.Join(s.Warnings, " "), "the shop is closed") {
+		t.Errorf("with a step that fails: %+v", s)
+	}
+	if got := strings.TrimSpace(labtest.Shell(t, g, "cat /run/post")); got != "x" {
+		t.Errorf("the post step ran %q", got)
+	}
+	labtest.Shell(t, g, "rm /etc/cairn-agent/shop.toml")
 	// The default of 30 s is waited for in the long variant only.
 	limit := 30 * time.Second
 	if os.Getenv("CAIRN_LONG") == "" {
@@ -55,6 +64,11 @@ func TestHostDiesWhileFrozen(t *testing.T) {
 		awaitInside(t, h, g)
 	}
 	h.run(t, exitOK, "freeze-test", vmName).mentions(t, "froze 2 filesystems")
+	// Only the objects that the job names are told, and one that is not there is said.
+	if r := h.run(t, exitOK, "backup", vmName, "--object", "users/a*"); !strings.Contains(r.stderr, "inventory: 1 users") {
+		t.Errorf("with --object: %s", r.stderr)
+	}
+	h.run(t, exitWarnings, "backup", vmName, "--object", "postgresql*").mentions(t, `knows no object "postgresql*"`)
 	startWriter(t, g)
 	written := func() int {
 		n, err := strconv.Atoi(strings.TrimSpace(labtest.Shell(t, g, "cat /run/written 2>/dev/null || echo 0")))
