@@ -146,7 +146,7 @@ func TestDamaged(t *testing.T) {
 	for _, s := range samples {
 		t.Run(s.name, func(t *testing.T) {
 			image, _ := sample(t, s.name)
-			filesystemtest.TestDamaged(t, image, 100, openReader)
+			filesystemtest.TestDamaged(t, image, filesystemtest.DamagedImages(), openReader)
 		})
 	}
 }

@@ -121,6 +121,10 @@ type Info struct {
 	FreeBytes  int64
 	Inodes     uint64
 	FreeInodes uint64
+	// Home is the path, without a leading slash, of the directory that
+	// mount(8) shows when no option says otherwise: btrfs' default subvolume.
+	// "" is the root.
+	Home string
 	// Notes says in plain words what was done or could not be done to show
 	// this filesystem ("journal replayed: 12 transactions").
 	Notes []string

@@ -104,15 +104,16 @@ func Damage(image []byte, sectors []int64, rng *rand.Rand, n int) {
 
 // Limits bound a walk of a damaged image.
 type Limits struct {
-	Deadline time.Duration
-	Heap     uint64 // bytes above what was in use before
-	Nodes    int    // names to visit
-	Read     int64  // bytes to read
+	Deadline  time.Duration
+	Operation time.Duration // for one call of a Reader or File
+	Heap      uint64        // bytes above what was in use before
+	Nodes     int           // names to visit
+	Read      int64         // bytes to read
 }
 
 // DefaultLimits are generous for an image of some MiB.
 func DefaultLimits() Limits {
-	return Limits{Deadline: 20 * time.Second, Heap: 256 << 20, Nodes: 20_000, Read: 64 << 20}
+	return Limits{Deadline: 20 * time.Second, Operation: 5 * time.Second, Heap: 256 << 20, Nodes: 20_000, Read: 64 << 20}
 }
 
 // Opener opens a reader of some kind.
@@ -169,6 +170,9 @@ func WalkDamaged(image []byte, open Opener, limits Limits) (opened bool, err err
 		r.opened = true
 		w := damagedWalk{ctx: ctx, r: reader, left: limits, seen: make(map[filesystem.Ino]bool)}
 		w.visit(reader.Root())
+		if w.longest > limits.Operation {
+			r.err = fmt.Errorf("one operation took %v", w.longest)
+		}
 	}()
 	for tick := time.NewTicker(20 * time.Millisecond); ; {
 		select {
@@ -205,6 +209,15 @@ type damagedWalk struct {
 	r    filesystem.Reader
 	left Limits
 	seen map[filesystem.Ino]bool
+
+	longest time.Duration // of one operation
+}
+
+// timed does one operation.
+func (w *damagedWalk) timed(operation func()) {
+	start := time.Now()
+	operation()
+	w.longest = max(w.longest, time.Since(start))
 }
 
 func (w *damagedWalk) visit(top filesystem.Ino) {
@@ -215,33 +228,43 @@ func (w *damagedWalk) visit(top filesystem.Ino) {
 		}
 		w.seen[ino] = true
 		w.left.Nodes--
-		w.r.Attr(w.ctx, ino)
-		w.r.Readlink(w.ctx, ino)
-		w.r.Xattrs(w.ctx, ino)
-		w.r.Lookup(w.ctx, ino, "a-rather-long-name-of-an-entry-0077")
+		w.timed(func() { w.r.Attr(w.ctx, ino) })
+		w.timed(func() { w.r.Readlink(w.ctx, ino) })
+		w.timed(func() { w.r.Xattrs(w.ctx, ino) })
+		w.timed(func() { w.r.Lookup(w.ctx, ino, "a-rather-long-name-of-an-entry-0077") })
 		w.read(ino)
-		w.r.ReadDir(w.ctx, ino, 0, func(e filesystem.Entry) bool {
-			queue = append(queue, e.Ino)
-			return len(queue) < w.left.Nodes
+		w.timed(func() {
+			w.r.ReadDir(w.ctx, ino, 0, func(e filesystem.Entry) bool {
+				queue = append(queue, e.Ino)
+				return len(queue) < w.left.Nodes
+			})
 		})
+	}
+	if free, ok := w.r.(filesystem.FreeSpace); ok {
+		w.timed(func() { free.Free(w.ctx, func(start, end int64) error { return nil }) })
 	}
 	w.r.Info()
 }
 
 // read reads up to 4 MiB from each data range of a file and from its end.
 func (w *damagedWalk) read(ino filesystem.Ino) {
-	f, err := w.r.Open(w.ctx, ino)
+	var f filesystem.File
+	var err error
+	w.timed(func() { f, err = w.r.Open(w.ctx, ino) })
 	if err != nil {
 		return
 	}
 	b := make([]byte, 256<<10)
 	readAt := func(off int64) {
-		n, _ := f.ReadAt(b, off)
-		w.left.Read -= int64(n)
+		w.timed(func() {
+			n, _ := f.ReadAt(b, off)
+			w.left.Read -= int64(n)
+		})
 	}
 	readAt(f.Size() - 1000)
 	for off, pieces := int64(0), 0; pieces < 300 && w.left.Read > 0; pieces++ {
-		start, end, err := f.NextData(off)
+		var start, end int64
+		w.timed(func() { start, end, err = f.NextData(off) })
 		if err != nil {
 			readAt(off)
 			off += int64(len(b))

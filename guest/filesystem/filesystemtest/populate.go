@@ -27,6 +27,12 @@ func SmallScale() Scale {
 	return Scale{Entries: 1200, Extents: 600, MaxFile: 3 << 30, MaxXattr: 1500, DeepDirs: 40, Stale: 8}
 }
 
+// LargeScale is what fits into an image of 1 GiB with 200,000 inodes, for the
+// long run of the tests.
+func LargeScale() Scale {
+	return Scale{Entries: 100_000, Extents: 20_000, MaxFile: 3 << 30, MaxXattr: 1500, DeepDirs: 100, Stale: 64}
+}
+
 // Populate fills a mounted directory with awkward things: every type, names
 // that are hardly names, sizes around all limits, holes and preallocation,
 // times from 1901 to 2446, extended attributes, directories of all shapes.
