@@ -41,13 +41,15 @@ var rules = []struct {
 	{"chunkstore/...", []string{"chunkstore/..."}},
 	// A point's manifest holds its system objects.
 	{"index/restorepoint/...", []string{"index/restorepoint/...", "chunkstore/chunk", "guest/object"}},
+	// The catalogue of files knows the words of a filesystem, and no reader.
+	{"index/catalogue/...", []string{"index/catalogue/...", "index/restorepoint", "chunkstore/chunk", "guest/filesystem"}},
 	{"index/...", []string{"index/...", "chunkstore/..."}},
 	// The guest's side knows nothing of QEMU's monitor or of the store.
 	{"guest/filesystem/*", []string{"guest/filesystem/..."}},
 	{"guest/object/*", []string{"guest/object/..."}},
 	{"guest/...", []string{"guest/..."}},
 	{"qmp/...", []string{"qmp/..."}},
-	{"fs/...", []string{"fs/...", "index/restorepoint", "guest/volume", "guest/filesystem", "guest/object"}},
+	{"fs/...", []string{"fs/...", "index/restorepoint", "index/catalogue", "guest/volume", "guest/filesystem", "guest/object"}},
 	// The story of a run knows every room, and neither flags nor terminals.
 	{"cmd/internal/job/...", []string{"cmd/internal/job/...", "qmp/...", "guest/...", "index/...", "chunkstore/..."}},
 	{"cmd/cairn-agent/...", []string{"cmd/cairn-agent/...", "cmd/internal/...", "guest/..."}},
