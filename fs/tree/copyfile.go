@@ -113,7 +113,7 @@ type target struct {
 // anything moves the times.
 func (c *copier) metadata(t target, i *Item) {
 	a := &i.Attr
-	note := func(what string, err error) { c.lose(i.Path, what, err) }
+	note := func(what string, err error) { c.done.lose(i.Path, what, err) }
 	if c.options.NoOwner {
 		if int(a.UID) != os.Geteuid() || int(a.GID) != os.Getegid() {
 			note("owner", errNotRoot)
