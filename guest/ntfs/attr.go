@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sort"
+	"strings"
 
 	"cairn/guest/filesystem"
 )
@@ -27,7 +28,7 @@ func fileTime(v uint64) filesystem.Time {
 
 // Attr gives a file's attributes.
 func (fs *FS) Attr(ctx context.Context, ino filesystem.Ino) (filesystem.Attr, error) {
-	n, err := fs.node(ctx, ino)
+	n, err := fs.file(ctx, ino)
 	if err != nil {
 		return filesystem.Attr{}, err
 	}
@@ -89,7 +90,7 @@ func (n *node) links() uint32 {
 
 // Open gives the contents of a regular file.
 func (fs *FS) Open(ctx context.Context, ino filesystem.Ino) (filesystem.File, error) {
-	n, err := fs.node(ctx, ino)
+	n, err := fs.file(ctx, ino)
 	if err != nil {
 		return nil, err
 	}
@@ -123,11 +124,18 @@ func (fs *FS) Open(ctx context.Context, ino filesystem.Ino) (filesystem.File, er
 // maxStream bounds a stream that is shown as an attribute, as Linux does.
 const maxStream = 64 << 10
 
-// Xattrs gives a file's alternate data streams as user.NAME, as ntfs-3g does.
-// Larger ones than Linux has attributes are left out, with a note.
+// ownPrefix begins the names of the streams in which ntfs-3g keeps attributes
+// of other kinds: "ntfs-3g.security.selinux".
+const ownPrefix = "ntfs-3g."
+
+// Xattrs gives a file's alternate data streams as user.NAME, as ntfs-3g does;
+// links have none. Larger ones than Linux has attributes are left out, with a note.
 func (fs *FS) Xattrs(ctx context.Context, ino filesystem.Ino) ([]filesystem.Xattr, error) {
-	n, err := fs.node(ctx, ino)
+	n, err := fs.file(ctx, ino)
 	if err != nil {
+		return nil, err
+	}
+	if s, err := fs.special(ctx, n); err != nil || s.mode == filesystem.ModeSymlink {
 		return nil, err
 	}
 	var list []filesystem.Xattr
@@ -157,7 +165,16 @@ func (fs *FS) Xattrs(ctx context.Context, ino filesystem.Ino) ([]filesystem.Xatt
 		if err := s.fill(b, 0); err != nil {
 			return nil, fmt.Errorf("file %d: stream %q: %w", ino, text(a.name), err)
 		}
-		list = append(list, filesystem.Xattr{Name: "user." + text(a.name), Value: b})
+		name := text(a.name)
+		if own, ok := strings.CutPrefix(name, ownPrefix); ok {
+			name = own
+		} else {
+			name = "user." + name
+		}
+		if strings.Contains(name, "\x00") {
+			continue
+		}
+		list = append(list, filesystem.Xattr{Name: name, Value: b})
 	}
 	sort.Slice(list, func(i, j int) bool { return list[i].Name < list[j].Name })
 	return list, nil

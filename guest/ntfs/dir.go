@@ -25,7 +25,7 @@ type index struct {
 
 // openIndex gives the index of a directory.
 func (fs *FS) openIndex(ctx context.Context, dir filesystem.Ino) (*index, error) {
-	n, err := fs.node(ctx, dir)
+	n, err := fs.file(ctx, dir)
 	if err != nil {
 		return nil, err
 	}

@@ -154,14 +154,13 @@ func (fs *FS) note(format string, args ...any) {
 	}
 }
 
-// Info describes the filesystem. The UUID is the serial number as blkid prints
-// it.
+// Info describes the filesystem. The UUID is the serial number.
 func (fs *FS) Info() filesystem.Info {
 	fs.mu.Lock()
 	notes := slices.Clone(fs.notes)
 	fs.mu.Unlock()
 	return filesystem.Info{
-		Type: "ntfs", Label: fs.label, UUID: fmt.Sprintf("%016X", fs.serial), BlockSize: fs.cluster,
+		Type: "ntfs", Label: fs.label, UUID: fmt.Sprintf("%016x", fs.serial), BlockSize: fs.cluster,
 		TotalBytes: fs.clusters * fs.cluster, FreeBytes: fs.free(), Inodes: uint64(fs.mft.size) / uint64(fs.geometry.record), Notes: notes,
 	}
 }

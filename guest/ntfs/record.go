@@ -130,6 +130,14 @@ func parseAttribute(b []byte) (attribute, error) {
 	return a, nil
 }
 
+// file gives a file of the user's, or the root.
+func (fs *FS) file(ctx context.Context, ino filesystem.Ino) (*node, error) {
+	if ino < firstOfUser && ino != rootFile {
+		return nil, fmt.Errorf("file %d: %w", ino, filesystem.ErrNotExist)
+	}
+	return fs.node(ctx, ino)
+}
+
 // node gives a file. Attributes that lie in other records are found by its
 // attribute list.
 func (fs *FS) node(ctx context.Context, ino filesystem.Ino) (*node, error) {

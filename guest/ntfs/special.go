@@ -132,7 +132,7 @@ func (fs *FS) interix(s *special, n *node) error {
 
 // Readlink gives the target of a link as a Linux reader can follow it.
 func (fs *FS) Readlink(ctx context.Context, ino filesystem.Ino) (string, error) {
-	n, err := fs.node(ctx, ino)
+	n, err := fs.file(ctx, ino)
 	if err != nil {
 		return "", err
 	}
