@@ -110,6 +110,14 @@ func truth(t testing.TB, image string) filesystemtest.Tree {
 			n.Mode, n.Nlink = kind|0o755, 1 // also FUSE's root
 		case filesystem.ModeSymlink:
 			n.Mode = kind | 0o777
+			if rest, ok := strings.CutPrefix(n.Target, dir+"/"); ok { // ntfs-3g leads to its own mount
+				if drive, lost := strings.CutPrefix(rest, ".NTFS-3G/"); lost {
+					n.Target = "/" + strings.Replace(drive, ":", "", 1)
+				} else {
+					n.Target = strings.Repeat("../", strings.Count(path, "/")) + rest
+				}
+				n.Size = int64(len(n.Target))
+			}
 		case filesystem.ModeRegular:
 			n.Mode = kind | 0o644
 		default:
@@ -166,9 +174,40 @@ func populate(t testing.TB, dir string, scale filesystemtest.Scale) {
 		check(unix.Setxattr(at("streams"), fmt.Sprintf("user.stream-%02d-with-a-long-name", i), random(20*i), 0))
 	}
 	check(unix.Setxattr(at("streams"), "user.big", random(60_000), 0))
+	// Windows' links: a junction, a relative and an absolute symbolic link, and
+	// one of WSL.
+	check(os.MkdirAll(at("Windows/Deep"), 0o755))
+	check(os.WriteFile(at("Windows/Deep/file"), []byte("at the end of links"), 0o644))
+	for name, data := range map[string][]byte{
+		"Windows/junction": windowsLink(tagMountPoint, `\??\C:\windows\DEEP`, 0), "Windows/lost": windowsLink(tagMountPoint, `\??\D:\not\here`, 0),
+		"Windows/Deep/relative": windowsLink(tagSymlink, `..\Deep`, 1), "Windows/Deep/absolute": windowsLink(tagSymlink, `\??\C:\Windows`, 0),
+	} {
+		check(os.Mkdir(at(name), 0o755))
+		check(unix.Setxattr(at(name), "system.ntfs_reparse_data", data, 0))
+	}
+	check(os.WriteFile(at("Windows/wsl"), nil, 0o644))
+	check(unix.Setxattr(at("Windows/wsl"), "system.ntfs_reparse_data", append([]byte{0x1D, 0, 0, 0xA0, 4 + 11, 0, 0, 0, 2, 0, 0, 0}, "Deep/../abc"[:11]...), 0))
 	for _, name := range []string{"smile \U0001F600", "Grüße", "ΑΒΓ", "日本語", "a.very.long." + strings.Repeat("n", 230)} {
 		check(os.WriteFile(at(name), []byte(name), 0o644))
 	}
+}
+
+// windowsLink is the data of a reparse point (MS-FSCC sections 2.1.2.4 and 5).
+func windowsLink(tag uint32, target string, flags uint32) []byte {
+	path := utf16Bytes(target)
+	b := le.AppendUint32(nil, tag)
+	head := []byte{}
+	if tag == tagSymlink {
+		head = le.AppendUint32(nil, flags)
+	}
+	b = le.AppendUint16(b, uint16(8+len(head)+2*len(path)+4))
+	b = le.AppendUint16(b, 0)
+	for _, v := range []int{0, len(path), len(path) + 2, len(path)} {
+		b = le.AppendUint16(b, uint16(v))
+	}
+	b = append(append(b, head...), path...)
+	b = append(append(append(b, 0, 0), path...), 0, 0)
+	return b
 }
 
 func image(t testing.TB, size int64, scale filesystemtest.Scale, mkfs ...string) string {
