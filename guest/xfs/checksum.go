@@ -26,6 +26,12 @@ func checksumFits(b []byte, at int) bool {
 	return checksum(b, at) == le.Uint32(b[at:])
 }
 
+// checksumFits is the same, but always true for tests that look for faults
+// which the checksums hide.
+func (fs *FS) checksumFits(b []byte, at int) bool {
+	return fs.unverified || checksumFits(b, at)
+}
+
 func checksum(b []byte, at int) uint32 {
 	sum := crc32.Update(0, castagnoli, b[:at])
 	sum = crc32.Update(sum, castagnoli, zeros[:4])

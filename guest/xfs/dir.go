@@ -340,7 +340,7 @@ func (fs *FS) checkDirData(b []byte, ino uint64, place int64, changed bool) erro
 	switch {
 	case magic != "XDB3" && magic != "XDD3":
 		return corrupt("magic number")
-	case !changed && !checksumFits(b, 4):
+	case !changed && !fs.checksumFits(b, 4):
 		return corrupt("checksum")
 	case be.Uint64(b[8:]) != uint64(place/sectorSize):
 		return corrupt("it lies in a wrong place")

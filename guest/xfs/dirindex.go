@@ -213,7 +213,7 @@ func (fs *FS) checkIndex(b []byte, ino uint64, place int64, changed bool) error 
 	}
 	if fs.sb.v5 {
 		switch {
-		case !changed && !checksumFits(b, 12):
+		case !changed && !fs.checksumFits(b, 12):
 			return corrupt("checksum")
 		case be.Uint64(b[16:]) != uint64(place/sectorSize):
 			return corrupt("it lies in a wrong place")

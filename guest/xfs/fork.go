@@ -185,7 +185,7 @@ func (fs *FS) checkExtentBlock(b []byte, f *fork, off int64) error {
 	}
 	if fs.sb.v5 {
 		switch {
-		case !checksumFits(b, 64) && !fs.replayed.touches(off, len(b)):
+		case !fs.checksumFits(b, 64) && !fs.replayed.touches(off, len(b)):
 			return corrupt("checksum")
 		case be.Uint64(b[24:]) != uint64(off/sectorSize):
 			return corrupt("it lies in a wrong place")

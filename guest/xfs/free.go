@@ -254,7 +254,7 @@ func (w *freeWalk) block(n uint32, level int) ([]byte, error) {
 		return nil, corrupt("%d entries", be.Uint16(b[6:]))
 	case !s.v5:
 		return b, nil
-	case !checksumFits(b, 52) && !w.fs.replayed.touches(off, len(b)):
+	case !w.fs.checksumFits(b, 52) && !w.fs.replayed.touches(off, len(b)):
 		return nil, corrupt("checksum")
 	case be.Uint64(b[16:]) != uint64(off/sectorSize):
 		return nil, corrupt("it lies in a wrong place")

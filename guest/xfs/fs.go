@@ -21,6 +21,8 @@ type FS struct {
 	replayed overlay
 	unsure   error // why the log is not replayed although it may hold something
 	counts   counts
+	// unverified takes all checksums for right.
+	unverified bool
 
 	mu    sync.Mutex
 	notes []string
@@ -37,15 +39,18 @@ var (
 // error wraps ErrCorrupt when there is no usable superblock and ErrUnsupported
 // when the filesystem needs a feature that is not known here.
 func Open(ctx context.Context, r io.ReaderAt, size int64) (*FS, error) {
-	fs := &FS{image: r, size: size, cache: newCache()}
+	return open(ctx, &FS{image: r, size: size, cache: newCache()})
+}
+
+func open(ctx context.Context, fs *FS) (*FS, error) {
 	if err := fs.readSuper(ctx); err != nil {
 		return nil, fmt.Errorf("xfs: %w", err)
 	}
 	if err := fs.recoverLog(ctx); err != nil {
 		return nil, fmt.Errorf("xfs: %w", err)
 	}
-	if need := int64(fs.sb.blocks) * fs.sb.blockSize; need > size {
-		fs.note("the image ends %d bytes before the filesystem does; what lies there cannot be read", need-size)
+	if need := int64(fs.sb.blocks) * fs.sb.blockSize; need > fs.size {
+		fs.note("the image ends %d bytes before the filesystem does; what lies there cannot be read", need-fs.size)
 	}
 	if fs.sb.incompat&incompatNeedsRepair != 0 {
 		fs.note("the guest has marked this filesystem as damaged; run xfs_repair in the guest")

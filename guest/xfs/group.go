@@ -44,7 +44,7 @@ func (fs *FS) groupHeader(ag uint32, n int, magic string, crc, uuid int) ([]byte
 		return nil, fail("it belongs to another group")
 	case !s.v5:
 		return b, nil
-	case !checksumFits(b, crc) && !fs.replayed.touches(off, len(b)):
+	case !fs.checksumFits(b, crc) && !fs.replayed.touches(off, len(b)):
 		return nil, fail("checksum")
 	case [16]byte(b[uuid:uuid+16]) != s.metaUUID:
 		return nil, fail("it belongs to another filesystem")

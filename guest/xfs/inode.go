@@ -164,7 +164,7 @@ func (fs *FS) readInodes(key blockKey) (*verified, error) {
 	}
 	total := len(v.data) / s.inodeSize
 	for i := range total {
-		if raw := v.data[i*s.inodeSize:][:s.inodeSize]; s.v5 && !checksumFits(raw, inodeCRC) &&
+		if raw := v.data[i*s.inodeSize:][:s.inodeSize]; s.v5 && !fs.checksumFits(raw, inodeCRC) &&
 			!fs.replayed.touches(key.offset+int64(i*s.inodeSize), s.inodeSize) {
 			v.markBad(i, total)
 		}

@@ -221,7 +221,7 @@ func (l *logRing) wholeRecordBefore(ctx context.Context, end int64) (record, err
 	}
 	good := -1
 	for i := len(recent) - 1; i >= 0; i-- {
-		if _, err := l.load(recent[i]); err != nil {
+		if _, err := l.loadEnd(recent[i]); err != nil {
 			if !errors.Is(err, filesystem.ErrCorrupt) {
 				return record{}, err
 			}
@@ -237,7 +237,7 @@ func (l *logRing) wholeRecordBefore(ctx context.Context, end int64) (record, err
 
 // isUnmount says whether a record of one operation is an unmount.
 func (l *logRing) isUnmount(r record) (bool, error) {
-	data, err := l.load(r)
+	data, err := l.loadEnd(r)
 	if err != nil {
 		if errors.Is(err, filesystem.ErrCorrupt) {
 			return false, nil

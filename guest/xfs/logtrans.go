@@ -24,9 +24,9 @@ const (
 
 	maxItemRegions = 1024
 
-	// openBytes bounds the regions of transactions that are not committed;
+	// maxOpenBytes bounds the regions of transactions that are not committed;
 	// the kernel's checkpoints have at most 64 MiB.
-	openBytes = 160 << 20
+	maxOpenBytes = 160 << 20
 )
 
 // logItem is a change as the log has it: regions[0] says what it is.
@@ -137,7 +137,7 @@ func (c *collector) operation(r record, id uint32, flags uint8, region []byte) e
 		return nil
 	}
 	cost := len(region) + 24
-	if t.bytes, c.bytes = t.bytes+cost, c.bytes+cost; c.bytes > openBytes {
+	if t.bytes, c.bytes = t.bytes+cost, c.bytes+cost; c.bytes > maxOpenBytes {
 		return errLongTransactions
 	}
 	if flags&opContinued != 0 {

@@ -82,7 +82,7 @@ func (fs *FS) checkRemote(b []byte, magic string, ino uint64, off int64, at int)
 	switch {
 	case string(b[:4]) != magic:
 		return corrupt("magic number")
-	case !checksumFits(b, 12) && !fs.replayed.touches(off, len(b)):
+	case !fs.checksumFits(b, 12) && !fs.replayed.touches(off, len(b)):
 		return corrupt("checksum")
 	case be.Uint64(b[32:]) != ino:
 		return corrupt("it belongs to inode %d", be.Uint64(b[32:]))
