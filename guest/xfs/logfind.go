@@ -33,6 +33,9 @@ type logRing struct {
 	fs      *FS
 	start   int64 // bytes in the image
 	sectors int64
+	// torn says that the end has records which are not whole. They count as
+	// never written, as for a mount.
+	torn bool
 }
 
 func (fs *FS) openLog() (*logRing, error) {
@@ -160,8 +163,9 @@ func (l *logRing) recordBefore(end int64) (record, error) {
 		}
 		for i := int64(63); i >= 0; i-- {
 			if h := b[i*sectorSize:][:sectorSize]; be.Uint32(h) == recordMagic {
-				if r, err := l.parseHeader(h, (at+i+2*l.sectors)%l.sectors); err == nil {
-					return r, nil
+				r, err := l.parseHeader(h, (at+i+2*l.sectors)%l.sectors)
+				if err == nil || errors.Is(err, errForeignLog) {
+					return r, err
 				}
 			}
 		}
@@ -183,10 +187,12 @@ func (l *logRing) lastRecord(ctx context.Context) (last record, clean bool, err 
 			return last, clean, err
 		}
 	}
-	if end, err = l.backOverGap(end, old); err != nil {
+	whole, err := l.backOverGap(end, old)
+	if err != nil {
 		return record{}, false, err
 	}
-	if last, err = l.wholeRecordBefore(ctx, end); err != nil {
+	l.torn = whole != end
+	if last, err = l.wholeRecordBefore(ctx, whole); err != nil {
 		return record{}, false, err
 	}
 	if last.ops == 1 {
@@ -203,6 +209,7 @@ func (l *logRing) wholeRecordBefore(ctx context.Context, end int64) (record, err
 		return record{}, err
 	}
 	if r.end(l) != end%l.sectors {
+		l.torn = true
 		if r, err = l.recordBefore(r.at); err != nil {
 			return record{}, err
 		}
@@ -232,6 +239,7 @@ func (l *logRing) wholeRecordBefore(ctx context.Context, end int64) (record, err
 	if good < 0 {
 		return record{}, corrupt("no whole record at the end of the log")
 	}
+	l.torn = l.torn || good > 0
 	return recent[good], nil
 }
 

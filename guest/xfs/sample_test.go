@@ -166,9 +166,11 @@ func TestDamaged(t *testing.T) {
 // two for the place in it, one for the value.
 func FuzzWalk(f *testing.F) {
 	images := make([][]byte, len(samples))
+	work := make([][]byte, len(samples))
 	sectors := make([][]int64, len(samples))
 	for i, s := range samples {
 		images[i], _ = sample(f, s.name)
+		work[i] = bytes.Clone(images[i])
 		sectors[i] = filesystemtest.MetadataSectors(images[i])
 	}
 	f.Add(uint8(0), []byte{})
@@ -179,11 +181,18 @@ func FuzzWalk(f *testing.F) {
 	limits.Deadline, limits.Nodes, limits.Read = 5*time.Second, 2000, 8<<20
 	f.Fuzz(func(t *testing.T, which uint8, changes []byte) {
 		k := int(which) % len(images)
-		image := bytes.Clone(images[k])
+		image := work[k]
+		var restore []int64
 		for ; len(changes) >= 5; changes = changes[5:] {
-			sector := sectors[k][int(le.Uint16(changes))%len(sectors[k])]
-			image[sector+int64(le.Uint16(changes[2:])%512)] = changes[4]
+			at := sectors[k][int(le.Uint16(changes))%len(sectors[k])] + int64(le.Uint16(changes[2:])%512)
+			image[at] = changes[4]
+			restore = append(restore, at)
 		}
+		defer func() {
+			for _, at := range restore {
+				image[at] = images[k][at]
+			}
+		}()
 		if _, err := filesystemtest.WalkDamaged(image, openUnverified, limits); err != nil {
 			t.Fatal(err)
 		}
