@@ -30,9 +30,11 @@ func (fs *FS) Lookup(ctx context.Context, dir filesystem.Ino, name string) (file
 	if err != nil {
 		return 0, err
 	}
-	missing := fmt.Errorf("%q in directory inode %d: %w", name, dir, filesystem.ErrNotExist)
+	missing := func() error {
+		return fmt.Errorf("%q in directory inode %d: %w", name, dir, filesystem.ErrNotExist)
+	}
 	if name == "" || name == "." || name == ".." || len(name) > 255 || strings.ContainsAny(name, "/\x00") {
-		return 0, missing
+		return 0, missing()
 	}
 	if in.format() != formatLocal && !fs.sb.ci {
 		ino, sure := fs.lookupIndex(&in, name)
@@ -40,7 +42,7 @@ func (fs *FS) Lookup(ctx context.Context, dir filesystem.Ino, name string) (file
 			return filesystem.Ino(ino), nil
 		}
 		if sure {
-			return 0, missing
+			return 0, missing()
 		}
 	}
 	var found filesystem.Ino
@@ -56,7 +58,7 @@ func (fs *FS) Lookup(ctx context.Context, dir filesystem.Ino, name string) (file
 	if err != nil {
 		return 0, err
 	}
-	return 0, missing
+	return 0, missing()
 }
 
 // hashName is the hash of names in directories and attributes.

@@ -181,9 +181,13 @@ func (l *logRing) lastRecord(ctx context.Context) (last record, clean bool, err 
 		return record{}, false, err
 	}
 	last, err = l.recordBefore(end)
-	if err == nil && last.end(l) == end%l.sectors && last.ops == 1 {
+	if err == nil && last.ops == 1 {
 		// A record of an unmount is written when all others are.
-		if clean, err := l.isUnmount(last); clean || err != nil {
+		clean, err := l.isUnmount(last)
+		if clean && err == nil {
+			clean, err = l.isOlder(last, end)
+		}
+		if clean || err != nil {
 			return last, clean, err
 		}
 	}
@@ -199,6 +203,21 @@ func (l *logRing) lastRecord(ctx context.Context) (last record, clean bool, err 
 		clean, err = l.isUnmount(last)
 	}
 	return last, clean, err
+}
+
+// isOlder says that nothing was written behind a record up to end. xfs_db
+// leaves sectors there that were never written, when it clears a log.
+func (l *logRing) isOlder(r record, end int64) (bool, error) {
+	b := make([]byte, l.distance(r.end(l), end)*sectorSize)
+	if err := l.read(b, r.end(l)); err != nil {
+		return false, err
+	}
+	for ; len(b) > 0; b = b[sectorSize:] {
+		if cycleOf(b) >= uint32(r.lsn>>32) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // wholeRecordBefore leaves out a record that does not end at end, and all from

@@ -89,10 +89,7 @@ func TestFreeOfDamagedGroups(t *testing.T) {
 	filesystemtest.NeedTool(t, "mkfs.xfs")
 	for _, crc := range []string{"crc=1", "crc=0"} {
 		path := filesystemtest.Image(t, 96*mib, mkfs("-m", crc, "-d", "agcount=4")...)
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		b := readFile(t, path)
 		whole := openBytes(t, b)
 		want := freeRanges(t, whole)
 		if len(want) != 4 {

@@ -80,7 +80,9 @@ func TestTruth(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel() // most of the time is the disk's
 			scale := filesystemtest.SmallScale()
-			if test.tune != nil {
+			if filesystemtest.Long() {
+				scale, test.size = filesystemtest.LargeScale(), 1<<30
+			} else if test.tune != nil {
 				test.tune(&scale)
 			}
 			image := populated(t, test.size, scale, test.mkfs...)

@@ -27,7 +27,7 @@ func (p *proto) path(parts []string) string {
 	return strings.Join(parts, "/")
 }
 
-// open begins a directory; its own line is written by the caller.
+// node adds one line, and what it describes.
 func (p *proto) node(in []string, kind uint32, perm string, mode uint32, rest, target string) {
 	name := in[len(in)-1]
 	letter := map[uint32]string{filesystem.ModeDir: "d", filesystem.ModeRegular: "-", filesystem.ModeSymlink: "l", filesystem.ModeChar: "c", filesystem.ModeFIFO: "p"}[kind]
@@ -37,7 +37,7 @@ func (p *proto) node(in []string, kind uint32, perm string, mode uint32, rest, t
 
 // newProto describes small and large directories, links, a device and files of
 // several sizes.
-func newProto(t *testing.T) *proto {
+func newProto(t testing.TB) *proto {
 	p := &proto{dir: t.TempDir(), want: filesystemtest.Tree{}}
 	p.text.WriteString("/dev/null\n0 0\nd--755 0 0\n")
 	for _, size := range []int{0, 1, 4095, 4096, 200_000} {
@@ -66,6 +66,25 @@ func newProto(t *testing.T) *proto {
 	return p
 }
 
+// image lets mkfs.xfs make a filesystem with the files of the list.
+func (p *proto) image(t testing.TB, options ...string) string {
+	t.Helper()
+	list := filepath.Join(p.dir, "proto")
+	if err := os.WriteFile(list, []byte(p.text.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return filesystemtest.Image(t, 64*mib, append(mkfs("-p", list), options...)...)
+}
+
+func readFile(t testing.TB, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 // TestVersion4 reads filesystems that this kernel does not mount any more:
 // mkfs.xfs fills them, xfs_db adds attributes.
 func TestVersion4(t *testing.T) {
@@ -78,11 +97,7 @@ func TestVersion4(t *testing.T) {
 	} {
 		t.Run(strings.Join(layout, ""), func(t *testing.T) {
 			p := newProto(t)
-			list := filepath.Join(p.dir, "proto")
-			if err := os.WriteFile(list, []byte(p.text.String()), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			image := filesystemtest.Image(t, 64*mib, append(mkfs("-m", "crc=0", "-p", list), layout...)...)
+			image := p.image(t, append(layout, "-m", "crc=0")...)
 			fs := openImage(t, image)
 			ino, err := fs.Lookup(context.Background(), fs.Root(), "file1")
 			if err != nil {
