@@ -207,10 +207,10 @@ func (p *populator) devices() error {
 		major, minor uint32
 	}{
 		{"null", unix.S_IFCHR | 0o666, 1, 3}, {"sda1", unix.S_IFBLK | 0o660, 8, 1},
-		{"big", unix.S_IFBLK | 0o660, 259, 1048575}, {"big2", unix.S_IFCHR | 0o660, 4000, 300},
+		{"big", unix.S_IFBLK | 0o660, 259, 1048575}, {"xfs", unix.S_IFBLK | 0o660, 259, 1<<18 - 1}, {"big2", unix.S_IFCHR | 0o660, 4000, 300},
 		{"zero", unix.S_IFCHR | 0o600, 0, 0}, {"fifo", unix.S_IFIFO | 0o600, 0, 0}, {"sock", unix.S_IFSOCK | 0o600, 0, 0},
 	} {
-		if err := unix.Mknod(p.path("dev", d.name), d.mode, int(unix.Mkdev(d.major, d.minor))); err != nil {
+		if err := unless(unix.Mknod(p.path("dev", d.name), d.mode, int(unix.Mkdev(d.major, d.minor)))); err != nil {
 			return fmt.Errorf("mknod %s: %w", d.name, err)
 		}
 	}
