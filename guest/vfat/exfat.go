@@ -86,13 +86,12 @@ func checkSet(set []byte) error {
 
 // exfatEntries makes entries of the slots of a directory of exFAT.
 type exfatEntries struct {
-	set    [maxSetBytes]byte
-	have   int // slots that were collected
-	want   int // slots of the set; 0: none is being collected
-	place  int64
-	units  [maxNameUnits + nameUnits]uint16
-	entry  entry
-	damage error
+	set   [maxSetBytes]byte
+	have  int // slots that were collected
+	want  int // slots of the set; 0: none is being collected
+	place int64
+	units [maxNameUnits + nameUnits]uint16
+	entry entry
 }
 
 // slot takes the next slot; e is nil where no entry ends.
