@@ -11,7 +11,10 @@ import (
 // kind is what can be done with a type of volume.
 type kind struct {
 	// open is the reader; nil: there is none and reason says why.
-	open      func(ctx context.Context, r io.ReaderAt, size int64) (filesystem.Reader, error)
+	open func(ctx context.Context, r io.ReaderAt, size int64) (filesystem.Reader, error)
+	// openSeveral is that of a filesystem that may lie on several volumes.
+	openSeveral func(ctx context.Context, parts []Part) (filesystem.Reader, error)
+
 	reason    string
 	encrypted bool
 }
@@ -39,11 +42,30 @@ var kinds = map[string]kind{
 
 	"luks":      {reason: "encrypted by the guest (LUKS)", encrypted: true},
 	"bitlocker": {reason: "encrypted by the guest (BitLocker)", encrypted: true},
-	"lvm2-pv":   {reason: "a physical volume of LVM; logical volumes are not assembled yet"},
-	"md-member": {reason: "a member of a Linux software RAID; arrays are not assembled yet"},
+	"lvm2-pv":   {reason: "a physical volume of LVM"},
+	"md-member": {reason: "a member of a Linux software RAID"},
 	"jbd":       {reason: "an external journal of an ext filesystem, no files"},
 	"swap":      {reason: "swap space, no files"},
+	"swsuspend": {reason: "swap space with the memory of the guest, which was hibernating; no files"},
 	"unknown":   {reason: "nothing known was found on it"},
+
+	"bcache":         {reason: "a device of bcache, whose newest data may lie on its cache; it is not assembled"},
+	"bcachefs":       {reason: noReader},
+	"ceph_bluestore": {reason: "an object store of Ceph, no files"},
+	"dm-integrity":   {reason: "a device of dm-integrity; it is not assembled"},
+	"dm-verity":      {reason: "checksums of dm-verity, no files"},
+	"drbd":           {reason: "the metadata of DRBD, and nothing else that is known"},
+	"gfs2":           {reason: noReader},
+	"jfs":            {reason: noReader},
+	"nilfs2":         {reason: noReader},
+	"ocfs2":          {reason: noReader},
+	"oracleasm":      {reason: "a disk of Oracle ASM; it is not assembled"},
+	"reiserfs":       {reason: noReader},
+	"stratis":        {reason: "a device of a Stratis pool; it is not assembled"},
+	"udf":            {reason: noReader},
+	"vdo":            {reason: "a device of VDO; it is not assembled"},
+	"vmfs":           {reason: "a datastore of VMware (VMFS), for which there is no reader"},
+	"zfs-member":     {reason: "a device of a ZFS pool, for which there is no reader"},
 }
 
 func openExt(ctx context.Context, r io.ReaderAt, size int64) (filesystem.Reader, error) {

@@ -120,7 +120,7 @@ done
 part() { dev=/dev/loop$next; [ -b $dev ] || mknod $dev b 7 $next; losetup -o $2 $dev $1; next=$((next+1)); dmsetup create $3 --table "0 $4 linear $dev 0"; dmsetup mknodes; dev=/dev/mapper/$3; }
 sfdisk -d stack-vd0
 part stack-vd0 $((4096*512)) b0 18432; b0=$dev; part stack-vd1 $((4096*512)) b1 18432; b1=$dev
-part stack-vd0 $((22528*512)) r0 59358; r0=$dev; part stack-vd1 $((22528*512)) r1 59358; r1=$dev
+part stack-vd0 $((22528*512)) r0 57344; r0=$dev; part stack-vd1 $((22528*512)) r1 57344; r1=$dev
 mdadm --create /dev/md0 --run --quiet --auto=md --homehost=host --level=1 --raid-devices=2 --metadata=1.0 $b0 $b1
 mdadm --create /dev/md1 --run --quiet --auto=md --homehost=host --level=1 --raid-devices=2 --metadata=1.2 $r0 $r1
 mdadm --wait /dev/md0 /dev/md1
@@ -128,9 +128,9 @@ vgcreate -q -s 128k debian-vg /dev/md1
 lvcreate -q -y -Zn -Wn -n root -L 12m debian-vg
 lvcreate -q -y -Zn -Wn -n home -L 8m debian-vg
 lvchange -q -ay debian-vg
-mke2fs -q -F -t ext4 -L boot -U 00000000-0000-4000-8000-000000000001 -E lazy_itable_init=0 /dev/md0
-mke2fs -q -F -t ext4 -L root -O ^has_journal /dev/debian-vg/root
-mke2fs -q -F -t ext4 -L home -O ^has_journal /dev/debian-vg/home
+/sbin/mke2fs -q -F -t ext4 -L boot -U 00000000-0000-4000-8000-000000000001 -E lazy_itable_init=0 /dev/md0
+/sbin/mke2fs -q -F -t ext4 -L root -O ^has_journal /dev/debian-vg/root
+/sbin/mke2fs -q -F -t ext4 -L home -O ^has_journal /dev/debian-vg/home
 mkdir /m; mount -t ext4 /dev/debian-vg/root /m && mkdir -p /m/etc /m/boot /m/home /m/srv/data && mount -t ext4 /dev/md0 /m/boot && mount -t ext4 /dev/debian-vg/home /m/home && {
 	echo debian > /m/etc/hostname; echo kernel > /m/boot/vmlinuz; mkdir -p /m/home/anna/export; echo letter > /m/home/anna/letter; echo shared > /m/home/anna/export/file
 	printf '/dev/mapper/debian--vg-root / ext4 errors=remount-ro 0 1\nUUID=00000000-0000-4000-8000-000000000001 /boot ext4 defaults 0 2\n/dev/debian-vg/home /home ext4 defaults 0 2\n/home/anna/export /srv/data none bind 0 0\n' > /m/etc/fstab
