@@ -20,12 +20,13 @@ type Volume struct {
 	Reason string
 }
 
-// Volumes gives the visible logical volumes of a group, sorted by name. find
-// gives a physical volume by its UUID, nil when it is not there.
+// Volumes gives the visible logical volumes of a group, sorted by name, snapshots
+// behind all others: what they hold has the same UUIDs. find gives a physical
+// volume by its UUID, nil when it is not there.
 func (g *Group) Volumes(find func(uuid string) device.Device) []Volume {
 	b := &builder{group: g, find: find, built: map[string]*result{}, cows: map[string]segment{}, origins: map[string]bool{}, merging: map[string]bool{}, pools: map[string]*pool{}}
 	b.snapshots()
-	var list []Volume
+	var list, snapshots []Volume
 	for _, name := range slices.Sorted(maps.Keys(g.logical)) {
 		l := g.logical[name]
 		// A snapshot is seen by the name of its store. What links the store to
@@ -48,9 +49,13 @@ func (g *Group) Volumes(find func(uuid string) device.Device) []Volume {
 		if isStore {
 			v.Kind = "snapshot"
 		}
-		list = append(list, v)
+		if isStore || len(l.segments) > 0 && l.segments[0].text("origin") != "" {
+			snapshots = append(snapshots, v)
+		} else {
+			list = append(list, v)
+		}
 	}
-	return list
+	return append(list, snapshots...)
 }
 
 func reason(err error) string { return strings.TrimPrefix(err.Error(), "LVM: ") }

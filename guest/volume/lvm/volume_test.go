@@ -83,6 +83,10 @@ func TestVolumesAsTheKernelReadsThem(t *testing.T) {
 			t.Errorf("%s: reason %q, want %s", name, v.Reason, want)
 		}
 	}
+	f := scan(t, pvs...)
+	if all := f.group.Volumes(f.find); all[len(all)-2].Name != "snap" || all[len(all)-1].Name != "thinsnap" {
+		t.Error("the snapshots do not come last")
+	}
 	if len(list) != 15 {
 		t.Errorf("%d volumes: %v", len(list), list)
 	}
