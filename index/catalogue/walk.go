@@ -335,6 +335,9 @@ func (l *lister) read(e *Entry) error {
 func (l *lister) entry(e Entry, b before, read bool) (now Entry, below []span, err error) {
 	changed := l.changed(e.Ino, &l.set)
 	trusted := !changed && b.entry != nil && b.entry.Ino == e.Ino && b.entry.Mode != 0
+	if trusted && b.entry.Target == "" && b.entry.Mode&filesystem.ModeType == filesystem.ModeSymlink {
+		trusted = false // it could not be read
+	}
 	switch {
 	case trusted:
 		now = *b.entry
