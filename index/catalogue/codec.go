@@ -54,6 +54,16 @@ const (
 // everywhere. Part of the on-disk format.
 const everywhereCount = maxSpans + 1
 
+// asBeforeCount says, in place of a number of spans in a difference, that they
+// are those of the entry of that name in the whole leaf. Part of the on-disk
+// format.
+const asBeforeCount = maxSpans + 2
+
+// asBefore is what asBeforeCount is decoded to, until the leaf is known.
+var asBefore = []span{{-1, -1}}
+
+func isAsBefore(s []span) bool { return len(s) == 1 && s[0].start < 0 }
+
 // packTable numbers the packs that a record names.
 type packTable struct {
 	packs  []chunk.PackRef
@@ -95,11 +105,8 @@ type entryEncoder struct {
 	names, rows []byte
 	count       int
 
-	ino          uint64
-	mode         uint32
-	uid, gid     uint32
-	mtime, ctime int64
-	record       int
+	last   Entry // what the next row is a difference from
+	record int
 }
 
 func (e *entryEncoder) reset() { *e = entryEncoder{names: e.names[:0], rows: e.rows[:0]} }
@@ -115,7 +122,8 @@ func (e *entryEncoder) append(b []byte) []byte {
 	return append(b, e.rows...)
 }
 
-// add writes an entry. For one with Dir, at and record say where the node
+// add writes an entry as a difference from the one before it, or from what was
+// put into last. For one with Dir, at and record say where the node
 // lies, and below where the records of its subtree do.
 func (e *entryEncoder) add(n *Entry, at, record int, below []span) {
 	e.names = binary.AppendUvarint(e.names, uint64(len(n.Name)))
@@ -127,8 +135,8 @@ func (e *entryEncoder) add(n *Entry, at, record int, below []span) {
 			flags |= flag
 		}
 	}
-	set(sameMode, n.Mode == e.mode)
-	set(sameOwner, n.UID == e.uid && n.GID == e.gid)
+	set(sameMode, n.Mode == e.last.Mode)
+	set(sameOwner, n.UID == e.last.UID && n.GID == e.last.GID)
 	set(oneLink, n.Nlink == 1)
 	set(sameTimes, n.Ctime == n.Mtime)
 	set(hasDevice, n.Major|n.Minor != 0)
@@ -136,7 +144,7 @@ func (e *entryEncoder) add(n *Entry, at, record int, below []span) {
 	set(hasDir, n.Dir != nil)
 	set(wholeSecond, n.Mtime.Nsec == 0)
 	b := append(e.rows, flags)
-	b = binary.AppendVarint(b, int64(uint64(n.Ino)-e.ino))
+	b = binary.AppendVarint(b, int64(n.Ino-e.last.Ino))
 	if flags&sameMode == 0 {
 		b = binary.AppendUvarint(b, uint64(n.Mode))
 	}
@@ -148,12 +156,12 @@ func (e *entryEncoder) add(n *Entry, at, record int, below []span) {
 		b = binary.AppendUvarint(b, uint64(n.Nlink))
 	}
 	b = binary.AppendUvarint(b, uint64(n.Size))
-	b = binary.AppendVarint(b, n.Mtime.Sec-e.mtime)
+	b = binary.AppendVarint(b, n.Mtime.Sec-e.last.Mtime.Sec)
 	if flags&wholeSecond == 0 {
 		b = binary.LittleEndian.AppendUint32(b, n.Mtime.Nsec)
 	}
 	if flags&sameTimes == 0 {
-		b = binary.AppendVarint(b, n.Ctime.Sec-e.ctime)
+		b = binary.AppendVarint(b, n.Ctime.Sec-e.last.Ctime.Sec)
 		b = binary.LittleEndian.AppendUint32(b, n.Ctime.Nsec)
 	}
 	if flags&hasDevice != 0 {
@@ -172,12 +180,15 @@ func (e *entryEncoder) add(n *Entry, at, record int, below []span) {
 		e.record = record
 	}
 	e.rows = b
-	e.ino, e.mode, e.uid, e.gid, e.mtime, e.ctime = uint64(n.Ino), n.Mode, n.UID, n.GID, n.Mtime.Sec, n.Ctime.Sec
+	e.last = *n
 }
 
 func appendSpans(b []byte, list []span) []byte {
 	if isEverywhere(list) {
 		return append(b, everywhereCount)
+	}
+	if isAsBefore(list) {
+		return append(b, asBeforeCount)
 	}
 	b = append(b, byte(len(list)))
 	end := int64(0)
@@ -310,8 +321,9 @@ func (d *decoder) place(last int) place {
 const minEntry = 5
 
 // entries reads a list of entries. below has one list of spans for each
-// entry with Dir, in order.
-func (d *decoder) entries() (list []Entry, below [][]span) {
+// entry with Dir, in order. base is the whole leaf that they differ from: the
+// rows of names that are in it are differences from its entries.
+func (d *decoder) entries(base *entryList) (list []Entry, below [][]span) {
 	n := d.number(maxEntries)
 	names := string(d.bytes(d.number(math.MaxInt32)))
 	if n*minEntry > len(d.b)+len(names) {
@@ -324,11 +336,24 @@ func (d *decoder) entries() (list []Entry, below [][]span) {
 	last := Entry{}
 	record := 0
 	var refs []Ref
+	at, dirs := 0, 0 // in base
 	for i := range list {
 		e := &list[i]
 		var ok bool
 		if e.Name, names, ok = cutName(names); !ok || e.Name == "" && n > 1 || i > 0 && e.Name <= list[i-1].Name {
 			d.fail("names out of order")
+		}
+		var known *Entry // of this name, in base
+		var knownBelow []span
+		for ; base != nil && at < len(base.entries) && base.entries[at].Name <= e.Name; at++ {
+			o := &base.entries[at]
+			if o.Name == e.Name {
+				known, last = o, *o
+			}
+			if o.Dir != nil {
+				knownBelow = base.below[dirs]
+				dirs++
+			}
 		}
 		d.entry(e, &last)
 		if last = *e; e.Dir == nil {
@@ -337,11 +362,18 @@ func (d *decoder) entries() (list []Entry, below [][]span) {
 		if refs == nil { // one allocation for all that may follow
 			refs = make([]Ref, 0, min(n-i, len(d.b)/20+1))
 		}
-		at := d.place(record)
-		record = at.record
-		refs = append(refs, Ref{Hash: e.Dir.Hash, Pack: at.pack, Record: at.record})
+		p := d.place(record)
+		record = p.record
+		refs = append(refs, Ref{Hash: e.Dir.Hash, Pack: p.pack, Record: p.record})
 		e.Dir = &refs[len(refs)-1]
-		below = append(below, d.spans())
+		spans := d.spans()
+		if isAsBefore(spans) {
+			if known == nil || known.Dir == nil {
+				d.fail("a directory that was not there")
+			}
+			spans = knownBelow
+		}
+		below = append(below, spans)
 		if d.err != nil {
 			return nil, nil
 		}
@@ -413,6 +445,8 @@ func (d *decoder) spans() []span {
 	switch {
 	case n == everywhereCount:
 		return everywhere
+	case n == asBeforeCount:
+		return asBefore
 	case n > maxSpans:
 		d.fail("too many spans")
 		return nil

@@ -121,7 +121,7 @@ type history struct {
 }
 
 func (h *history) touch(ino filesystem.Ino) {
-	h.clock++
+	h.clock += 3 // the tick is a second long here
 	h.changed[ino] = true
 	h.inodes[ino].attr.Ctime = filesystem.Time{Sec: 2e9 + h.clock, Nsec: uint32(h.clock % 3)}
 }

@@ -46,6 +46,9 @@ func encodeLeaf(t *packTable, e *entryEncoder, damaged byte) []byte {
 //
 //	4 · version · damaged · packs · pack, record of the whole leaf
 //	  · uvarint names that are gone · each: uvarint length, name · entries
+//
+// The row of an entry whose name is in the whole leaf is a difference from the
+// entry there, and not from the row before.
 func encodeDelta(t *packTable, e *entryEncoder, damaged byte, base int, record int, gone []string) []byte {
 	b := make([]byte, 0, e.size()+64+48*len(t.packs))
 	b = t.append(append(b, kindDelta, nodeVersion, damaged))
@@ -163,7 +166,7 @@ func (c *Cache) leaf(ctx context.Context, d *decoder, kind byte, at place, damag
 	l := leaf{at: at, base: at, damaged: damaged}
 	switch kind {
 	case kindLeaf:
-		l.entries.entries, l.entries.below = d.entries()
+		l.entries.entries, l.entries.below = d.entries(nil)
 		l.full = l.entries
 		return l, d.end()
 	case kindDelta:
@@ -175,16 +178,19 @@ func (c *Cache) leaf(ctx context.Context, d *decoder, kind byte, at place, damag
 	for range cap(gone) {
 		gone = append(gone, string(d.bytes(d.number(maxName))))
 	}
-	var changed entryList
-	changed.entries, changed.below = d.entries()
-	if err := d.end(); err != nil {
-		return l, err
+	if d.err != nil {
+		return l, d.err
 	}
 	base, err := c.whole(ctx, l.base)
 	if err != nil {
 		return l, err
 	}
 	l.full = base.leaves[0].entries
+	var changed entryList
+	changed.entries, changed.below = d.entries(&l.full)
+	if err := d.end(); err != nil {
+		return l, err
+	}
 	l.entries, err = l.full.with(changed, gone)
 	return l, err
 }

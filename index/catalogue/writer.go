@@ -2,6 +2,7 @@ package catalogue
 
 import (
 	"context"
+	"slices"
 
 	"cairn/chunkstore/chunk"
 )
@@ -158,7 +159,7 @@ func (w *writer) leaf(part entryList, damaged byte, old *leaf, only bool, leaves
 	loc, err := w.sink.AddRecord(func(open int) ([]byte, error) {
 		var t packTable
 		base := w.storedPack(&t, old.base.pack)
-		w.encode(&t, changed, open)
+		w.encode(&t, changed, &old.full, open)
 		return w.count(encodeDelta(&t, &w.enc, damaged, base, old.base.record, gone)), nil
 	})
 	if err != nil {
@@ -252,7 +253,7 @@ func (w *writer) whole(l entryList, damaged byte, leaves *[]written) error {
 		l = entryList{l.entries[n:], l.below[dirs:]}
 		loc, err := w.sink.AddRecord(func(open int) ([]byte, error) {
 			var t packTable
-			w.encode(&t, part, open)
+			w.encode(&t, part, nil, open)
 			return w.count(encodeLeaf(&t, &w.enc, damaged)), nil
 		})
 		if err != nil {
@@ -263,22 +264,40 @@ func (w *writer) whole(l entryList, damaged byte, leaves *[]written) error {
 	return nil
 }
 
-// encode fills w.enc with entries.
-func (w *writer) encode(t *packTable, l entryList, open int) {
+// encode fills w.enc with entries; base is the whole leaf that they differ
+// from, or nil.
+func (w *writer) encode(t *packTable, l entryList, base *entryList, open int) {
 	w.enc.reset()
-	dirs := 0
+	dirs, at, baseDirs := 0, 0, 0
 	for i := range l.entries {
 		e := &l.entries[i]
+		var before []span // of the entry of this name in base
+		for ; base != nil && at < len(base.entries) && base.entries[at].Name <= e.Name; at++ {
+			o := &base.entries[at]
+			if o.Name == e.Name {
+				w.enc.last = *o
+			}
+			if o.Dir != nil {
+				if o.Name == e.Name {
+					before = base.below[baseDirs]
+				}
+				baseDirs++
+			}
+		}
 		if e.Dir == nil {
 			w.enc.add(e, 0, 0, nil)
 			continue
 		}
-		if loc, own := w.own[e.Dir]; own {
-			w.enc.add(e, w.ownPack(t, loc, open), loc.Record, l.below[dirs])
-		} else {
-			w.enc.add(e, w.storedPack(t, e.Dir.Pack), e.Dir.Record, l.below[dirs])
-		}
+		below := l.below[dirs]
 		dirs++
+		if before != nil && slices.Equal(below, before) {
+			below = asBefore
+		}
+		if loc, own := w.own[e.Dir]; own {
+			w.enc.add(e, w.ownPack(t, loc, open), loc.Record, below)
+		} else {
+			w.enc.add(e, w.storedPack(t, e.Dir.Pack), e.Dir.Record, below)
+		}
 	}
 }
 
