@@ -106,6 +106,7 @@ type entryEncoder struct {
 	count       int
 
 	last   Entry // what the next row is a difference from
+	known  int   // behind the last entry that replaced one of the whole leaf
 	record int
 }
 
@@ -122,12 +123,24 @@ func (e *entryEncoder) append(b []byte) []byte {
 	return append(b, e.rows...)
 }
 
-// add writes an entry as a difference from the one before it, or from what was
-// put into last. For one with Dir, at and record say where the node
+// replaces writes an entry, as add does, as a difference from entry n of the
+// whole leaf, which has its name.
+func (e *entryEncoder) replaces(n int, old, entry *Entry, at, record int, below []span) {
+	e.names = binary.AppendUvarint(append(e.names, 0), uint64(n-e.known))
+	e.known = n + 1
+	e.last = *old
+	e.row(entry, at, record, below)
+}
+
+// add writes an entry as a difference from the one before it. For one with Dir, at and record say where the node
 // lies, and below where the records of its subtree do.
 func (e *entryEncoder) add(n *Entry, at, record int, below []span) {
 	e.names = binary.AppendUvarint(e.names, uint64(len(n.Name)))
 	e.names = append(e.names, n.Name...)
+	e.row(n, at, record, below)
+}
+
+func (e *entryEncoder) row(n *Entry, at, record int, below []span) {
 	e.count++
 	var flags byte
 	set := func(flag byte, on bool) {
@@ -321,8 +334,9 @@ func (d *decoder) place(last int) place {
 const minEntry = 5
 
 // entries reads a list of entries. below has one list of spans for each
-// entry with Dir, in order. base is the whole leaf that they differ from: the
-// rows of names that are in it are differences from its entries.
+// entry with Dir, in order. base is the whole leaf that they differ from: in
+// place of a name there may be the number of an entry of it, and the row is a
+// difference from that one.
 func (d *decoder) entries(base *entryList) (list []Entry, below [][]span) {
 	n := d.number(maxEntries)
 	names := string(d.bytes(d.number(math.MaxInt32)))
@@ -336,24 +350,23 @@ func (d *decoder) entries(base *entryList) (list []Entry, below [][]span) {
 	last := Entry{}
 	record := 0
 	var refs []Ref
-	at, dirs := 0, 0 // in base
+	next, at, dirs := 0, 0, 0 // in base
 	for i := range list {
 		e := &list[i]
 		var ok bool
-		if e.Name, names, ok = cutName(names); !ok || e.Name == "" && n > 1 || i > 0 && e.Name <= list[i-1].Name {
-			d.fail("names out of order")
+		e.Name, names, ok = cutName(names)
+		var known *Entry
+		if ok && e.Name == "" && base != nil {
+			var skip int
+			if skip, names, ok = cutNumber(names); ok && skip < len(base.entries)-next {
+				next += skip
+				known = &base.entries[next]
+				next++
+				e.Name, last = known.Name, *known
+			}
 		}
-		var known *Entry // of this name, in base
-		var knownBelow []span
-		for ; base != nil && at < len(base.entries) && base.entries[at].Name <= e.Name; at++ {
-			o := &base.entries[at]
-			if o.Name == e.Name {
-				known, last = o, *o
-			}
-			if o.Dir != nil {
-				knownBelow = base.below[dirs]
-				dirs++
-			}
+		if !ok || e.Name == "" && n > 1 || i > 0 && e.Name <= list[i-1].Name {
+			d.fail("names out of order")
 		}
 		d.entry(e, &last)
 		if last = *e; e.Dir == nil {
@@ -370,8 +383,14 @@ func (d *decoder) entries(base *entryList) (list []Entry, below [][]span) {
 		if isAsBefore(spans) {
 			if known == nil || known.Dir == nil {
 				d.fail("a directory that was not there")
+				return nil, nil
 			}
-			spans = knownBelow
+			for ; &base.entries[at] != known; at++ {
+				if base.entries[at].Dir != nil {
+					dirs++
+				}
+			}
+			spans = base.below[dirs]
 		}
 		below = append(below, spans)
 		if d.err != nil {
@@ -390,20 +409,22 @@ func (d *decoder) entries(base *entryList) (list []Entry, below [][]span) {
 // cutName reads the first of the names. It looks at no byte twice, so that a
 // directory's names share one allocation.
 func cutName(names string) (name, rest string, ok bool) {
-	if names == "" {
+	n, names, ok := cutNumber(names)
+	if !ok || n > maxName || n > len(names) {
 		return "", "", false
 	}
-	n, k := int(names[0]), 1
-	if n >= 0x80 {
-		if len(names) < 2 || names[1] >= 0x80 {
-			return "", "", false
+	return names[:n], names[n:], true
+}
+
+// cutNumber reads a uvarint below 1<<21.
+func cutNumber(names string) (n int, rest string, ok bool) {
+	for k := 0; k < len(names) && k < 3; k++ {
+		n |= int(names[k]&0x7f) << (7 * k)
+		if names[k] < 0x80 {
+			return n, names[k+1:], true
 		}
-		n, k = n&0x7f|int(names[1])<<7, 2
 	}
-	if n > maxName || n > len(names)-k {
-		return "", "", false
-	}
-	return names[k : k+n], names[k+n:], true
+	return 0, "", false
 }
 
 // entry reads a row up to the hash of the directory below, to which Dir

@@ -176,9 +176,9 @@ func (w *writer) countGone(now, before entryList) int {
 	return len(gone)
 }
 
-// differ gives the entries that are new or not as before, the names that are
-// gone, and about what the former take in a record.
-func (w *writer) differ(now, before entryList) (changed entryList, gone []string, size int) {
+// differ gives the entries that are new or not as before, the numbers of those
+// that are gone, and about what the former take in a record.
+func (w *writer) differ(now, before entryList) (changed entryList, gone []int, size int) {
 	i, dirsNow, dirsBefore := 0, 0, 0
 	spansOf := func(l *entryList, e *Entry, at *int) []span {
 		if e.Dir == nil {
@@ -191,7 +191,7 @@ func (w *writer) differ(now, before entryList) (changed entryList, gone []string
 		e := &now.entries[k]
 		for i < len(before.entries) && before.entries[i].Name < e.Name {
 			spansOf(&before, &before.entries[i], &dirsBefore)
-			gone = append(gone, before.entries[i].Name)
+			gone = append(gone, i)
 			i++
 		}
 		spans := spansOf(&now, e, &dirsNow)
@@ -210,7 +210,7 @@ func (w *writer) differ(now, before entryList) (changed entryList, gone []string
 		size += w.estimate(e, spans)
 	}
 	for ; i < len(before.entries); i++ {
-		gone = append(gone, before.entries[i].Name)
+		gone = append(gone, i)
 	}
 	return changed, gone, size
 }
@@ -271,32 +271,38 @@ func (w *writer) encode(t *packTable, l entryList, base *entryList, open int) {
 	dirs, at, baseDirs := 0, 0, 0
 	for i := range l.entries {
 		e := &l.entries[i]
-		var before []span // of the entry of this name in base
+		var before *Entry // of this name, in base
+		var beforeBelow []span
+		number := at
 		for ; base != nil && at < len(base.entries) && base.entries[at].Name <= e.Name; at++ {
 			o := &base.entries[at]
 			if o.Name == e.Name {
-				w.enc.last = *o
+				before, number = o, at
 			}
 			if o.Dir != nil {
-				if o.Name == e.Name {
-					before = base.below[baseDirs]
+				if before != nil {
+					beforeBelow = base.below[baseDirs]
 				}
 				baseDirs++
 			}
 		}
-		if e.Dir == nil {
-			w.enc.add(e, 0, 0, nil)
-			continue
+		pack, record, below := 0, 0, []span(nil)
+		if e.Dir != nil {
+			below = l.below[dirs]
+			dirs++
+			if beforeBelow != nil && slices.Equal(below, beforeBelow) {
+				below = asBefore
+			}
+			if loc, own := w.own[e.Dir]; own {
+				pack, record = w.ownPack(t, loc, open), loc.Record
+			} else {
+				pack, record = w.storedPack(t, e.Dir.Pack), e.Dir.Record
+			}
 		}
-		below := l.below[dirs]
-		dirs++
-		if before != nil && slices.Equal(below, before) {
-			below = asBefore
-		}
-		if loc, own := w.own[e.Dir]; own {
-			w.enc.add(e, w.ownPack(t, loc, open), loc.Record, below)
+		if before != nil {
+			w.enc.replaces(number, before, e, pack, record, below)
 		} else {
-			w.enc.add(e, w.storedPack(t, e.Dir.Pack), e.Dir.Record, below)
+			w.enc.add(e, pack, record, below)
 		}
 	}
 }
