@@ -218,6 +218,7 @@ type decoder struct {
 	b     []byte
 	err   error
 	self  chunk.PackRef // the pack that the record lies in
+	top   bool          // the only entry is a volume's top, without a name
 	packs []chunk.PackRef
 }
 
@@ -365,7 +366,7 @@ func (d *decoder) entries(base *entryList) (list []Entry, below [][]span) {
 				e.Name, last = known.Name, *known
 			}
 		}
-		if !ok || e.Name == "" && n > 1 || i > 0 && e.Name <= list[i-1].Name {
+		if !ok || (e.Name == "") != (d.top && n == 1) || i > 0 && e.Name <= list[i-1].Name {
 			d.fail("names out of order")
 		}
 		d.entry(e, &last)
