@@ -14,6 +14,7 @@ import (
 	"cairn/chunkstore"
 	"cairn/chunkstore/chunk"
 	"cairn/index"
+	"cairn/index/catalogue"
 	"cairn/index/restorepoint"
 )
 
@@ -23,6 +24,7 @@ type Catalogue struct {
 	repo   *Repo
 	reader *chunkstore.Reader
 	ahead  *restorepoint.ReadAhead
+	nodes  *catalogue.Cache // of catalogues of files
 
 	mu     sync.Mutex
 	points map[chunk.SessionID]restorepoint.Summary
@@ -34,7 +36,7 @@ type Catalogue struct {
 // with Close.
 func (r *Repo) NewCatalogue(ctx context.Context, cacheBytes int64) *Catalogue {
 	reader := r.Store.NewReader(cacheBytes)
-	return &Catalogue{repo: r, reader: reader, ahead: restorepoint.NewReadAhead(ctx, reader),
+	return &Catalogue{repo: r, reader: reader, ahead: restorepoint.NewReadAhead(ctx, reader), nodes: catalogue.NewCache(reader, nodeCache),
 		points: map[chunk.SessionID]restorepoint.Summary{}, bad: map[chunk.SessionID]error{}}
 }
 
@@ -56,7 +58,8 @@ func (c *Catalogue) Points(ctx context.Context) ([]restorepoint.Summary, error) 
 	var missing []chunk.SessionID
 	err := c.repo.Store.Committed(ctx, func(id chunk.SessionID) error {
 		present[id] = true
-		if _, ok := c.points[id]; !ok && c.bad[id] == nil {
+		_, known := c.points[id]
+		if _, bad := c.bad[id]; !known && !bad {
 			missing = append(missing, id)
 		}
 		return nil
@@ -117,7 +120,7 @@ func (c *Catalogue) load(ctx context.Context, ids []chunk.SessionID) error {
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
-			case errors.Is(err, chunkstore.ErrAborted):
+			case errors.Is(err, chunkstore.ErrAborted), errors.Is(err, chunkstore.ErrNotPoint):
 				c.bad[id] = nil // no point, and no damage
 			case err != nil:
 				c.bad[id] = err
