@@ -1,0 +1,14 @@
+package catalogue
+
+import (
+	"errors"
+	"fmt"
+)
+
+// errPart says that a directory was listed in part when its catalogue was
+// made.
+var errPart = fmt.Errorf("a part of the directory was not readable: %w", ErrCorrupt)
+
+// ErrTooMany says that a question was given up because its answer is without
+// end, or nearly.
+var ErrTooMany = errors.New("too many files")
