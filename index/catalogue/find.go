@@ -130,7 +130,8 @@ func (f *finding) directory(at string, groups []group, depth int) error {
 		f.problem(at, groups[0], fmt.Errorf("more than %d directories deep: %w", maxDepth, ErrCorrupt))
 		return nil
 	}
-	names, err := f.past.merge(f.ctx, groups, func(g group, err error) { f.problem(at, g, err) })
+	names, err := f.past.merge(f.ctx, groups, func(name string) bool { return f.matcher.name(at, name) },
+		func(g group, err error) { f.problem(at, g, err) })
 	if err != nil {
 		return err
 	}

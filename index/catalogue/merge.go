@@ -35,8 +35,9 @@ func sameEntry(a, b *Entry) bool {
 
 // merge gives the names of a directory that has several forms, sorted, with
 // the versions of each. One form is in memory at a time. A form that cannot be
-// read is told to failed and left out.
-func (p *Past) merge(ctx context.Context, groups []group, failed func(group, error)) ([]name, error) {
+// read is told to failed and left out. Of what is no directory only what keep
+// (nil: all) says yes to is given.
+func (p *Past) merge(ctx context.Context, groups []group, keep func(name string) bool, failed func(group, error)) ([]name, error) {
 	var names []name
 	for i, g := range groups {
 		d, err := p.read(ctx, g)
@@ -50,10 +51,7 @@ func (p *Past) merge(ctx context.Context, groups []group, failed func(group, err
 		if d.Damaged {
 			failed(g, errPart)
 		}
-		if len(names) == 0 {
-			names = make([]name, 0, len(d.Entries))
-		}
-		names = addForm(names, g.spot, d, int32(i))
+		names = addForm(names, g.spot, d, int32(i), keep)
 	}
 	memo := map[[2]int32]spans{}
 	between := func(lo, hi int32) spans {
@@ -84,15 +82,15 @@ func (p *Past) merge(ctx context.Context, groups []group, failed func(group, err
 
 // addForm adds the entries of one form of a directory, the one with number
 // form, to the sorted names. It may change names.
-func addForm(names []name, at spot, d *Directory, form int32) []name {
+func addForm(names []name, at spot, d *Directory, form int32, keep func(string) bool) []name {
 	if len(names) == 0 {
-		return appendForm(names, at, d, form)
+		return appendForm(at, d, form, keep)
 	}
 	var fresh []name // those that no earlier form has
 	i := 0
 	for k := range d.Entries {
 		e := &d.Entries[k]
-		if !isName(e.Name) {
+		if !isName(e.Name) || keep != nil && !e.IsDir() && !keep(e.Name) {
 			continue
 		}
 		for i < len(names) && names[i].name < e.Name {
@@ -124,15 +122,22 @@ func addForm(names []name, at spot, d *Directory, form int32) []name {
 
 // appendForm is addForm for the first form: the common case of a directory
 // that has only one costs few allocations.
-func appendForm(names []name, at spot, d *Directory, form int32) []name {
-	versions := make([]version, len(d.Entries))
-	for k := range d.Entries {
+func appendForm(at spot, d *Directory, form int32, keep func(string) bool) []name {
+	wanted := func(k int) bool {
 		e := &d.Entries[k]
-		if !isName(e.Name) || k > 0 && d.Entries[k-1].Name >= e.Name {
-			continue
+		return isName(e.Name) && (k == 0 || d.Entries[k-1].Name < e.Name) && (keep == nil || e.IsDir() || keep(e.Name))
+	}
+	var list []int
+	for k := range d.Entries {
+		if wanted(k) {
+			list = append(list, k)
 		}
-		versions[k] = newVersion(at.child(e), form)
-		names = append(names, name{e.Name, versions[k : k+1 : k+1]})
+	}
+	versions := make([]version, len(list))
+	names := make([]name, len(list))
+	for i, k := range list {
+		versions[i] = newVersion(at.child(&d.Entries[k]), form)
+		names[i] = name{d.Entries[k].Name, versions[i : i+1 : i+1]}
 	}
 	return names
 }
