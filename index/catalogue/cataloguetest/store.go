@@ -18,6 +18,7 @@ type Store struct {
 	dirs   map[catalogue.Hash]*catalogue.Directory
 	bad    map[catalogue.Hash]error
 	points map[string]*catalogue.Point
+	made   int
 	List   []restorepoint.Summary // oldest first, as points were made
 	Reads  int                    // of directories
 	Opens  int                    // of points
@@ -73,9 +74,10 @@ func (s *Store) AddVolumes(vm string, volumes []Volume, mounts ...catalogue.Moun
 		}
 		root.Volumes = append(root.Volumes, out)
 	}
-	n := len(s.List)
+	n := s.made
+	s.made++
 	sum := restorepoint.Summary{ID: strings.Repeat(fmt.Sprintf("%08x", n+1), 4), VM: vm, Time: Noon.AddDate(0, 0, n)}
-	for i := n - 1; i >= 0 && sum.Parent == ""; i-- {
+	for i := len(s.List) - 1; i >= 0 && sum.Parent == ""; i-- {
 		if s.List[i].VM == vm {
 			sum.Parent = s.List[i].ID
 		}
