@@ -160,7 +160,7 @@ func (f *finding) directory(at string, groups []group, depth int) error {
 // versions gives the versions that pass the query's other conditions.
 func (f *finding) versions(n *name) []Version {
 	var out []Version
-	var sets []spans
+	var sets []pointSet
 	for i := range n.versions {
 		v := &n.versions[i]
 		if !f.query.takes(&v.entry) {

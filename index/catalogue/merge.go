@@ -18,7 +18,7 @@ type version struct {
 	volume string
 	lo, hi int32      // first and last of the groups that have it …
 	more   [][2]int32 // … and further ranges of groups, before those
-	points spans
+	points pointSet
 }
 
 func (v *version) spot() spot { return spot{&v.entry, v.cover, v.volume} }
@@ -53,15 +53,15 @@ func (p *Past) merge(ctx context.Context, groups []group, keep func(name string)
 		}
 		names = addForm(names, g.spot, d, int32(i), keep)
 	}
-	memo := map[[2]int32]spans{}
-	between := func(lo, hi int32) spans {
+	memo := map[[2]int32]pointSet{}
+	between := func(lo, hi int32) pointSet {
 		if lo == hi {
 			return groups[lo].points
 		}
 		if s, ok := memo[[2]int32{lo, hi}]; ok {
 			return s
 		}
-		var s spans
+		var s pointSet
 		for _, g := range groups[lo : hi+1] {
 			s = s.or(g.points)
 		}

@@ -12,9 +12,9 @@ import (
 	"cairn/index/restorepoint"
 )
 
-// Source gives the catalogues of points, stored ones or such that were walked
+// Opener gives the catalogues of points, stored ones or such that were walked
 // for the question. It may be called by many goroutines.
-type Source interface {
+type Opener interface {
 	Open(ctx context.Context, p restorepoint.Summary) (*Point, error)
 }
 
@@ -22,10 +22,9 @@ type Source interface {
 // once. It may be used by many goroutines.
 type Past struct {
 	points []restorepoint.Summary
-	seen   []seen // what the points show, in the same order
-	all    spans  // points that can be looked at
+	seen   []seen   // what the points show, in the same order
+	all    pointSet // points that can be looked at
 	known  interner
-	cache  *cache
 }
 
 // seen is a point as far as it could be opened.
@@ -42,12 +41,11 @@ const parallel = 16
 // NewPast opens the catalogues of points, which are sorted by time. A point
 // whose catalogue cannot be opened is left out, and Unread says so. Points
 // that before (may be nil) has open are not opened again.
-func NewPast(ctx context.Context, points []restorepoint.Summary, source Source, before *Past) (*Past, error) {
-	p := &Past{points: points, seen: make([]seen, len(points)), known: interner{}, cache: newCache()}
+func NewPast(ctx context.Context, points []restorepoint.Summary, from Opener, before *Past) (*Past, error) {
+	p := &Past{points: points, seen: make([]seen, len(points)), known: interner{}}
 	opened := make([]*Point, len(points))
 	old := map[string]seen{}
 	if before != nil {
-		p.cache = before.cache
 		for i, s := range before.points {
 			if before.seen[i].err == nil {
 				old[s.ID] = before.seen[i]
@@ -63,7 +61,7 @@ func NewPast(ctx context.Context, points []restorepoint.Summary, source Source, 
 		}
 		g.Go(func() error {
 			var err error
-			if opened[i], err = source.Open(gctx, s); err != nil {
+			if opened[i], err = from.Open(gctx, s); err != nil {
 				p.seen[i].err = err
 			}
 			return gctx.Err()
@@ -79,7 +77,7 @@ func NewPast(ctx context.Context, points []restorepoint.Summary, source Source, 
 			s.view = s.view.interned(p.known)
 		case s.err == nil:
 			o := opened[i]
-			s.view, s.problems, s.err = newView(ctx, o.Root, cachedNodes{o.Nodes, p.cache}, p.known)
+			s.view, s.problems, s.err = newView(ctx, o.Root, o.Nodes, p.known)
 		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -148,7 +146,7 @@ func (p Problem) Error() string { return fmt.Sprintf("%q: %v", p.Path, p.Err) }
 // group is a directory at one path, the same in all its points.
 type group struct {
 	spot   spot
-	points spans
+	points pointSet
 }
 
 // read reads a group's directory, by the first of its points.
@@ -157,7 +155,7 @@ func (p *Past) read(ctx context.Context, g group) (*Directory, error) {
 }
 
 // tops gives the groups of a tree's top directory.
-func (p *Past) tops(tree string, points spans) []group {
+func (p *Past) tops(tree string, points pointSet) []group {
 	var g groups
 	points.and(p.all).each(func(i int) {
 		if s, ok := p.seen[i].view.tops[tree]; ok {
@@ -174,7 +172,7 @@ type groups struct {
 	by   map[spotKey]int
 }
 
-func (g *groups) add(s spot, points spans) {
+func (g *groups) add(s spot, points pointSet) {
 	if s.entry.Dir == nil {
 		g.list = append(g.list, group{s, points})
 		return
@@ -193,7 +191,7 @@ func (g *groups) add(s spot, points spans) {
 // located is what a path is in some points: a spot, or nothing, or an error.
 type located struct {
 	spot   spot // entry is nil when nothing is there
-	points spans
+	points pointSet
 	path   string // without symbolic links; "" when nothing is there
 	err    error
 }
@@ -210,10 +208,10 @@ type step struct {
 // locate finds a path in points. Symbolic links in the middle are followed, the
 // last one only if follow; ".." stops at the top. Each distinct directory on
 // the way is read once.
-func (p *Past) locate(ctx context.Context, tree string, names []string, points spans, follow bool) ([]located, error) {
+func (p *Past) locate(ctx context.Context, tree string, names []string, points pointSet, follow bool) ([]located, error) {
 	var out []located
 	if asked := points.and(p.all); len(asked) > 0 {
-		var have spans
+		var have pointSet
 		var steps []step
 		for _, g := range p.tops(tree, asked) {
 			have = have.or(g.points)
@@ -261,11 +259,9 @@ func (p *Past) readAll(ctx context.Context, steps []step) ([]result, error) {
 		if len(s.rest) == 0 || !s.spot.isDir() || s.rest[0] == ".." {
 			continue
 		}
-		if s.spot.entry.Dir != nil {
-			if d := p.cache.get(s.spot.entry.Dir.Hash); d != nil {
-				results[i].directory = d
-				continue
-			}
+		if len(steps) == 1 {
+			results[i].directory, results[i].err = p.read(ctx, s.group)
+			return results, ctx.Err()
 		}
 		g.Go(func() error {
 			results[i].directory, results[i].err = p.read(gctx, s.group)

@@ -24,7 +24,7 @@ type Store struct {
 	Opens  int                    // of points
 }
 
-var _ catalogue.Source = (*Store)(nil)
+var _ catalogue.Opener = (*Store)(nil)
 
 // NewStore gives an empty store.
 func NewStore() *Store {
@@ -97,7 +97,7 @@ func (s *Store) Lose(id string) {
 	delete(s.points, id)
 }
 
-// Open implements catalogue.Source.
+// Open implements catalogue.Opener.
 func (s *Store) Open(ctx context.Context, p restorepoint.Summary) (*catalogue.Point, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -2,34 +2,34 @@ package catalogue
 
 import "sort"
 
-// spans is a set of points, by their indexes in a list: ranges that ascend and
+// pointSet is a set of points, by their indexes in a list: ranges that ascend and
 // do not touch. Versions of a file live in few ranges, however many points
-// there are. A spans is never changed.
-type spans []span
+// there are. A pointSet is never changed.
+type pointSet []pointRange
 
-// span is first to last, both in it.
-type span struct{ lo, hi int32 }
+// pointRange is first to last, both in it.
+type pointRange struct{ lo, hi int32 }
 
-func only(i int) spans { return spans{{int32(i), int32(i)}} }
+func only(i int) pointSet { return pointSet{{int32(i), int32(i)}} }
 
-func (s spans) first() int { return int(s[0].lo) }
+func (s pointSet) first() int { return int(s[0].lo) }
 
-func (s spans) last() int { return int(s[len(s)-1].hi) }
+func (s pointSet) last() int { return int(s[len(s)-1].hi) }
 
-func (s spans) count() (n int) {
+func (s pointSet) count() (n int) {
 	for _, r := range s {
 		n += int(r.hi-r.lo) + 1
 	}
 	return n
 }
 
-func (s spans) has(i int) bool {
+func (s pointSet) has(i int) bool {
 	at := sort.Search(len(s), func(k int) bool { return int(s[k].hi) >= i })
 	return at < len(s) && int(s[at].lo) <= i
 }
 
 // each calls fn for every index, ascending.
-func (s spans) each(fn func(i int)) {
+func (s pointSet) each(fn func(i int)) {
 	for _, r := range s {
 		for i := r.lo; i <= r.hi; i++ {
 			fn(int(i))
@@ -38,11 +38,11 @@ func (s spans) each(fn func(i int)) {
 }
 
 // and gives what is in both.
-func (s spans) and(t spans) spans {
-	var out spans
+func (s pointSet) and(t pointSet) pointSet {
+	var out pointSet
 	for i, j := 0, 0; i < len(s) && j < len(t); {
 		if lo, hi := max(s[i].lo, t[j].lo), min(s[i].hi, t[j].hi); lo <= hi {
-			out = append(out, span{lo, hi})
+			out = append(out, pointRange{lo, hi})
 		}
 		if s[i].hi < t[j].hi {
 			i++
@@ -54,15 +54,15 @@ func (s spans) and(t spans) spans {
 }
 
 // or gives what is in either.
-func (s spans) or(t spans) spans {
+func (s pointSet) or(t pointSet) pointSet {
 	switch {
 	case len(s) == 0:
 		return t
 	case len(t) == 0:
 		return s
 	}
-	out := make(spans, 0, len(s)+len(t))
-	add := func(r span) {
+	out := make(pointSet, 0, len(s)+len(t))
+	add := func(r pointRange) {
 		if n := len(out); n > 0 && out[n-1].hi+1 >= r.lo {
 			out[n-1].hi = max(out[n-1].hi, r.hi)
 			return
