@@ -1,14 +1,11 @@
 package chunkstore
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/klauspost/compress/zstd"
 
-	"cairn/chunkstore/backend"
 	"cairn/chunkstore/pack"
 	"cairn/chunkstore/seal"
 )
@@ -36,9 +33,10 @@ const (
 type RecordKind byte
 
 const (
-	recordIntent RecordKind = 1
-	recordPoint  RecordKind = 2 // a commit
-	recordAbort  RecordKind = 3 // a session that must not commit any more
+	recordIntent    RecordKind = 1
+	recordPoint     RecordKind = 2 // a commit
+	recordAbort     RecordKind = 3 // a session that must not commit any more
+	recordCatalogue RecordKind = 4 // a commit that belongs to a point's
 )
 
 // ErrAborted: the session was decided against; what it stored may be used
@@ -90,36 +88,4 @@ func (s *Store) openRecord(name string, b []byte) (RecordKind, []byte, error) {
 		return 0, nil, fmt.Errorf("%s: %w: %v", name, pack.ErrCorrupt, err)
 	}
 	return RecordKind(b[9]), plain, nil
-}
-
-// Committed calls fn for each session that has a decision, in the order of
-// their names; the decision may be an abort.
-func (s *Store) Committed(ctx context.Context, fn func(SessionID) error) error {
-	return s.place.List(ctx, pointsPrefix, func(o backend.Object) error {
-		id, err := ParseSessionID(strings.TrimPrefix(o.Name, pointsPrefix))
-		if err != nil {
-			return nil // not ours; check names it
-		}
-		return fn(id)
-	})
-}
-
-// ReadCommit gives what a session committed; ErrAborted when it was decided
-// against, backend.ErrNotExist when it is undecided or unknown.
-func (s *Store) ReadCommit(ctx context.Context, id SessionID) ([]byte, error) {
-	name := pointsPrefix + id.String()
-	b, err := backend.Get(ctx, s.place, name, maxRecord)
-	if err != nil {
-		return nil, err
-	}
-	kind, plain, err := s.openRecord(name, b)
-	switch {
-	case err != nil:
-		return nil, err
-	case kind == recordPoint:
-		return plain, nil
-	case kind == recordAbort:
-		return nil, fmt.Errorf("%s: %w", name, ErrAborted)
-	}
-	return nil, fmt.Errorf("%s: %w: record of kind %d", name, pack.ErrCorrupt, kind)
 }

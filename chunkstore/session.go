@@ -52,13 +52,14 @@ type Session struct {
 	store *Store
 	index Index
 	id    SessionID
+	kind  RecordKind // of what it commits
 
 	// ctx is that of the session's goroutines, which end with it: by the
 	// caller's end, by fail and by Close.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
-	pipe  *pipeline
+	pipe  *pipeline // nil: it takes records only
 	maps  mapWriter
 	known *known
 
@@ -79,20 +80,31 @@ type packStart struct {
 
 // Begin starts a session: its intent is stored first of all.
 func (s *Store) Begin(ctx context.Context, index Index, intent []byte) (*Session, error) {
-	key := randomSession()
-	w := &Session{store: s, index: index, id: key, refIndex: map[PackRef]uint32{}, used: map[uint32]bool{}}
-	name := intentsPrefix + key.String()
+	return s.begin(ctx, randomSession(), recordPoint, index, intent)
+}
+
+// begin starts a session that will commit a record of a kind. Without an index
+// it takes records only.
+func (s *Store) begin(ctx context.Context, id SessionID, kind RecordKind, index Index, intent []byte) (*Session, error) {
+	w := &Session{store: s, index: index, id: id, kind: kind, refIndex: map[PackRef]uint32{}, used: map[uint32]bool{}}
+	name := intentsPrefix + id.String()
 	body, err := s.sealRecord(name, recordIntent, intent)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.place.Put(ctx, name, body); err != nil {
+	err = s.place.Put(ctx, name, body)
+	if kind == recordCatalogue && errors.Is(err, backend.ErrExist) { // an earlier try's, or of one that runs now
+		body, err = nil, nil
+	}
+	if err != nil {
 		return nil, fmt.Errorf("store the session's intent: %w", err)
 	}
 	w.stats.BytesStored = int64(len(body))
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
-	w.known = newKnown(w)
-	w.pipe = startPipeline(w)
+	if index != nil {
+		w.known = newKnown(w)
+		w.pipe = startPipeline(w)
+	}
 	w.maps = mapWriter{session: w}
 	return w, nil
 }
@@ -122,7 +134,9 @@ func (w *Session) err() error { return context.Cause(w.ctx) }
 // committed stays as garbage, which a later session may use.
 func (w *Session) Close() {
 	w.cancel(errors.New("the session was closed"))
-	w.pipe.wait()
+	if w.pipe != nil {
+		w.pipe.wait()
+	}
 }
 
 // Statistics gives the counts so far.
@@ -148,6 +162,15 @@ func (w *Session) loc(ref PackRef, n int) Loc {
 		w.refIndex[ref] = i
 	}
 	return Loc(i+1)<<packShift | Loc(n)
+}
+
+// Refer tells that a record of the session names a stored pack: Commit makes
+// sure that it is there.
+func (w *Session) Refer(ref PackRef) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i, _ := w.ref(w.loc(ref, 0))
+	w.used[i] = true
 }
 
 // ref gives the pack of a Loc that is neither a hole nor new.
@@ -223,7 +246,7 @@ func (w *Session) Commit(ctx context.Context, body []byte) error {
 		return err
 	}
 	name := pointsPrefix + w.id.String()
-	sealed, err := w.store.sealRecord(name, recordPoint, body)
+	sealed, err := w.store.sealRecord(name, w.kind, body)
 	if err != nil {
 		return err
 	}
@@ -237,7 +260,10 @@ func (w *Session) Commit(ctx context.Context, body []byte) error {
 	}
 	// Read back: after ErrExist the slot says whether this was our own put
 	// whose answer was lost, or an abort.
-	back, err := w.store.ReadCommit(ctx, w.id)
+	back, err := w.store.readDecision(ctx, w.id, w.kind)
+	if err == nil && w.kind == recordCatalogue && put != nil && string(back) != string(body) {
+		return fmt.Errorf("%s: %w", name, ErrDecided)
+	}
 	if err != nil {
 		return fmt.Errorf("read the commit back: %w", err)
 	}
@@ -258,13 +284,17 @@ func (w *Session) checkReferences(ctx context.Context) error {
 	if _, err := w.store.place.Size(ctx, intentsPrefix+w.id.String()); err != nil {
 		return fmt.Errorf("the session's intent: %w", err)
 	}
+	again := "--full-read"
+	if w.kind == recordCatalogue {
+		again = "--rebuild"
+	}
 	for i := range w.used {
 		ok, err := w.store.HasPack(ctx, w.refs[i])
 		if err != nil {
 			return err
 		}
 		if !ok {
-			return fmt.Errorf("%s, which earlier points need too, is gone: %w; run the backup again with --full-read, and cairn check", w.refs[i], backend.ErrNotExist)
+			return fmt.Errorf("%s, which earlier points need too, is gone: %w; run it again with %s, and cairn check", w.refs[i], backend.ErrNotExist, again)
 		}
 	}
 	return nil

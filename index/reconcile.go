@@ -283,7 +283,7 @@ var errNotAPoint = errors.New("not a manifest that this cairn knows")
 // readDecision reads how a session was decided, and gives it as a 'c' value.
 func readDecision(ctx context.Context, store Store, id chunkstore.SessionID) ([]byte, error) {
 	body, err := store.ReadCommit(ctx, id)
-	if errors.Is(err, chunkstore.ErrAborted) {
+	if errors.Is(err, chunkstore.ErrAborted) || errors.Is(err, chunkstore.ErrNotPoint) { // the catalogue of a point that is gone
 		return decision{kind: pointAborted}.value()
 	}
 	if err != nil {

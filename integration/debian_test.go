@@ -28,6 +28,7 @@ const loginTime = 4 * time.Minute
 // back into the running guest. At the end the whole VM is restored and boots.
 func TestDebian(t *testing.T) {
 	h := newHost(t)
+	h.sparing = true
 	g := startDebian(t)
 	start := time.Now()
 	awaitConsole(t, g.ConsoleLog, lab.DebianLogin)

@@ -98,6 +98,7 @@ func TestBackupJourney(t *testing.T) {
 	t.Run("LostIndex", func(t *testing.T) { testLostIndex(t, h, g) })
 	t.Run("DamagedPack", func(t *testing.T) { testDamagedPack(t, h) })
 	t.Run("Unencrypted", func(t *testing.T) { testUnencrypted(t, g) })
+	t.Run("FreeSpace", func(t *testing.T) { testFreeSpace(t, h, g) })
 }
 
 // testBusy: two backups of one VM do not meet in QEMU. The first is halted

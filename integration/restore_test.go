@@ -100,6 +100,7 @@ func TestRestoreInPlace(t *testing.T) {
 // writes, while the original runs on; and the restored one is backed up itself.
 func TestRestoredVMRunsBesideTheOriginal(t *testing.T) {
 	h := newHost(t)
+	h.sparing = true
 	g := labtest.Start(t, func(o *lab.Options) {
 		o.UUID = "0c41a12e-5a0b-4a0e-9d53-1ab0000000aa"
 		o.ExtraArgs = []string{"-netdev", "user,id=n0,restrict=on", "-device", "virtio-net-pci,netdev=n0,mac=52:54:00:12:34:56"}
@@ -175,6 +176,7 @@ func isRunningProcess(pid int) bool {
 // and after that it needs neither the mount nor the repository.
 func TestBoot(t *testing.T) {
 	h := newHost(t)
+	h.sparing = true
 	g := startVM(t, h)
 	labtest.Shell(t, g, "echo from the point >/srv/marker; sync")
 	s := h.backup(t)

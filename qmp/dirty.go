@@ -27,6 +27,9 @@ type Source interface {
 	// at the same time, are fastest. An error that wraps ErrFleeceBroken means
 	// that nothing more can be read.
 	ReadAt(ctx context.Context, p []byte, off int64) (int, error)
+	// Anywhere says that ReadAt works at any offset and any number of times,
+	// before Extents, too.
+	Anywhere() bool
 	// Sample calls fn with the content of those of the pieces of length bytes
 	// at the offsets that no bitmap marks, in about the given order; data is
 	// only fn's until it returns, and calls come one at a time. It is for an
@@ -57,6 +60,9 @@ func (s *Pull) DirtyBytes() int64 {
 	}
 	return s.Bytes
 }
+
+// Anywhere implements Source.
+func (s *Pull) Anywhere() bool { return true }
 
 // Whole implements Source.
 func (s *Pull) Whole() Source { return &Pull{Name: s.Name, Data: s.Data} }

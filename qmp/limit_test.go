@@ -10,6 +10,7 @@ import (
 type zeroSource struct{ Source }
 
 func (zeroSource) ReadAt(context.Context, []byte, int64) (int, error) { return 0, nil }
+func (zeroSource) Anywhere() bool                                     { return true }
 func (zeroSource) Whole() Source                                      { return zeroSource{} }
 
 // TestLimitHoldsReadsBack: the first burst is free, what is over the rate

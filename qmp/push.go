@@ -179,6 +179,9 @@ func (p *pushed) DirtyBytes() int64 {
 	return p.dirty
 }
 
+// Anywhere implements Source.
+func (p *pushed) Anywhere() bool { return false }
+
 // Whole implements Source.
 func (p *pushed) Whole() Source { return &pushed{lane: p.lane, conn: p.conn, i: p.i, disk: p.disk} }
 

@@ -12,24 +12,25 @@ import (
 	"cairn/guest/filesystem"
 )
 
-// partial is put behind the name of a file that replaces another while it is
-// being written; no guest name ends so.
-const partial = ".cairn-partial"
+// partial begins the name of a file that is being written.
+const partial = ".cairn-partial-"
 
-// regular copies a file. One that replaces another is written beside it and
-// renamed when complete; a failure leaves neither half a file nor none.
+// regular copies a file. It is written under another name and gets its own
+// when it is complete: an interrupt leaves neither half a file nor none.
 func (c *copier) regular(i *Item) (err error) {
+	var st unix.Stat_t
+	if !c.options.Overwrite && unix.Fstatat(c.dir(), i.Name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
+		if c.options.Resume {
+			return fmt.Errorf("something else has the name (--overwrite replaces it): %w", unix.EEXIST)
+		}
+		return fmt.Errorf("create: %w", unix.EEXIST)
+	}
 	source, err := c.view.tree.Open(c.ctx, i.Node)
 	if err != nil {
 		return err
 	}
-	dir, name := c.dir(), i.Name
-	temporary := name
-	if c.options.Overwrite {
-		temporary = fmt.Sprintf(".%d%s", os.Getpid(), partial)
-		unix.Unlinkat(dir, temporary, 0) // of an earlier run
-	}
-	fd, err := unix.Openat(dir, temporary, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	dir := c.dir()
+	fd, err := unix.Openat(dir, c.partial, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("create: %w", err)
 	}
@@ -37,20 +38,36 @@ func (c *copier) regular(i *Item) (err error) {
 	defer f.Close()
 	defer func() {
 		if err != nil {
-			unix.Unlinkat(dir, temporary, 0)
+			unix.Unlinkat(dir, c.partial, 0)
 		}
 	}()
 	if err := c.contents(f, source); err != nil {
 		return err
 	}
-	c.metadata(target{dir: dir, name: temporary, fd: fd}, i)
-	if temporary != name {
-		if err := unix.Renameat(dir, temporary, dir, name); err != nil {
-			return fmt.Errorf("replace: %w", err)
-		}
+	c.metadata(target{dir: dir, name: c.partial, fd: fd}, i)
+	if c.options.Overwrite {
+		err = unix.Renameat(dir, c.partial, dir, i.Name)
+	} else {
+		err = renameNew(dir, c.partial, i.Name)
+	}
+	if err != nil {
+		return fmt.Errorf("name the complete file: %w", err)
 	}
 	c.done.Files++
 	return nil
+}
+
+// renameNew gives a file a name that nothing has. Not every filesystem can do
+// that in one step.
+func renameNew(dir int, from, to string) error {
+	err := unix.Renameat2(dir, from, dir, to, unix.RENAME_NOREPLACE)
+	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) {
+		return err
+	}
+	if err := unix.Linkat(dir, from, dir, to, 0); err != nil {
+		return err
+	}
+	return unix.Unlinkat(dir, from, 0)
 }
 
 // contents copies the ranges of data and leaves holes as holes.
@@ -79,6 +96,9 @@ func (c *copier) contents(f *os.File, source filesystem.File) error {
 	})
 }
 
+// errNotRoot: only root can give a file away.
+var errNotRoot = errors.New("cairn does not run as root")
+
 // target is a file that was made: by its open file, else by name in an open
 // directory.
 type target struct {
@@ -93,27 +113,27 @@ type target struct {
 // anything moves the times.
 func (c *copier) metadata(t target, i *Item) {
 	a := &i.Attr
-	note := func(what string, err error) {
-		if err != nil {
-			c.note(i.Path, fmt.Errorf("%s: %w", what, err))
+	note := func(what string, err error) { c.lose(i.Path, what, err) }
+	if c.options.NoOwner {
+		if int(a.UID) != os.Geteuid() || int(a.GID) != os.Getegid() {
+			note("owner", errNotRoot)
 		}
-	}
-	if !c.options.NoOwner {
-		note("set owner", unix.Fchownat(t.dir, t.name, int(a.UID), int(a.GID), unix.AT_SYMLINK_NOFOLLOW))
+	} else {
+		note("owner", unix.Fchownat(t.dir, t.name, int(a.UID), int(a.GID), unix.AT_SYMLINK_NOFOLLOW))
 	}
 	switch {
 	case t.fd >= 0:
-		note("set mode", unix.Fchmod(t.fd, a.Mode&0o7777))
+		note("mode", unix.Fchmod(t.fd, a.Mode&0o7777))
 	case t.special:
-		note("set mode", c.chmodSpecial(t, a))
+		note("mode", c.chmodSpecial(t, a))
 	}
 	xattrs, err := c.view.tree.Xattrs(c.ctx, i.Node)
-	note("read extended attributes", err)
+	note("extended attributes", err)
 	for _, x := range xattrs {
-		note("set extended attribute "+x.Name, t.setXattr(x))
+		note("extended attribute "+x.Name, t.setXattr(x))
 	}
 	times := []unix.Timespec{{Sec: a.Atime.Sec, Nsec: int64(a.Atime.Nsec)}, {Sec: a.Mtime.Sec, Nsec: int64(a.Mtime.Nsec)}}
-	note("set times", unix.UtimesNanoAt(t.dir, t.name, times, unix.AT_SYMLINK_NOFOLLOW))
+	note("times", unix.UtimesNanoAt(t.dir, t.name, times, unix.AT_SYMLINK_NOFOLLOW))
 }
 
 // chmodSpecial sets the mode of a special file without opening it, which may

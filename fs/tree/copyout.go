@@ -2,9 +2,13 @@ package tree
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -16,6 +20,9 @@ type CopyOptions struct {
 	// Overwrite replaces files that are there already, and merges into
 	// directories. Without it they are failures and stay as they are.
 	Overwrite bool
+	// Resume goes on where an earlier CopyOut was interrupted: what is there
+	// already, of the same type, size and time of change, stays as it is.
+	Resume bool
 	// Special makes device nodes, FIFOs and sockets too. Else they are failures.
 	Special bool
 	// Verify reads each file again from the destination and compares.
@@ -27,20 +34,32 @@ type CopyOptions struct {
 // Copied counts what CopyOut did so far.
 type Copied struct {
 	Files, Dirs, Links, Others int64 // Links: symbolic links, and further names of a file
+	Present                    int64 // of an earlier run, with Resume; counted above, too
 	Bytes                      int64 // of data written; holes do not count
 	Failures                   []Failure
 	MoreFailures               int64 // beyond maxFailures
+	NotKept                    []Loss
 	Path                       string
 }
 
-// Failure is something that was not restored, or not as it was.
+// Failure is something that was not restored.
 type Failure struct {
 	Path string
 	Err  error
 }
 
-// maxFailures bounds Copied.Failures.
-const maxFailures = 10000
+// Loss is something of restored files that could not be kept.
+type Loss struct {
+	What    string // "owner", "extended attribute security.selinux"
+	Why     string
+	Count   int64
+	Example string // path of one of them
+}
+
+const (
+	maxFailures = 10000 // in Copied.Failures
+	maxLosses   = 200   // in Copied.NotKept; the last one has all further
+)
 
 // ErrVerify says that a file read back is not what was written.
 var ErrVerify = errors.New("the file read back differs from what was written")
@@ -64,7 +83,7 @@ func CopyOut(ctx context.Context, v *View, from *Place, dest *os.Root, name stri
 	}
 	defer top.Close()
 	c := &copier{
-		ctx: ctx, view: v, root: dest, options: o, progress: progress,
+		ctx: ctx, view: v, root: dest, options: o, progress: progress, partial: partial + rand.Text()[:12],
 		first: map[uint64]string{}, dirs: []int{int(top.Fd())}, buffer: make([]byte, 1<<20),
 	}
 	err = Visit(ctx, v, from, name, c)
@@ -80,6 +99,7 @@ type copier struct {
 	view     *View
 	root     *os.Root
 	options  CopyOptions
+	partial  string // name of the file that is being written
 	progress func(Copied)
 	done     Copied
 	first    map[uint64]string // by Item.Link: first path of a file, below root
@@ -93,6 +113,24 @@ func (c *copier) note(path string, err error) {
 	} else {
 		c.done.MoreFailures++
 	}
+}
+
+// lose counts something that could not be kept of the file at path.
+func (c *copier) lose(path, what string, err error) {
+	if err == nil {
+		return
+	}
+	if len(c.done.NotKept) >= maxLosses-1 {
+		what = "other attributes"
+	}
+	why := err.Error()
+	for i := range c.done.NotKept {
+		if l := &c.done.NotKept[i]; l.What == what && (l.Why == why || len(c.done.NotKept) >= maxLosses) {
+			l.Count++
+			return
+		}
+	}
+	c.done.NotKept = append(c.done.NotKept, Loss{what, why, 1, path})
 }
 
 // Failed implements Sink. It ends the copying when it makes no sense to go on
@@ -126,7 +164,8 @@ func (c *copier) pop() {
 // Enter implements Sink.
 func (c *copier) Enter(i *Item) error {
 	err := unix.Mkdirat(c.dir(), i.Name, 0o700)
-	if err != nil && !(errors.Is(err, unix.EEXIST) && c.options.Overwrite) {
+	there := errors.Is(err, unix.EEXIST) && (c.options.Overwrite || c.options.Resume)
+	if err != nil && !there {
 		return fmt.Errorf("make directory: %w", err)
 	}
 	fd, err := unix.Openat(c.dir(), i.Name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -135,7 +174,34 @@ func (c *copier) Enter(i *Item) error {
 	}
 	c.dirs = append(c.dirs, fd)
 	c.done.Dirs++
+	if there {
+		return c.removePartial(fd)
+	}
 	return nil
+}
+
+// removePartial removes what a killed run was writing in a directory.
+func (c *copier) removePartial(dir int) error {
+	again, err := unix.Openat(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open directory: %w", err)
+	}
+	f := os.NewFile(uintptr(again), ".")
+	defer f.Close()
+	for {
+		names, err := f.Readdirnames(1000)
+		for _, name := range names {
+			if strings.HasPrefix(name, partial) && len(name) == len(c.partial) {
+				unix.Unlinkat(dir, name, 0)
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("list directory: %w", err)
+		}
+	}
 }
 
 // Leave implements Sink. A directory gets its own attributes last, because
@@ -160,12 +226,23 @@ func (c *copier) take(i *Item) error {
 		return c.hardLink(i)
 	}
 	var err error
-	switch i.Attr.Mode & filesystem.ModeType {
-	case filesystem.ModeRegular:
+	kind := i.Attr.Mode & filesystem.ModeType
+	switch present := c.present(i); {
+	case present:
+		c.done.Present++
+		switch kind {
+		case filesystem.ModeRegular:
+			c.done.Files++
+		case filesystem.ModeSymlink:
+			c.done.Links++
+		default:
+			c.done.Others++
+		}
+	case kind == filesystem.ModeRegular:
 		err = c.regular(i)
-	case filesystem.ModeSymlink:
+	case kind == filesystem.ModeSymlink:
 		err = c.symlink(i)
-	case filesystem.ModeChar, filesystem.ModeBlock, filesystem.ModeFIFO, filesystem.ModeSocket:
+	case kind == filesystem.ModeChar || kind == filesystem.ModeBlock || kind == filesystem.ModeFIFO || kind == filesystem.ModeSocket:
 		err = c.special(i)
 	default:
 		err = fmt.Errorf("unknown file type %o: %w", i.Attr.Mode, filesystem.ErrCorrupt)
@@ -176,8 +253,51 @@ func (c *copier) take(i *Item) error {
 	return err
 }
 
+// present says whether what an item is is there already, as an earlier run
+// left it when it was complete: times are set last.
+func (c *copier) present(i *Item) bool {
+	var st unix.Stat_t
+	if !c.options.Resume || unix.Fstatat(c.dir(), i.Name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+		return false
+	}
+	a := &i.Attr
+	same := st.Mode&filesystem.ModeType == a.Mode&filesystem.ModeType && st.Mtim.Sec == a.Mtime.Sec &&
+		(st.Mtim.Nsec == int64(a.Mtime.Nsec) || st.Mtim.Nsec == 0) // some filesystems keep no more than seconds
+	switch a.Mode & filesystem.ModeType {
+	case filesystem.ModeRegular:
+		same = same && st.Size == a.Size
+	case filesystem.ModeSymlink:
+		buf := make([]byte, MaxTarget+1)
+		n, err := unix.Readlinkat(c.dir(), i.Name, buf)
+		raw, rerr := c.view.Target(c.ctx, i.Node)
+		same = err == nil && rerr == nil && string(buf[:n]) == raw
+	case filesystem.ModeChar, filesystem.ModeBlock:
+		same = same && st.Rdev == unix.Mkdev(a.Major, a.Minor)
+	}
+	return same
+}
+
+// isLinked says whether a further name of a file is there already.
+func (c *copier) isLinked(i *Item) bool {
+	var st unix.Stat_t
+	if !c.options.Resume || unix.Fstatat(c.dir(), i.Name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+		return false
+	}
+	first, err := c.root.Lstat(c.first[i.Link])
+	if err != nil {
+		return false
+	}
+	other, ok := first.Sys().(*syscall.Stat_t)
+	return ok && other.Ino == st.Ino && other.Dev == st.Dev
+}
+
 // hardLink gives a file that was copied a further name.
 func (c *copier) hardLink(i *Item) error {
+	if c.isLinked(i) {
+		c.done.Links++
+		c.done.Present++
+		return nil
+	}
 	if err := c.makeRoom(c.dir(), i.Name); err != nil {
 		return err
 	}

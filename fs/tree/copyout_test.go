@@ -3,6 +3,7 @@ package tree_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,8 +55,11 @@ func TestCopyOutRestoresWhatItCan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := reasons(c), "out/f out/fifo out/bad"; got != want || c.Files != 1 || c.Links != 2 || c.Dirs != 1 || c.Bytes != 8 {
+	if got, want := reasons(c), "out/fifo out/bad"; got != want || c.Files != 1 || c.Links != 2 || c.Dirs != 1 || c.Bytes != 8 {
 		t.Errorf("failures %q, want %q; counts %+v", got, want, c)
+	}
+	if lost := c.NotKept; len(lost) != 1 || lost[0].What != "extended attribute system.odd" || lost[0].Count != 1 || lost[0].Example != "out/f" || lost[0].Why == "" {
+		t.Errorf("not kept: %+v", lost)
 	}
 	var a, b, d unix.Stat_t
 	for name, st := range map[string]*unix.Stat_t{"out/f": &a, "out/hard": &b, "out": &d} {
@@ -148,5 +152,81 @@ func TestCopyOutStopsWhenTold(t *testing.T) {
 	cancel()
 	if _, err := tree.CopyOut(ctx, v, v.Root(), root, "out", tree.CopyOptions{}, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v, want Canceled", err)
+	}
+}
+
+// A copy that was interrupted at any file goes on there, and is in the end
+// what one without an interrupt is. What a kill left half-written goes.
+func TestCopyOutResumes(t *testing.T) {
+	fs := treetest.New("ext4", "", "r")
+	for i := range 6 {
+		fs.File(fmt.Sprintf("/d/sub%d/g%d", i%2, i), strings.Repeat("contents", i))
+	}
+	f := fs.File("/d/linked", "once")
+	f.Nlink = 2
+	fs.Link("/d/other", f)
+	fs.Symlink("/d/link", "linked")
+	v := open(t, manifest(), treetest.Volumes{{Volume: tree.Volume{Name: "r"}, Reader: fs}})
+	place, err := v.Walk(t.Context(), v.Root(), "/d", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := tree.CopyOptions{NoOwner: os.Geteuid() != 0}
+	for stop := 1; ; stop++ {
+		dir := t.TempDir()
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer root.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		steps := 0
+		_, err = tree.CopyOut(ctx, v, place, root, "out", o, func(tree.Copied) {
+			if steps++; steps == stop {
+				cancel()
+			}
+		})
+		cancel()
+		if err == nil {
+			if stop < 8 {
+				t.Errorf("only %d steps", stop)
+			}
+			break
+		}
+		half := filepath.Join(dir, "out", ".cairn-partial-ABCDEFGHIJKL")
+		if err := os.WriteFile(half, []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		again := o
+		again.Resume = true
+		c, err := tree.CopyOut(t.Context(), v, place, root, "out", again, nil)
+		if err != nil || len(c.Failures) > 0 || c.Files != 7 || c.Links != 2 || c.Present != int64(stop) {
+			t.Errorf("stopped after %d, resumed: %+v, %v", stop, c, err)
+		}
+		if _, err := os.Lstat(half); err == nil {
+			t.Error("the half file is still there")
+		}
+		a, err1 := os.Stat(filepath.Join(dir, "out/linked"))
+		b, err2 := os.Stat(filepath.Join(dir, "out/other"))
+		if err1 != nil || err2 != nil || !os.SameFile(a, b) {
+			t.Errorf("the hard link: %v, %v", err1, err2)
+		}
+	}
+}
+
+// What somebody else put there is neither taken for ours nor replaced.
+func TestCopyOutResumeSparesOthers(t *testing.T) {
+	fs := treetest.New("ext4", "", "r")
+	fs.File("/d/f", "new")
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "out"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "out/f"), []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := copyOut(t, fs, "/d", tree.CopyOptions{Resume: true}, dir)
+	if text, _ := os.ReadFile(filepath.Join(dir, "out/f")); err != nil || len(c.Failures) != 1 || !errors.Is(c.Failures[0].Err, unix.EEXIST) || string(text) != "old" {
+		t.Errorf("%+v, %v: %q", c, err, text)
 	}
 }

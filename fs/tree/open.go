@@ -78,6 +78,7 @@ func (s *scanned) List() []Volume {
 		list = append(list, Volume{
 			Name: v.Name, Disk: v.Disk, Partition: v.Partition, Size: v.Size, Type: v.Type, Label: v.Label,
 			UUID: v.UUID, PartUUID: v.PartUUID, PartLabel: v.PartLabel, Reason: v.Reason,
+			Extents: v.Extents,
 		})
 	}
 	return list

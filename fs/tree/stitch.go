@@ -16,7 +16,25 @@ import (
 // stitch is the guest's own view and the mounts that are missing from it.
 type stitch struct {
 	view     *View
+	mounts   []Mount
 	problems []Problem
+}
+
+// Mount is one filesystem, or a directory of one, in the guest's view.
+type Mount struct {
+	Path   string // in the view, "/" for the root
+	Volume int32  // index in Tree.Volumes
+	Dir    string // what of the volume is shown, absolute; "/": all of it
+}
+
+// Mounts gives what the guest's view is made of: the root first, each behind
+// the one it lies in. The error is that of Guest.
+func (t *Tree) Mounts(ctx context.Context) ([]Mount, error) {
+	s, err := t.stitch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.mounts, nil
 }
 
 // mount is one filesystem to be mounted in the guest's view.
@@ -41,7 +59,7 @@ func (t *Tree) stitch(ctx context.Context) (*stitch, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &stitch{view, s.problems}, nil
+		return &stitch{view, s.made, s.problems}, nil
 	})
 }
 
@@ -51,6 +69,7 @@ type stitcher struct {
 	tree     *Tree
 	list     []Volume
 	layout   layout
+	made     []Mount
 	problems []Problem
 }
 
@@ -232,6 +251,7 @@ func (s *stitcher) mountAll(ctx context.Context, mounts []mount) (*View, error) 
 		return nil, fmt.Errorf("root filesystem: %w", err)
 	}
 	s.layout.from(root)
+	s.made = append(s.made, Mount{"/", mounts[0].volume, path.Join("/", mounts[0].dir)})
 	view := &View{tree: s.tree, root: root.Node}
 	view.mounts = map[Node]Node{}
 	for _, m := range mounts[1:] {
@@ -243,7 +263,9 @@ func (s *stitcher) mountAll(ctx context.Context, mounts []mount) (*View, error) 
 				return nil, err
 			}
 			s.problem(m.point, "%s cannot be mounted here: %v", s.list[m.volume].Name, err)
+			continue
 		}
+		s.made = append(s.made, Mount{m.point, m.volume, path.Join("/", m.dir)})
 	}
 	return view, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"cairn/guest/filesystem"
 	"cairn/guest/object"
+	"cairn/guest/volume"
 	"cairn/index/restorepoint"
 )
 
@@ -34,7 +35,8 @@ type Volume struct {
 	UUID      string
 	PartUUID  string
 	PartLabel string
-	Reason    string // why it cannot be opened; "" when it can, as far as known
+	Reason    string          // why it cannot be opened; "" when it can, as far as known
+	Extents   []volume.Extent // where it lies on the point's disks; empty when that is not simple
 }
 
 // Volumes is what a scan of a point's disks found.

@@ -19,6 +19,7 @@ type FS struct {
 	cache      *cache
 	replayed   overlay
 	free       freeCounts
+	unsure     string // why the bitmaps may not be the last word; "" when they are
 	hints      lookupHints
 
 	mu    sync.Mutex
@@ -43,7 +44,11 @@ func Open(ctx context.Context, r io.ReaderAt, size int64) (*FS, error) {
 	if need := int64(fs.sb.blocks) * fs.sb.blockSize; need > size {
 		fs.note("the image ends %d bytes before the filesystem does; what lies there cannot be read", need-size)
 	}
+	if fs.fromBackup {
+		fs.doubt("its superblock is damaged")
+	}
 	if fs.sb.hasErrors {
+		fs.doubt("the guest's kernel has marked the filesystem as damaged")
 		fs.note("the guest's kernel has marked this filesystem as damaged; run e2fsck in the guest")
 	}
 	if fs.sb.incompat&incompatEncrypt != 0 {
@@ -53,6 +58,13 @@ func Open(ctx context.Context, r io.ReaderAt, size int64) (*FS, error) {
 		return nil, fmt.Errorf("ext4: %w", err)
 	}
 	return fs, nil
+}
+
+// doubt says that the bitmaps may not be the last word. The first reason stays.
+func (fs *FS) doubt(why string) {
+	if fs.unsure == "" {
+		fs.unsure = why
+	}
 }
 
 func (fs *FS) note(format string, args ...any) {

@@ -44,10 +44,14 @@ type journal struct {
 // unmount the filesystem. What cannot be replayed is noted, not an error.
 func (fs *FS) recoverJournal(ctx context.Context) error {
 	s := fs.sb
+	if s.compat&compatHasJournal == 0 && !s.clean {
+		fs.doubt("it has no journal and was in use")
+	}
 	if s.compat&compatHasJournal == 0 || s.incompat&incompatRecover == 0 && !fs.fromBackup {
 		return nil
 	}
 	if s.journalIno == 0 {
+		fs.doubt("its journal lies on another disk")
 		fs.note("the journal lies on another disk and was not replayed: the newest changes are missing and files may be inconsistent")
 		return nil
 	}
@@ -63,6 +67,7 @@ func (fs *FS) recoverJournal(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if err != nil {
+		fs.doubt("its journal could not be replayed")
 		fs.note("the journal could not be replayed (%v): the newest changes are missing and files may be inconsistent", err)
 		return nil
 	}
@@ -90,6 +95,7 @@ func (fs *FS) rereadSuper() error {
 	}
 	b := make([]byte, superSize)
 	if err := fs.readBlocks(b, uint64(superOffset/bs), superOffset%bs); err != nil {
+		fs.doubt("its journal is damaged")
 		fs.note("superblock in the journal: %v", err)
 		return nil
 	}
@@ -260,6 +266,7 @@ func (fs *FS) noteFastCommits(j *journal, log *journalLog) {
 		return
 	}
 	if features, tid := le.Uint32(b[4:]), le.Uint32(b[8:]); features == 0 && tid == log.next {
+		fs.doubt("fast commits were not replayed")
 		fs.note("fast commits behind transaction %d were not replayed: what was synced in the last seconds may be missing", tid-1)
 	}
 }

@@ -41,6 +41,8 @@ type super struct {
 	hashUnsigned               bool
 	seed                       uint32 // CRC-32C of the UUID, or csum_seed
 	hasErrors                  bool   // the guest kernel found damage
+	clean                      bool   // unmounted
+	reservedDescs              uint16 // blocks kept for more descriptors, behind them
 	checksumError              error  // the copy's own checksum does not fit
 }
 
@@ -97,7 +99,9 @@ func (s *super) parseVariable(b []byte) {
 	s.firstMetaBG = le.Uint32(b[0x104:])
 	s.backupGroups = [2]uint32{le.Uint32(b[0x24C:]), le.Uint32(b[0x250:])}
 	s.journalIno = le.Uint32(b[0xE0:])
-	s.hasErrors = le.Uint16(b[0x3A:])&2 != 0
+	state := le.Uint16(b[0x3A:])
+	s.clean, s.hasErrors = state&1 != 0, state&2 != 0
+	s.reservedDescs = le.Uint16(b[0xCE:])
 	for i := range s.hashSeed {
 		s.hashSeed[i] = le.Uint32(b[0xEC+4*i:])
 	}

@@ -43,6 +43,7 @@ var kinds = map[string]kind{
 	"md-member": {reason: "a member of a Linux software RAID; arrays are not assembled yet"},
 	"jbd":       {reason: "an external journal of an ext filesystem, no files"},
 	"swap":      {reason: "swap space, no files"},
+	"swsuspend": {reason: "swap space that holds the memory of a hibernated system, no files"},
 	"unknown":   {reason: "nothing known was found on it"},
 }
 

@@ -272,10 +272,17 @@ func probeFAT(h *head, v *Volume) bool {
 // probeSwap: the magic ends the first page, whose size is the guest's.
 func probeSwap(h *head, v *Volume) bool {
 	for _, page := range []int{4096, 8192, 16384, 65536} {
-		if h.has(page-10, "SWAPSPACE2") || h.has(page-10, "SWAP-SPACE") || h.has(page-10, "S1SUSPEND\x00") {
-			v.Type, v.UUID, v.Label = "swap", uuid(h.b[1024+12:]), text(h.b[1024+28:1024+44])
-			return true
+		kind := ""
+		switch {
+		case h.has(page-10, "SWAPSPACE2"), h.has(page-10, "SWAP-SPACE"):
+			kind = "swap"
+		case h.has(page-10, "S1SUSPEND\x00"), h.has(page-10, "S2SUSPEND\x00"), h.has(page-10, "ULSUSPEND\x00"), h.has(page-10, "LINHIB0001"):
+			kind = "swsuspend"
+		default:
+			continue
 		}
+		v.Type, v.UUID, v.Label = kind, uuid(h.b[1024+12:]), text(h.b[1024+28:1024+44])
+		return true
 	}
 	return false
 }

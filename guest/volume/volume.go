@@ -32,6 +32,17 @@ type Volume struct {
 	PartLabel string
 	PartType  string // GPT: lower-case UUID; MBR: "0x83"
 	Reason    string // why it cannot be opened as a tree; "" when it can
+	// Extents says where the volume's bytes lie on the disks, by ascending
+	// Offset; what is mirrored has several with one Offset. Empty when that
+	// cannot be said simply.
+	Extents []Extent
+}
+
+// Extent is a range of a volume that lies in one piece on a disk.
+type Extent struct {
+	Offset, Size int64 // bytes, in the volume
+	Disk         string
+	DiskOffset   int64 // bytes
 }
 
 // Set is what was found on the disks of one restore point.
@@ -58,6 +69,10 @@ func Scan(ctx context.Context, disks []Disk) (*Set, error) {
 		}
 	}
 	s.nameVolumes()
+	for i := range s.Volumes {
+		v := &s.Volumes[i]
+		v.Extents = []Extent{{Size: v.Size, Disk: v.Disk, DiskOffset: v.Start}}
+	}
 	return s, nil
 }
 

@@ -11,6 +11,9 @@ import (
 // ErrCorrupt says that a node is not one.
 var ErrCorrupt = errors.New("damaged catalogue")
 
+// ErrNone says that no catalogue of a point is stored.
+var ErrNone = errors.New("no catalogue of files is stored")
+
 // Hash is over all that a directory holds, and all below it: names and all
 // fields of Entry but Dir's location. Equal hashes are equal trees.
 type Hash [16]byte
@@ -65,6 +68,19 @@ type Root struct {
 	Mounts []Mount `json:"mounts,omitempty"`
 	// Problem says why the guest's view is missing or has gaps.
 	Problems []string `json:"problems,omitempty"`
+	// Made says how it was made.
+	Made Made `json:"made"`
+}
+
+// Made says how a catalogue was made, for people.
+type Made struct {
+	Parent      string `json:"parent,omitempty"` // point whose catalogue it shares
+	Incremental int    `json:"incremental"`      // volumes made by what changed on the disks
+	Listed      int64  `json:"listed"`           // directories read
+	Inodes      int64  `json:"inodes"`           // inodes read
+	Stored      int64  `json:"stored"`           // directories stored
+	BytesStored int64  `json:"bytes_stored"`     // of all objects but the last
+	DurationMS  int64  `json:"duration_ms"`
 }
 
 // Volume is the tree of one volume.
@@ -77,6 +93,8 @@ type Volume struct {
 	Top *Entry `json:"-"`
 	// Reason says why it could not.
 	Reason string `json:"reason,omitempty"`
+
+	below []span // of Top: where the inode records of the volume lie
 }
 
 // Mount says that the directory Dir (absolute, in the volume's tree) of a

@@ -73,6 +73,10 @@ type Disk struct {
 	Read    string   `json:"read"`
 	Reason  string   `json:"reason"`
 	MapRoot MapRoot  `json:"map_root"`
+	// Spared is how many bytes that were not zero the last full read, of this
+	// point or of one before it, left out: what the guest's filesystems had
+	// free, and contents of swap space. They are holes here.
+	Spared int64 `json:"spared,omitempty"`
 }
 
 // Skipped is a disk of the VM that the point leaves out.
@@ -166,9 +170,13 @@ type Statistics struct {
 	// with the parent's all the same, and those that had changed.
 	ChunksAudited int64 `json:"chunks_audited,omitempty"`
 	ChunksWrong   int64 `json:"chunks_wrong,omitempty"`
-	FrozenMS      int64 `json:"frozen_ms"`
-	PausedUS      int64 `json:"paused_us"` // microseconds
-	DurationMS    int64 `json:"duration_ms"`
+	// Bytes that a full read left out: free in the guest's filesystems, and
+	// contents of swap space. Zeros do not count.
+	BytesFree  int64 `json:"bytes_free,omitempty"`
+	BytesSwap  int64 `json:"bytes_swap,omitempty"`
+	FrozenMS   int64 `json:"frozen_ms"`
+	PausedUS   int64 `json:"paused_us"` // microseconds
+	DurationMS int64 `json:"duration_ms"`
 }
 
 // Summary is the part of a manifest that listings need.

@@ -381,6 +381,9 @@ func (s source) Sample(ctx context.Context, offsets []int64, length int, fn func
 	return s.f.explain(s.Pull.Sample(ctx, offsets, length, fn))
 }
 
+// Anywhere is false where libvirt copied only what changed.
+func (s source) Anywhere() bool { return !s.files || s.Dirty == nil }
+
 func (s source) Whole() qmp.Source {
 	if s.files && s.Dirty != nil {
 		return partial{s}

@@ -30,6 +30,8 @@ type summaryMessage struct {
 	BytesDirty  int64    `json:"bytes_dirty"`
 	BytesRead   int64    `json:"bytes_read"`
 	BytesStored int64    `json:"bytes_stored"`
+	BytesFree   int64    `json:"bytes_free"`
+	BytesSwap   int64    `json:"bytes_swap"`
 	ChunksNew   int64    `json:"chunks_new"`
 	FrozenMS    int64    `json:"frozen_ms"`
 	PausedUS    int64    `json:"paused_us"`
@@ -43,7 +45,7 @@ type summaryMessage struct {
 }
 
 func (a *app) backupCmd() *cobra.Command {
-	var full, noFreeze bool
+	var full, noFreeze, everyBlock bool
 	var tags, objects []string
 	var scratch string
 	wait, agentTimeout := 5*time.Minute, job.DefaultAgentTimeout
@@ -56,6 +58,12 @@ func (a *app) backupCmd() *cobra.Command {
 the next ones read what the VM's dirty bitmaps mark. When the bitmaps cannot be
 trusted, the disk is read whole again (what is stored already is not stored
 twice), and the output says why.
+
+A disk that is read whole is read without what nobody will miss: the blocks that
+the guest's mounted filesystems have free, by their own maps at the instant of
+the point, and the contents of swap space. Both are zeros in the point; no file
+is different, and the disk boots. What was left out is counted in the summary.
+For a disk image to the last bit (deleted files, forensics) use --every-block.
 
 A VM that is off, with nobody at its monitor's socket, is backed up from its
 image files: those that its last point names, or cairn vm add … --disk. It may
@@ -103,6 +111,9 @@ freezes the filesystems.`,
 				b := job.Backup{Store: repo.Store, State: repo.Dirs.State, Catalogue: cat, Index: ix, Exe: a.exe, FullRead: full, NoFreeze: noFreeze, Tags: tags,
 					Objects: objects, AgentTimeout: agentTimeout, Version: a.version,
 					Scratch: scratch, ScratchLimit: limits[2], Audit: audit, ReadLimit: limits[0], WriteLimit: limits[1]}
+				if !everyBlock {
+					b.Spare = wire.Spare
+				}
 				err = a.backupAll(c.Context(), b, names)
 				if cerr := ix.Close(); cerr != nil {
 					a.say("the index on this host could not be closed cleanly and will be rebuilt: %v", cerr)
@@ -112,6 +123,7 @@ freezes the filesystems.`,
 		},
 	}
 	c.Flags().BoolVar(&full, "full-read", false, "read the disks whole even if the bitmaps are good")
+	c.Flags().BoolVar(&everyBlock, "every-block", false, "read also what the guest's filesystems have free, and contents of swap space")
 	c.Flags().BoolVar(&noFreeze, "no-freeze", false, "do not freeze the guest: the point is crash-consistent")
 	c.Flags().StringSliceVar(&objects, "object", nil, "system objects of the guest to tell of the backup, like 'postgresql*' or users/anna (default: all that cairn-agent finds)")
 	c.Flags().DurationVar(&agentTimeout, "agent-timeout", agentTimeout, "how long cairn-agent may take to list the guest's objects, and to quiesce them; then the backup goes on without it")
@@ -197,7 +209,7 @@ func (a *app) printSummary(m *restorepoint.Manifest) error {
 	if a.json {
 		return a.printJSON(summaryMessage{
 			Type: "summary", VM: m.VM.Name, Point: m.ID, Time: restorepoint.DirName(m.Time), Read: m.Read, Reason: m.Reason,
-			BytesDisk: s.BytesDisk, BytesDirty: s.BytesDirty, BytesRead: s.BytesRead, BytesStored: s.BytesStored, ChunksNew: s.ChunksNew,
+			BytesDisk: s.BytesDisk, BytesDirty: s.BytesDirty, BytesRead: s.BytesRead, BytesStored: s.BytesStored, BytesFree: s.BytesFree, BytesSwap: s.BytesSwap, ChunksNew: s.ChunksNew,
 			FrozenMS: s.FrozenMS, PausedUS: s.PausedUS, Audited: s.ChunksAudited, Wrong: s.ChunksWrong, Pace: m.Pace, Consistency: m.Consistency.Level, Why: m.Consistency.Reason,
 			Warnings: append([]string{}, m.Warnings...), DurationMS: s.DurationMS,
 		})
@@ -205,6 +217,9 @@ func (a *app) printSummary(m *restorepoint.Manifest) error {
 	fmt.Fprintf(a.stdout, "%s@%s  %s\n", m.VM.Name, restorepoint.DirName(m.Time), m.ID[:8])
 	fmt.Fprintf(a.stdout, "  %s: read %s of %s, stored %s (%s new chunks) in %.1f s\n", m.Read, bytesOf(s.BytesRead),
 		bytesOf(s.BytesDisk), bytesOf(s.BytesStored), humanize.Comma(s.ChunksNew), float64(s.DurationMS)/1000)
+	if s.BytesFree > 0 || s.BytesSwap > 0 {
+		fmt.Fprintf(a.stdout, "  left out: %s free in the guest's filesystems, %s of swap space (--every-block reads them)\n", bytesOf(s.BytesFree), bytesOf(s.BytesSwap))
+	}
 	fmt.Fprintf(a.stdout, "  why: %s\n", m.Reason)
 	fmt.Fprintf(a.stdout, "  %s-consistent: %s\n", m.Consistency.Level, m.Consistency.Reason)
 	if s.ChunksAudited > 0 {

@@ -119,6 +119,9 @@ func (a *app) show(m *restorepoint.Manifest) error {
 	}
 	row("guest", "frozen %d ms, paused %.1f ms", s.FrozenMS, float64(s.PausedUS)/1000)
 	row("bytes", "%s of disks, %s dirty, %s read, %s stored", bytesOf(s.BytesDisk), bytesOf(s.BytesDirty), bytesOf(s.BytesRead), bytesOf(s.BytesStored))
+	if s.BytesFree > 0 || s.BytesSwap > 0 {
+		row("left out", "%s free in the guest's filesystems, %s of swap space", bytesOf(s.BytesFree), bytesOf(s.BytesSwap))
+	}
 	row("chunks", "%s new, %s known, %s zero", humanize.Comma(s.ChunksNew), humanize.Comma(s.ChunksKnown), humanize.Comma(s.ChunksZero))
 	for _, d := range m.Disks {
 		row("disk "+d.Name, "%s, %s, %s", bytesOf(d.Size), d.Format, d.Reason)

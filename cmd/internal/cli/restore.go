@@ -20,7 +20,7 @@ import (
 func (a *app) restoreCmd() *cobra.Command {
 	var disk, to string
 	var o image.Options
-	var special, vm bool
+	var special, vm, resume bool
 	var name string
 	var into intoOptions
 	c := &cobra.Command{
@@ -50,9 +50,12 @@ its own. Read it before you run it:
   /srv/web02/start.sh
 To start one at once, without copying it first, see: cairn boot --help
 
-A file or a folder of the guest, with owners, modes, times, links, extended
-attributes and holes:
-  cairn restore web01@2026-10-12:/etc/nginx --to /tmp/back` + intoHelp,
+A file or a folder of the guest, with owners, modes, ACLs, extended attributes,
+times to the nanosecond, hard links and holes; device nodes only with --special.
+What could not be kept is listed at the end. After an interrupt, the same command
+with --resume goes on. Times of birth and change are the copy's own.
+  cairn restore web01@2026-10-12:/etc/nginx --to /tmp/back
+As a tar stream instead: cairn cat --help` + intoHelp,
 		Args: args(1, 1),
 		RunE: func(c *cobra.Command, argv []string) error {
 			if into.given(c) {
@@ -76,6 +79,8 @@ attributes and holes:
 				return usagef("format %q is not known: raw or qcow2", o.Format)
 			case disk == "" && (o.Delta || !vm && (o.NoVerify || o.Format != "")):
 				return usagef("--delta, --no-verify and --format are for a disk: name it with --disk")
+			case resume && (vm || disk != ""):
+				return usagef("--resume is for files; a disk is finished by --delta")
 			case vm && o.Overwrite || !vm && name != "":
 				return usagef("--vm takes a new folder, not --overwrite; --name is for --vm")
 			}
@@ -86,7 +91,7 @@ attributes and holes:
 				if disk != "" {
 					return a.restoreDisk(c.Context(), cat, point, disk, to, o)
 				}
-				o := tree.CopyOptions{Overwrite: o.Overwrite, Special: special, NoOwner: os.Geteuid() != 0}
+				o := tree.CopyOptions{Overwrite: o.Overwrite, Special: special, Resume: resume, NoOwner: os.Geteuid() != 0}
 				return a.restorePath(c.Context(), cat, point, p, to, o)
 			})
 		},
@@ -102,6 +107,7 @@ attributes and holes:
 	f.BoolVar(&o.Delta, "delta", false, "of a disk: compare with what is there, and write only what differs")
 	f.BoolVar(&o.NoVerify, "no-verify", false, "of a disk: do not read back what was written")
 	f.BoolVar(&o.Sync, "sync", false, "of a disk: return when the file is on the device, not only in memory (cp and most tools do not wait either)")
+	f.BoolVar(&resume, "resume", false, "of files: go on with a restore that was interrupted; what is there and complete stays")
 	f.BoolVar(&special, "special", false, "make device nodes, FIFOs and sockets, too")
 	return c
 }
@@ -200,6 +206,9 @@ func (a *app) restorePath(ctx context.Context, cat *wire.Catalogue, point, p, to
 		last = c.Bytes
 	})
 	bar.Done()
+	if err != nil && done.Files+done.Links > 0 {
+		a.say("%d files are restored; the same command with --resume goes on from there", done.Files)
+	}
 	if err != nil {
 		return err
 	}
@@ -216,13 +225,23 @@ func (a *app) printCopied(from, to string, done tree.Copied) error {
 		for _, f := range done.Failures {
 			list = append(list, map[string]string{"path": f.Path, "error": f.Err.Error()})
 		}
-		err := a.printJSON(map[string]any{"message_type": "summary", "to": to, "files": done.Files, "directories": done.Dirs, "links": done.Links,
+		lost := []map[string]any{}
+		for _, l := range done.NotKept {
+			lost = append(lost, map[string]any{"what": l.What, "why": l.Why, "count": l.Count, "example": l.Example})
+		}
+		err := a.printJSON(map[string]any{"message_type": "summary", "to": to, "present": done.Present, "not_kept": lost, "files": done.Files, "directories": done.Dirs, "links": done.Links,
 			"others": done.Others, "bytes_written": done.Bytes, "failures": list, "failed": failed})
 		if err != nil {
 			return err
 		}
 	} else {
 		fmt.Fprintf(a.stdout, "restored %s to %s: %d files, %d folders, %d links, %s\n", safe(from), safe(to), done.Files, done.Dirs, done.Links, bytesOf(done.Bytes))
+		if done.Present > 0 {
+			fmt.Fprintf(a.stdout, "  %d of them were there already\n", done.Present)
+		}
+		for _, l := range done.NotKept {
+			fmt.Fprintf(a.stderr, "  not kept: %s of %d files (%s), as of %s\n", safe(l.What), l.Count, l.Why, safe(l.Example))
+		}
 		for i, f := range done.Failures {
 			if i == maxShown {
 				fmt.Fprintf(a.stderr, "  … and %d more (--json lists them)\n", failed-maxShown)
@@ -234,7 +253,7 @@ func (a *app) printCopied(from, to string, done tree.Copied) error {
 	switch {
 	case failed > 0 && done.Files+done.Dirs+done.Links+done.Others == 0:
 		return errors.New("nothing was restored")
-	case failed > 0:
+	case failed > 0 || len(done.NotKept) > 0:
 		return errWarnings
 	}
 	return nil

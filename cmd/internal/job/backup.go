@@ -32,6 +32,7 @@ type Backup struct {
 	Index     *index.Index
 	Exe       string // cairn's own path, for the guardian
 	FullRead  bool
+	Spare     Sparer // what a full read may leave out; nil: every block is read
 	NoFreeze  bool
 	Audit     Audit
 	// Limits in bytes a second, 0 for none: of reading from QEMU, kept here, and of
@@ -154,7 +155,7 @@ func (b *Backup) commit(ctx context.Context, session *chunkstore.Session) error 
 		b.manifest.Disks = append(b.manifest.Disks, restorepoint.Disk{
 			Name: p.disk.Name, Node: p.disk.Node, Device: p.disk.Device, Serial: p.disk.Serial, Size: p.disk.Size,
 			Format: p.disk.Format, Chain: p.disk.Chain, Bitmap: qmp.BitmapName(b.repoTag(), b.seq),
-			Read: read, Reason: p.decision.Reason, MapRoot: p.builder.Root(),
+			Read: read, Reason: p.decision.Reason, MapRoot: p.builder.Root(), Spared: p.spared,
 		})
 	}
 	got, st := session.Statistics(), &b.manifest.Statistics

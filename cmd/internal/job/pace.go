@@ -58,6 +58,7 @@ const (
 	phaseProbe   = "asking QEMU and the repository"
 	phasePoint   = "preparing, freezing and taking the point"
 	phaseAudit   = "the audit"
+	phaseSpare   = "finding free space"
 	phaseRead    = "reading the disks"
 	phaseRelease = "taking the fleece down"
 	phaseCommit  = "committing"

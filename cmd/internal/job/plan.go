@@ -22,6 +22,7 @@ type diskPlan struct {
 	decision qmp.Decision
 	parent   *restorepoint.Map // nil: none
 	builder  *restorepoint.Builder
+	spared   int64 // bytes that the parent's holes leave out, or, after the reading, this point's
 }
 
 // probe connects to QEMU, cleans up after a dead run and refuses early what
@@ -185,6 +186,7 @@ func (b *Backup) plan(ctx context.Context) error {
 			b.warn("%s", twice)
 		}
 		if records[d.Name] != nil {
+			p.spared = sparedOf(b.parent, d.Name)
 			var err error
 			if p.parent, err = b.parentMap(ctx, d.Name, !p.decision.Incremental); err != nil {
 				return err

@@ -340,6 +340,10 @@ func (b *Backup) read(ctx context.Context, session *chunkstore.Session, fleece f
 	if sources, err = b.audit(ctx, sources); err != nil {
 		return err
 	}
+	b.pace.enter(phaseSpare)
+	if sources, err = b.leaveOut(ctx, sources); err != nil {
+		return err
+	}
 	b.pace.enter(phaseRead)
 	limiter := qmp.NewLimiter(b.ReadLimit)
 	st := &b.manifest.Statistics

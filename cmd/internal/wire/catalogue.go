@@ -56,7 +56,8 @@ func (c *Catalogue) Points(ctx context.Context) ([]restorepoint.Summary, error) 
 	var missing []chunk.SessionID
 	err := c.repo.Store.Committed(ctx, func(id chunk.SessionID) error {
 		present[id] = true
-		if _, ok := c.points[id]; !ok && c.bad[id] == nil {
+		_, known := c.points[id]
+		if _, bad := c.bad[id]; !known && !bad {
 			missing = append(missing, id)
 		}
 		return nil
@@ -117,7 +118,7 @@ func (c *Catalogue) load(ctx context.Context, ids []chunk.SessionID) error {
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
-			case errors.Is(err, chunkstore.ErrAborted):
+			case errors.Is(err, chunkstore.ErrAborted), errors.Is(err, chunkstore.ErrNotPoint):
 				c.bad[id] = nil // no point, and no damage
 			case err != nil:
 				c.bad[id] = err

@@ -1,0 +1,108 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+
+	"cairn/cmd/internal/job"
+	"cairn/fs/tree"
+	"cairn/guest/filesystem"
+	"cairn/index/restorepoint"
+	"cairn/qmp"
+)
+
+// swapHeader is what is kept of swap space: its header is in the first page,
+// which has at most 64 KiB (mkswap(8)).
+const swapHeader = 64 << 10
+
+// maxSpares bounds what is gathered: some 200 MiB.
+const maxSpares = 4 << 20
+
+// Spare is the job.Sparer of this program. It looks at the filesystems that
+// the guest mounts, by its mount table or its fstab, and at no others: on what
+// lies unused a signature may be left over from before, and what is there now
+// would be taken for free.
+func Spare(ctx context.Context, m *restorepoint.Manifest, image func(disk string) (restorepoint.Image, error)) ([]job.Spare, []string, error) {
+	t, err := tree.Open(ctx, m, image)
+	if err != nil {
+		return nil, nil, err
+	}
+	volumes, err := t.Volumes(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	mounts, err := t.Mounts(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	mounted := map[int32]bool{}
+	for _, m := range mounts {
+		mounted[m.Volume] = true
+	}
+	s := &spares{}
+	var notes []string
+	for i := range volumes {
+		v := &volumes[i]
+		switch {
+		case v.Type == "swap":
+			err = s.add(v, swapHeader, v.Size, true)
+		case mounted[int32(i)]:
+			err = s.filesystem(ctx, t, int32(i), v)
+		case v.Reason == "":
+			notes = append(notes, fmt.Sprintf("%s is mounted nowhere and read whole", v.Name))
+		}
+		switch {
+		case ctx.Err() != nil:
+			return nil, nil, ctx.Err()
+		case errors.Is(err, errMaxSpares):
+			return s.list, append(notes, err.Error()), nil
+		case err != nil:
+			notes = append(notes, fmt.Sprintf("%s is read whole: %v", v.Name, err))
+		}
+	}
+	return s.list, notes, nil
+}
+
+var errMaxSpares = fmt.Errorf("more than %d ranges are free; only those are left out", maxSpares)
+
+type spares struct{ list []job.Spare }
+
+// filesystem adds what the filesystem on a volume has free. Of one that fails
+// midway nothing is added.
+func (s *spares) filesystem(ctx context.Context, t *tree.Tree, index int32, v *tree.Volume) error {
+	r, err := t.Reader(ctx, index)
+	if err != nil {
+		return err
+	}
+	free, ok := r.(filesystem.FreeSpace)
+	if !ok || len(v.Extents) == 0 {
+		return nil
+	}
+	before := len(s.list)
+	err = free.Free(ctx, func(start, end int64) error { return s.add(v, start, end, false) })
+	if err != nil && !errors.Is(err, errMaxSpares) {
+		s.list = s.list[:before]
+	}
+	return err
+}
+
+// add adds a range of a volume where it lies on the disks.
+func (s *spares) add(v *tree.Volume, start, end int64, swap bool) error {
+	if end-start < qmp.Granularity {
+		return nil // too small to be left out
+	}
+	first := sort.Search(len(v.Extents), func(i int) bool { return v.Extents[i].Offset+v.Extents[i].Size > start })
+	for _, e := range v.Extents[first:] {
+		a, b := max(start, e.Offset), min(end, e.Offset+e.Size)
+		if a >= b {
+			break
+		}
+		if len(s.list) == maxSpares {
+			return errMaxSpares
+		}
+		s.list = append(s.list, job.Spare{Disk: e.Disk, Start: e.DiskOffset + a - e.Offset, End: e.DiskOffset + b - e.Offset, Swap: swap})
+	}
+	return nil
+}

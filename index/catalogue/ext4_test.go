@@ -1,0 +1,228 @@
+package catalogue
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"reflect"
+	"testing"
+	"time"
+
+	"cairn/guest/ext4"
+	"cairn/guest/filesystem"
+	"cairn/guest/filesystem/filesystemtest"
+)
+
+// openExt4 opens an image with the real reader.
+func openExt4(t testing.TB, image string) filesystem.Reader {
+	t.Helper()
+	f, err := os.Open(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs, err := ext4.Open(t.Context(), f, st.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fs
+}
+
+// fileChanges compares two images block by block: what two disk maps tell.
+func fileChanges(t testing.TB, now, before string) func(context.Context, func(start, end int64) error) error {
+	t.Helper()
+	a, err := os.ReadFile(now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list [][2]int64
+	for off := 0; off < len(a); off += spanUnit {
+		end := min(off+spanUnit, len(a))
+		if !bytes.Equal(a[off:end], b[off:end]) {
+			list = append(list, [2]int64{int64(off), int64(end)})
+		}
+	}
+	return func(_ context.Context, fn func(start, end int64) error) error {
+		for _, r := range list {
+			if err := fn(r[0], r[1]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// build makes a catalogue of one volume in memory.
+func build(t testing.TB, m *Memory, r filesystem.Reader, parent *Point, b *Before) (*Point, Statistics) {
+	t.Helper()
+	root, stats, err := Build(t.Context(), m, []Source{{Volume: Volume{Name: "vda", Type: "ext4"}, Reader: r, Before: b}}, parent, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Point{Root: root, Nodes: NewCache(m, 8<<20)}, stats
+}
+
+// flatten lists all that a catalogue says, by path.
+func flatten(t testing.TB, p *Point) map[string]Entry {
+	t.Helper()
+	all := map[string]Entry{}
+	var visit func(path string, e Entry)
+	visit = func(path string, e Entry) {
+		ref := e.Dir
+		if e.Dir != nil {
+			e.Dir = &Ref{Hash: e.Dir.Hash}
+		}
+		all[path] = e
+		if ref == nil {
+			return
+		}
+		d, err := p.Directory(t.Context(), *ref)
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		if d.Damaged {
+			all[path+"/ damaged"] = Entry{}
+		}
+		for _, below := range d.Entries {
+			visit(path+"/"+below.Name, below)
+		}
+	}
+	visit("", *p.Root.Volumes[0].Top)
+	return all
+}
+
+// equalCatalogues holds a catalogue made from its parent's against one made by
+// a walk.
+func equalCatalogues(t testing.TB, what string, got, want *Point, m *Memory) {
+	t.Helper()
+	if err := NewChecker(m).Root(t.Context(), got.Root); err != nil {
+		t.Errorf("%s: %v", what, err)
+	}
+	a, b := flatten(t, got), flatten(t, want)
+	shown := 0
+	for path, e := range b {
+		if o, ok := a[path]; !ok || !reflect.DeepEqual(o, e) {
+			if shown++; shown < 5 {
+				t.Errorf("%s: %q: is %+v, must be %+v", what, path, o, e)
+			}
+		}
+	}
+	if len(a) != len(b) {
+		t.Errorf("%s: %d paths, must be %d", what, len(a), len(b))
+	}
+	if g, w := got.Root.Volumes[0].Top.Dir.Hash, want.Root.Volumes[0].Top.Dir.Hash; g != w {
+		t.Errorf("%s: hash %x, must be %x", what, g, w)
+	}
+}
+
+// chain builds each image's catalogue from the one before it, once by what
+// changed and once by a walk that shares, and holds both against a walk alone.
+func chain(t *testing.T, images []string) {
+	t.Helper()
+	var m, byHash Memory
+	var parent, sharing *Point
+	var before filesystem.Reader
+	compared, inodes := int64(0), int64(0)
+	for i, image := range images {
+		r := openExt4(t, image)
+		want, _ := build(t, &Memory{}, r, nil, nil)
+		var b *Before
+		var bh *Before
+		if i > 0 {
+			b = &Before{Reader: before, Changed: fileChanges(t, image, images[i-1])}
+			bh = &Before{}
+		}
+		got, stats := build(t, &m, r, parent, b)
+		if i > 0 && stats.Incremental != 1 {
+			t.Fatalf("image %d: not made by what changed", i)
+		}
+		equalCatalogues(t, fmt.Sprintf("image %d by changes", i), got, want, &m)
+		shared, full := build(t, &byHash, r, sharing, bh)
+		equalCatalogues(t, fmt.Sprintf("image %d by hash", i), shared, want, &byHash)
+		if i > 0 {
+			compared += stats.Inodes
+			inodes += full.Inodes
+			t.Logf("image %d: %+v, of %d inodes", i, stats, full.Inodes)
+		}
+		parent, sharing, before = got, shared, r
+	}
+	if compared*2 > inodes {
+		t.Errorf("%d of %d inodes were read: the changes help nothing", compared, inodes)
+	}
+}
+
+// Goal: a catalogue made from its parent's by what changed on the disk is the
+// one that a walk gives, after hundreds of random changes by the kernel.
+// Method: rounds of Churn on a mounted ext4, on which much else lies.
+func TestIncrementalIsAWalk(t *testing.T) {
+	filesystemtest.NeedRoot(t)
+	filesystemtest.NeedTool(t, "mkfs.ext4")
+	for _, options := range [][]string{{"-b", "4096"}, {"-b", "1024", "-I", "128"}} {
+		t.Run(fmt.Sprint(options), func(t *testing.T) {
+			image := filesystemtest.Image(t, 96<<20, append([]string{"mkfs.ext4", "-q", "-N", "16384"}, options...)...)
+			rounds := 4
+			if filesystemtest.Long() {
+				rounds = 40
+			}
+			var images []string
+			for i := range rounds {
+				dir, unmount := filesystemtest.LoopMount(t, image, "")
+				if i == 0 {
+					if err := filesystemtest.Populate(dir, filesystemtest.SmallScale()); err != nil {
+						t.Fatal(err)
+					}
+					for k := range 40 { // lies still
+						sub := fmt.Sprintf("%s/still/%d/deep/er", dir, k)
+						if err := os.MkdirAll(sub, 0o755); err != nil {
+							t.Fatal(err)
+						}
+						for n := range 100 {
+							if err := os.WriteFile(fmt.Sprintf("%s/%d", sub, n), nil, 0o644); err != nil {
+								t.Fatal(err)
+							}
+						}
+					}
+				}
+				ctx, stop := context.WithTimeout(t.Context(), 100*time.Millisecond)
+				filesystemtest.Churn(ctx, dir, uint64(i))
+				stop()
+				unmount()
+				images = append(images, filesystemtest.CopyImage(t, image))
+			}
+			chain(t, images)
+		})
+	}
+}
+
+// The same of copies that a crash would leave, where a journal is replayed.
+func TestIncrementalOfLiveCopies(t *testing.T) {
+	n := 3
+	if filesystemtest.Long() {
+		n = 12
+	}
+	chainOf := filesystemtest.LiveCopies(t, 64<<20, n, "", "mkfs.ext4", "-q", "-N", "8192")
+	var m Memory
+	var parent *Point
+	var before filesystem.Reader
+	for i, image := range chainOf {
+		r := openExt4(t, image)
+		var b *Before
+		if i > 0 {
+			b = &Before{Reader: before, Changed: fileChanges(t, image, chainOf[i-1])}
+		}
+		got, stats := build(t, &m, r, parent, b)
+		want, _ := build(t, &Memory{}, r, nil, nil)
+		equalCatalogues(t, fmt.Sprint("copy ", i), got, want, &m)
+		t.Logf("copy %d: %+v", i, stats)
+		parent, before = got, r
+	}
+}
