@@ -126,8 +126,8 @@ func (f *finding) under(tree string, names []string) error {
 }
 
 func (f *finding) directory(at string, groups []group, depth int) error {
-	if depth > maxDepth {
-		f.problem(at, groups[0], fmt.Errorf("more than %d directories deep: %w", maxDepth, ErrCorrupt))
+	if depth > MaxDepth {
+		f.problem(at, groups[0], fmt.Errorf("more than %d directories deep: %w", MaxDepth, ErrCorrupt))
 		return nil
 	}
 	names, err := f.past.merge(f.ctx, groups, func(name string) bool { return f.matcher.name(at, name) },

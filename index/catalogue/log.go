@@ -60,6 +60,10 @@ func (p *Past) Log(ctx context.Context, path string, equal Equal) ([]Change, []P
 			l.problems = append(l.problems, Problem{l.path, list[i].points.first(), list[i].points.count(), e})
 			continue
 		}
+		if e := list[i].spot.entry; e != nil && e.Mode == 0 {
+			l.problems = append(l.problems, Problem{l.path, list[i].points.first(), list[i].points.count(), errInode})
+			continue
+		}
 		list[i].points.each(func(k int) { at[k] = &list[i] })
 	}
 	for i, here := range at {

@@ -287,8 +287,8 @@ func (p *Past) forward(tree string, s step, r result, follow bool) (*located, []
 		return end(nil)
 	case r.err != nil:
 		return end(fmt.Errorf("%s: %w", join(tree, s.names...), r.err))
-	case len(s.names) >= maxDepth:
-		return end(fmt.Errorf("more than %d directories deep: %w", maxDepth, ErrCorrupt))
+	case len(s.names) >= MaxDepth:
+		return end(fmt.Errorf("more than %d directories deep: %w", MaxDepth, ErrCorrupt))
 	}
 	e := r.directory.find(name)
 	if e == nil {

@@ -10,11 +10,9 @@ import (
 	"cairn/guest/filesystem"
 )
 
-// Bounds of a walk, as fs/tree and the guest's own kernel have them.
-const (
-	maxLinks = 40   // symbolic links followed on the way to one path
-	maxDepth = 2048 // directories above an entry
-)
+// maxLinks is how many symbolic links are followed on the way to one path, as
+// the guest's own kernel has it.
+const maxLinks = 40
 
 // volumesDir is in front of the paths of what is mounted nowhere.
 const volumesDir = "volumes"
