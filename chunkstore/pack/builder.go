@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/zeebo/blake3"
 
@@ -66,6 +67,7 @@ func (b *Builder) Append(e Encoding, encoded []byte, count int, index []byte) er
 		panic("internal error: a frame out of bounds")
 	}
 	at := len(b.buf)
+	b.buf = slices.Grow(b.buf, len(encoded)+seal.Overhead) // Seal makes room for one frame only
 	b.buf = b.frames.Seal(b.buf, seal.DomainFrame, b.nFrames, encoded, frameAAD(b.head, e))
 	var err error
 	b.check, err = b.frames.Open(b.check[:0], seal.DomainFrame, b.nFrames, b.buf[at:], frameAAD(b.head, e))

@@ -3,6 +3,7 @@ package catalogue
 import (
 	"context"
 	"errors"
+	"math"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -56,6 +57,10 @@ type Statistics struct {
 type Options struct {
 	// Progress, when set, is told of each number of inodes done.
 	Progress func(inodes int64)
+	// Latest, when set, is a time that no file's change can be after: the
+	// point's, and what the guest's clock may be wrong by. Later ones are of
+	// a clock that was set back since.
+	Latest time.Time
 }
 
 // maxUnwritten bounds the entries of directories that were read and are not
@@ -90,7 +95,7 @@ func Build(ctx context.Context, sink Sink, sources []Source, parent *Point, o Op
 			if tops[i], err = b.volume(ctx, &sources[i]); err != nil {
 				return nil, b.stats, err
 			}
-			v.Reason = tops[i].reason
+			v.Reason, v.Newest = tops[i].reason, tops[i].newest
 		}
 		root.Volumes = append(root.Volumes, v)
 	}
@@ -125,11 +130,15 @@ type top struct {
 	entry  Entry
 	below  []span
 	reason string // why it could not be read
+	newest int64  // Ctime, seconds
 }
 
 // volume walks one volume: one goroutine reads and hashes, this one stores.
 func (b *builder) volume(ctx context.Context, s *Source) (*top, error) {
-	w := &walker{reader: s.Reader, progress: b.options.Progress}
+	w := &walker{reader: s.Reader, progress: b.options.Progress, latest: math.MaxInt64}
+	if !b.options.Latest.IsZero() {
+		w.latest = b.options.Latest.Unix()
+	}
 	w.records, _ = s.Reader.(filesystem.InodeRecords)
 	var old *Volume
 	if s.Before != nil && b.parent != nil && s.Before.Volume < len(b.parent.Volumes) {

@@ -54,6 +54,16 @@ const (
 // everywhere. Part of the on-disk format.
 const everywhereCount = maxSpans + 1
 
+// asBeforeCount says, in place of a number of spans in a difference, that they
+// are those of the entry of that name in the whole leaf. Part of the on-disk
+// format.
+const asBeforeCount = maxSpans + 2
+
+// asBefore is what asBeforeCount is decoded to, until the leaf is known.
+var asBefore = []span{{-1, -1}}
+
+func isAsBefore(s []span) bool { return len(s) == 1 && s[0].start < 0 }
+
 // packTable numbers the packs that a record names.
 type packTable struct {
 	packs  []chunk.PackRef
@@ -95,11 +105,9 @@ type entryEncoder struct {
 	names, rows []byte
 	count       int
 
-	ino          uint64
-	mode         uint32
-	uid, gid     uint32
-	mtime, ctime int64
-	record       int
+	last   Entry // what the next row is a difference from
+	known  int   // behind the last entry that replaced one of the whole leaf
+	record int
 }
 
 func (e *entryEncoder) reset() { *e = entryEncoder{names: e.names[:0], rows: e.rows[:0]} }
@@ -115,11 +123,24 @@ func (e *entryEncoder) append(b []byte) []byte {
 	return append(b, e.rows...)
 }
 
-// add writes an entry. For one with Dir, at and record say where the node
+// replaces writes an entry, as add does, as a difference from entry n of the
+// whole leaf, which has its name.
+func (e *entryEncoder) replaces(n int, old, entry *Entry, at, record int, below []span) {
+	e.names = binary.AppendUvarint(append(e.names, 0), uint64(n-e.known))
+	e.known = n + 1
+	e.last = *old
+	e.row(entry, at, record, below)
+}
+
+// add writes an entry as a difference from the one before it. For one with Dir, at and record say where the node
 // lies, and below where the records of its subtree do.
 func (e *entryEncoder) add(n *Entry, at, record int, below []span) {
 	e.names = binary.AppendUvarint(e.names, uint64(len(n.Name)))
 	e.names = append(e.names, n.Name...)
+	e.row(n, at, record, below)
+}
+
+func (e *entryEncoder) row(n *Entry, at, record int, below []span) {
 	e.count++
 	var flags byte
 	set := func(flag byte, on bool) {
@@ -127,8 +148,8 @@ func (e *entryEncoder) add(n *Entry, at, record int, below []span) {
 			flags |= flag
 		}
 	}
-	set(sameMode, n.Mode == e.mode)
-	set(sameOwner, n.UID == e.uid && n.GID == e.gid)
+	set(sameMode, n.Mode == e.last.Mode)
+	set(sameOwner, n.UID == e.last.UID && n.GID == e.last.GID)
 	set(oneLink, n.Nlink == 1)
 	set(sameTimes, n.Ctime == n.Mtime)
 	set(hasDevice, n.Major|n.Minor != 0)
@@ -136,7 +157,7 @@ func (e *entryEncoder) add(n *Entry, at, record int, below []span) {
 	set(hasDir, n.Dir != nil)
 	set(wholeSecond, n.Mtime.Nsec == 0)
 	b := append(e.rows, flags)
-	b = binary.AppendVarint(b, int64(uint64(n.Ino)-e.ino))
+	b = binary.AppendVarint(b, int64(n.Ino-e.last.Ino))
 	if flags&sameMode == 0 {
 		b = binary.AppendUvarint(b, uint64(n.Mode))
 	}
@@ -148,12 +169,12 @@ func (e *entryEncoder) add(n *Entry, at, record int, below []span) {
 		b = binary.AppendUvarint(b, uint64(n.Nlink))
 	}
 	b = binary.AppendUvarint(b, uint64(n.Size))
-	b = binary.AppendVarint(b, n.Mtime.Sec-e.mtime)
+	b = binary.AppendVarint(b, n.Mtime.Sec-e.last.Mtime.Sec)
 	if flags&wholeSecond == 0 {
 		b = binary.LittleEndian.AppendUint32(b, n.Mtime.Nsec)
 	}
 	if flags&sameTimes == 0 {
-		b = binary.AppendVarint(b, n.Ctime.Sec-e.ctime)
+		b = binary.AppendVarint(b, n.Ctime.Sec-e.last.Ctime.Sec)
 		b = binary.LittleEndian.AppendUint32(b, n.Ctime.Nsec)
 	}
 	if flags&hasDevice != 0 {
@@ -172,12 +193,15 @@ func (e *entryEncoder) add(n *Entry, at, record int, below []span) {
 		e.record = record
 	}
 	e.rows = b
-	e.ino, e.mode, e.uid, e.gid, e.mtime, e.ctime = uint64(n.Ino), n.Mode, n.UID, n.GID, n.Mtime.Sec, n.Ctime.Sec
+	e.last = *n
 }
 
 func appendSpans(b []byte, list []span) []byte {
 	if isEverywhere(list) {
 		return append(b, everywhereCount)
+	}
+	if isAsBefore(list) {
+		return append(b, asBeforeCount)
 	}
 	b = append(b, byte(len(list)))
 	end := int64(0)
@@ -310,8 +334,10 @@ func (d *decoder) place(last int) place {
 const minEntry = 5
 
 // entries reads a list of entries. below has one list of spans for each
-// entry with Dir, in order.
-func (d *decoder) entries() (list []Entry, below [][]span) {
+// entry with Dir, in order. base is the whole leaf that they differ from: in
+// place of a name there may be the number of an entry of it, and the row is a
+// difference from that one.
+func (d *decoder) entries(base *entryList) (list []Entry, below [][]span) {
 	n := d.number(maxEntries)
 	names := string(d.bytes(d.number(math.MaxInt32)))
 	if n*minEntry > len(d.b)+len(names) {
@@ -324,10 +350,22 @@ func (d *decoder) entries() (list []Entry, below [][]span) {
 	last := Entry{}
 	record := 0
 	var refs []Ref
+	next, at, dirs := 0, 0, 0 // in base
 	for i := range list {
 		e := &list[i]
 		var ok bool
-		if e.Name, names, ok = cutName(names); !ok || e.Name == "" && n > 1 || i > 0 && e.Name <= list[i-1].Name {
+		e.Name, names, ok = cutName(names)
+		var known *Entry
+		if ok && e.Name == "" && base != nil {
+			var skip int
+			if skip, names, ok = cutNumber(names); ok && skip < len(base.entries)-next {
+				next += skip
+				known = &base.entries[next]
+				next++
+				e.Name, last = known.Name, *known
+			}
+		}
+		if !ok || e.Name == "" && n > 1 || i > 0 && e.Name <= list[i-1].Name {
 			d.fail("names out of order")
 		}
 		d.entry(e, &last)
@@ -337,11 +375,24 @@ func (d *decoder) entries() (list []Entry, below [][]span) {
 		if refs == nil { // one allocation for all that may follow
 			refs = make([]Ref, 0, min(n-i, len(d.b)/20+1))
 		}
-		at := d.place(record)
-		record = at.record
-		refs = append(refs, Ref{Hash: e.Dir.Hash, Pack: at.pack, Record: at.record})
+		p := d.place(record)
+		record = p.record
+		refs = append(refs, Ref{Hash: e.Dir.Hash, Pack: p.pack, Record: p.record})
 		e.Dir = &refs[len(refs)-1]
-		below = append(below, d.spans())
+		spans := d.spans()
+		if isAsBefore(spans) {
+			if known == nil || known.Dir == nil {
+				d.fail("a directory that was not there")
+				return nil, nil
+			}
+			for ; &base.entries[at] != known; at++ {
+				if base.entries[at].Dir != nil {
+					dirs++
+				}
+			}
+			spans = base.below[dirs]
+		}
+		below = append(below, spans)
 		if d.err != nil {
 			return nil, nil
 		}
@@ -358,20 +409,22 @@ func (d *decoder) entries() (list []Entry, below [][]span) {
 // cutName reads the first of the names. It looks at no byte twice, so that a
 // directory's names share one allocation.
 func cutName(names string) (name, rest string, ok bool) {
-	if names == "" {
+	n, names, ok := cutNumber(names)
+	if !ok || n > maxName || n > len(names) {
 		return "", "", false
 	}
-	n, k := int(names[0]), 1
-	if n >= 0x80 {
-		if len(names) < 2 || names[1] >= 0x80 {
-			return "", "", false
+	return names[:n], names[n:], true
+}
+
+// cutNumber reads a uvarint below 1<<21.
+func cutNumber(names string) (n int, rest string, ok bool) {
+	for k := 0; k < len(names) && k < 3; k++ {
+		n |= int(names[k]&0x7f) << (7 * k)
+		if names[k] < 0x80 {
+			return n, names[k+1:], true
 		}
-		n, k = n&0x7f|int(names[1])<<7, 2
 	}
-	if n > maxName || n > len(names)-k {
-		return "", "", false
-	}
-	return names[k : k+n], names[k+n:], true
+	return 0, "", false
 }
 
 // entry reads a row up to the hash of the directory below, to which Dir
@@ -413,6 +466,8 @@ func (d *decoder) spans() []span {
 	switch {
 	case n == everywhereCount:
 		return everywhere
+	case n == asBeforeCount:
+		return asBefore
 	case n > maxSpans:
 		d.fail("too many spans")
 		return nil

@@ -93,6 +93,10 @@ type Volume struct {
 	Top *Entry `json:"-"`
 	// Reason says why it could not.
 	Reason string `json:"reason,omitempty"`
+	// Newest is the newest Ctime in the volume, in seconds since 1970, or
+	// later: a directory that changed in that tick may change once more
+	// without a sign of it.
+	Newest int64 `json:"newest,omitempty"`
 
 	below []span // of Top: where the inode records of the volume lie
 }

@@ -82,12 +82,16 @@ func damagedFlag(d *Directory) byte {
 
 // same says whether two entries are equal in all that the hash covers.
 func same(a, b *Entry) bool {
-	if a.Name != b.Name || a.Ino != b.Ino || a.Mode != b.Mode || a.UID != b.UID || a.GID != b.GID || a.Nlink != b.Nlink ||
-		a.Major != b.Major || a.Minor != b.Minor || a.Size != b.Size || a.Mtime != b.Mtime || a.Ctime != b.Ctime || a.Target != b.Target {
+	if a.Name != b.Name || !sameAttributes(a, b) {
 		return false
 	}
 	if a.Dir == nil || b.Dir == nil {
 		return a.Dir == b.Dir
 	}
 	return a.Dir.Hash == b.Dir.Hash
+}
+
+func sameAttributes(a, b *Entry) bool {
+	return a.Ino == b.Ino && a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID && a.Nlink == b.Nlink && a.Major == b.Major && a.Minor == b.Minor &&
+		a.Size == b.Size && a.Mtime == b.Mtime && a.Ctime == b.Ctime && a.Target == b.Target
 }

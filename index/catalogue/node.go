@@ -41,20 +41,26 @@ func encodeLeaf(t *packTable, e *entryEncoder, damaged byte) []byte {
 }
 
 // encodeDelta gives the record of a leaf that differs from a whole one by the
-// names that are gone and the entries that are new or changed. Part of the
+// entries that are gone, and those that are new or changed. Part of the
 // on-disk format:
 //
 //	4 · version · damaged · packs · pack, record of the whole leaf
-//	  · uvarint names that are gone · each: uvarint length, name · entries
-func encodeDelta(t *packTable, e *entryEncoder, damaged byte, base int, record int, gone []string) []byte {
+//	  · uvarint entries that are gone · each, by its number in the whole leaf,
+//	    uvarint: those skipped since the last one · entries
+//
+// An entry whose name is in the whole leaf has in place of it a zero byte and
+// the same kind of number, and its row is a difference from the entry there,
+// not from the row before.
+func encodeDelta(t *packTable, e *entryEncoder, damaged byte, base int, record int, gone []int) []byte {
 	b := make([]byte, 0, e.size()+64+48*len(t.packs))
 	b = t.append(append(b, kindDelta, nodeVersion, damaged))
 	b = binary.AppendUvarint(b, uint64(base))
 	b = binary.AppendVarint(b, int64(record))
 	b = binary.AppendUvarint(b, uint64(len(gone)))
-	for _, name := range gone {
-		b = binary.AppendUvarint(b, uint64(len(name)))
-		b = append(b, name...)
+	next := 0
+	for _, n := range gone {
+		b = binary.AppendUvarint(b, uint64(n-next))
+		next = n + 1
 	}
 	return e.append(b)
 }
@@ -163,7 +169,7 @@ func (c *Cache) leaf(ctx context.Context, d *decoder, kind byte, at place, damag
 	l := leaf{at: at, base: at, damaged: damaged}
 	switch kind {
 	case kindLeaf:
-		l.entries.entries, l.entries.below = d.entries()
+		l.entries.entries, l.entries.below = d.entries(nil)
 		l.full = l.entries
 		return l, d.end()
 	case kindDelta:
@@ -171,20 +177,25 @@ func (c *Cache) leaf(ctx context.Context, d *decoder, kind byte, at place, damag
 		return l, fmt.Errorf("%w: a record of another kind", ErrCorrupt)
 	}
 	l.base = d.place(0)
-	gone := make([]string, 0, min(d.number(maxEntries), len(d.b)))
-	for range cap(gone) {
-		gone = append(gone, string(d.bytes(d.number(maxName))))
+	gone := make([]int, 0, min(d.number(maxEntries), len(d.b)))
+	for next := 0; len(gone) < cap(gone) && d.err == nil; {
+		next += d.number(maxEntries)
+		gone = append(gone, next)
+		next++
 	}
-	var changed entryList
-	changed.entries, changed.below = d.entries()
-	if err := d.end(); err != nil {
-		return l, err
+	if d.err != nil {
+		return l, d.err
 	}
 	base, err := c.whole(ctx, l.base)
 	if err != nil {
 		return l, err
 	}
 	l.full = base.leaves[0].entries
+	var changed entryList
+	changed.entries, changed.below = d.entries(&l.full)
+	if err := d.end(); err != nil {
+		return l, err
+	}
 	l.entries, err = l.full.with(changed, gone)
 	return l, err
 }
@@ -216,9 +227,9 @@ func (c *Cache) whole(ctx context.Context, at place) (*node, error) {
 	return n, nil
 }
 
-// with gives the list without the names that are gone and with the changed
-// entries; all three are sorted.
-func (l entryList) with(changed entryList, gone []string) (entryList, error) {
+// with gives the list without the entries that are gone, by number, and with
+// the changed ones; all three are sorted.
+func (l entryList) with(changed entryList, gone []int) (entryList, error) {
 	out := entryList{entries: make([]Entry, 0, len(l.entries)+len(changed.entries))}
 	if n := len(l.below) + len(changed.below); n > 0 {
 		out.below = make([][]span, 0, n)
@@ -238,25 +249,21 @@ func (l entryList) with(changed entryList, gone []string) (entryList, error) {
 			take(&changed, &changed.entries[next], &j)
 			next++
 		}
-		replaced := next < len(changed.entries) && changed.entries[next].Name == e.Name
-		removed := len(gone) > 0 && gone[0] == e.Name
+		removed := len(gone) > 0 && gone[0] == k
 		if removed {
 			gone = gone[1:]
 		}
-		switch {
-		case replaced || removed:
-			if e.Dir != nil {
-				i++
-			}
-		default:
+		if replaced := next < len(changed.entries) && changed.entries[next].Name == e.Name; !replaced && !removed {
 			take(&l, e, &i)
+		} else if e.Dir != nil {
+			i++
 		}
 	}
 	for ; next < len(changed.entries); next++ {
 		take(&changed, &changed.entries[next], &j)
 	}
 	if len(gone) > 0 {
-		return entryList{}, fmt.Errorf("%w: a name is gone that was not there", ErrCorrupt)
+		return entryList{}, fmt.Errorf("%w: an entry is gone that was not there", ErrCorrupt)
 	}
 	return out, nil
 }

@@ -58,7 +58,7 @@ func DecodeRoot(body []byte) (*Root, error) {
 		if kind, _ := d.header(); kind != kindLeaf {
 			d.fail("a record of another kind")
 		}
-		list, below := d.entries()
+		list, below := d.entries(nil)
 		if err := d.end(); err != nil {
 			return nil, err
 		}

@@ -24,6 +24,9 @@ type walker struct {
 	store    func(task) error
 	progress func(int64)
 
+	before int64                     // the newest Ctime in the parent's volume, seconds; 0: not known
+	newest int64                     // the newest Ctime that was met, or was in the parent's volume
+	latest int64                     // no Ctime that is to be believed is newer
 	seen   map[filesystem.Ino]uint64 // directories, as bits: 64 inodes each
 	hash   hasher
 	counts Statistics
@@ -76,6 +79,7 @@ func (w *walker) volume(old *Volume) (*top, error) {
 	var b before
 	if old != nil && old.Top != nil {
 		b = before{old.Top, old.below}
+		w.before, w.newest = old.Newest, old.Newest
 	}
 	w.visit(t.entry.Ino)
 	f, err := w.directory(&t.entry, b, 0, &set)
@@ -86,7 +90,7 @@ func (w *walker) volume(old *Volume) (*top, error) {
 		t.reason = "its top directory cannot be listed"
 		return t, nil
 	}
-	t.entry.Dir, t.below = f.ref, f.below
+	t.entry.Dir, t.below, t.newest = f.ref, f.below, w.newest
 	return t, nil
 }
 
@@ -138,6 +142,9 @@ func (w *walker) attributes(e *Entry) (damaged bool, err error) {
 	if a.Mtime.Nsec >= 1e9 || a.Ctime.Nsec >= 1e9 { // of a damaged inode
 		e.Mtime.Nsec, e.Ctime.Nsec = min(a.Mtime.Nsec, 1e9-1), min(a.Ctime.Nsec, 1e9-1)
 	}
+	if e.Ctime.Sec <= w.latest {
+		w.newest = max(w.newest, e.Ctime.Sec)
+	}
 	if !a.IsDir() {
 		e.Size = max(a.Size, 0)
 	}
@@ -169,7 +176,12 @@ func (w *walker) directory(e *Entry, b before, depth int, above *spanSet) (found
 	t := task{old: old}
 	l := lister{walker: w, task: &t, depth: depth}
 	trusted := w.changes != nil && old != nil && !old.Damaged && b.entry.Ino == e.Ino && b.entry.Mode != 0
-	if w.changed(e.Ino, &l.set) || !trusted {
+	if w.changed(e.Ino, &l.set) && trusted {
+		// A block of records changed: this one only if the times did. In the
+		// tick in which the parent was made they say nothing.
+		trusted = sameAttributes(e, b.entry) && e.Ctime.Sec < w.before-1
+	}
+	if !trusted {
 		ok, err := w.list(e.Ino, &t.dir)
 		if err != nil || !ok {
 			above.all = true
@@ -335,6 +347,9 @@ func (l *lister) read(e *Entry) error {
 func (l *lister) entry(e Entry, b before, read bool) (now Entry, below []span, err error) {
 	changed := l.changed(e.Ino, &l.set)
 	trusted := !changed && b.entry != nil && b.entry.Ino == e.Ino && b.entry.Mode != 0
+	if trusted && b.entry.Target == "" && b.entry.Mode&filesystem.ModeType == filesystem.ModeSymlink {
+		trusted = false // it could not be read
+	}
 	switch {
 	case trusted:
 		now = *b.entry

@@ -2,6 +2,7 @@ package catalogue
 
 import (
 	"context"
+	"slices"
 
 	"cairn/chunkstore/chunk"
 )
@@ -158,7 +159,7 @@ func (w *writer) leaf(part entryList, damaged byte, old *leaf, only bool, leaves
 	loc, err := w.sink.AddRecord(func(open int) ([]byte, error) {
 		var t packTable
 		base := w.storedPack(&t, old.base.pack)
-		w.encode(&t, changed, open)
+		w.encode(&t, changed, &old.full, open)
 		return w.count(encodeDelta(&t, &w.enc, damaged, base, old.base.record, gone)), nil
 	})
 	if err != nil {
@@ -175,9 +176,9 @@ func (w *writer) countGone(now, before entryList) int {
 	return len(gone)
 }
 
-// differ gives the entries that are new or not as before, the names that are
-// gone, and about what the former take in a record.
-func (w *writer) differ(now, before entryList) (changed entryList, gone []string, size int) {
+// differ gives the entries that are new or not as before, the numbers of those
+// that are gone, and about what the former take in a record.
+func (w *writer) differ(now, before entryList) (changed entryList, gone []int, size int) {
 	i, dirsNow, dirsBefore := 0, 0, 0
 	spansOf := func(l *entryList, e *Entry, at *int) []span {
 		if e.Dir == nil {
@@ -190,7 +191,7 @@ func (w *writer) differ(now, before entryList) (changed entryList, gone []string
 		e := &now.entries[k]
 		for i < len(before.entries) && before.entries[i].Name < e.Name {
 			spansOf(&before, &before.entries[i], &dirsBefore)
-			gone = append(gone, before.entries[i].Name)
+			gone = append(gone, i)
 			i++
 		}
 		spans := spansOf(&now, e, &dirsNow)
@@ -209,7 +210,7 @@ func (w *writer) differ(now, before entryList) (changed entryList, gone []string
 		size += w.estimate(e, spans)
 	}
 	for ; i < len(before.entries); i++ {
-		gone = append(gone, before.entries[i].Name)
+		gone = append(gone, i)
 	}
 	return changed, gone, size
 }
@@ -252,7 +253,7 @@ func (w *writer) whole(l entryList, damaged byte, leaves *[]written) error {
 		l = entryList{l.entries[n:], l.below[dirs:]}
 		loc, err := w.sink.AddRecord(func(open int) ([]byte, error) {
 			var t packTable
-			w.encode(&t, part, open)
+			w.encode(&t, part, nil, open)
 			return w.count(encodeLeaf(&t, &w.enc, damaged)), nil
 		})
 		if err != nil {
@@ -263,22 +264,46 @@ func (w *writer) whole(l entryList, damaged byte, leaves *[]written) error {
 	return nil
 }
 
-// encode fills w.enc with entries.
-func (w *writer) encode(t *packTable, l entryList, open int) {
+// encode fills w.enc with entries; base is the whole leaf that they differ
+// from, or nil.
+func (w *writer) encode(t *packTable, l entryList, base *entryList, open int) {
 	w.enc.reset()
-	dirs := 0
+	dirs, at, baseDirs := 0, 0, 0
 	for i := range l.entries {
 		e := &l.entries[i]
-		if e.Dir == nil {
-			w.enc.add(e, 0, 0, nil)
-			continue
+		var before *Entry // of this name, in base
+		var beforeBelow []span
+		number := at
+		for ; base != nil && at < len(base.entries) && base.entries[at].Name <= e.Name; at++ {
+			o := &base.entries[at]
+			if o.Name == e.Name {
+				before, number = o, at
+			}
+			if o.Dir != nil {
+				if before != nil {
+					beforeBelow = base.below[baseDirs]
+				}
+				baseDirs++
+			}
 		}
-		if loc, own := w.own[e.Dir]; own {
-			w.enc.add(e, w.ownPack(t, loc, open), loc.Record, l.below[dirs])
+		pack, record, below := 0, 0, []span(nil)
+		if e.Dir != nil {
+			below = l.below[dirs]
+			dirs++
+			if beforeBelow != nil && slices.Equal(below, beforeBelow) {
+				below = asBefore
+			}
+			if loc, own := w.own[e.Dir]; own {
+				pack, record = w.ownPack(t, loc, open), loc.Record
+			} else {
+				pack, record = w.storedPack(t, e.Dir.Pack), e.Dir.Record
+			}
+		}
+		if before != nil {
+			w.enc.replaces(number, before, e, pack, record, below)
 		} else {
-			w.enc.add(e, w.storedPack(t, e.Dir.Pack), e.Dir.Record, l.below[dirs])
+			w.enc.add(e, pack, record, below)
 		}
-		dirs++
 	}
 }
 
