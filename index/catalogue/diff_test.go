@@ -121,10 +121,19 @@ func TestDiffRenames(t *testing.T) {
 			r.Touch(r.Get("/b"))
 		}, []string{"- /a", "+ /b"}},
 		{"a directory, with a change in it", func(r *cataloguetest.Tree) { r.File("/a/x/f", 5); r.File("/a/x/g", 5); r.File("/a/h", 5) },
-			func(r *cataloguetest.Tree) { r.Rename("/a", "/b"); r.Write("/b/x/f", 6); r.File("/b/x/new", 1); r.Remove("/b/h") },
+			func(r *cataloguetest.Tree) {
+				r.Rename("/a", "/b")
+				r.Write("/b/x/f", 6)
+				r.File("/b/x/new", 1)
+				r.Remove("/b/h")
+			},
 			[]string{"- /a/h", "R /b < /a", "M /b/x/f (contents,times)", "+ /b/x/new"}},
 		{"in a renamed directory", func(r *cataloguetest.Tree) { r.File("/a/f", 5); r.File("/a/sub/g", 5) },
-			func(r *cataloguetest.Tree) { r.Rename("/a", "/b"); r.Rename("/b/f", "/b/g"); r.Rename("/b/sub", "/b/bus") },
+			func(r *cataloguetest.Tree) {
+				r.Rename("/a", "/b")
+				r.Rename("/b/f", "/b/g")
+				r.Rename("/b/sub", "/b/bus")
+			},
 			[]string{"R /b < /a", "R /b/bus < /a/sub", "R /b/g < /a/f"}},
 		{"into a new directory", func(r *cataloguetest.Tree) { r.File("/a/f", 5) },
 			func(r *cataloguetest.Tree) { r.Rename("/a", "/new/deep/a") }, []string{"+ /new", "+ /new/deep", "R /new/deep/a < /a"}},
@@ -248,4 +257,30 @@ func BenchmarkDiffOfRenamedTree(b *testing.B) {
 			b.Fatal(deltas(d), err)
 		}
 	}
+}
+
+func TestSums(t *testing.T) {
+	s, root := cataloguetest.NewStore(), cataloguetest.New()
+	root.File("/etc/a", 5)
+	root.File("/etc/b", 50)
+	root.File("/var/log/x", 7)
+	s.Add("web01", root)
+	root.Write("/etc/a", 3)
+	root.Rename("/etc/b", "/etc/c")
+	root.Remove("/var/log/x")
+	root.File("/var/log/y\n", 9)
+	s.Add("web01", root)
+	d, err := catalogue.Diff(context.Background(), side(t, s, 0), side(t, s, 1), catalogue.DiffOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tops, total := d.Sums("")
+	expect(t, "sums", fmt.Sprint(tops, total), "[{/etc 0 0 1 1 0 2} {/var 1 1 0 0 9 7}] { 1 1 1 1 9 9}")
+	var lines []string
+	for _, x := range d.List {
+		lines = append(lines, x.String())
+	}
+	expect(t, "lines", strings.Join(lines, "\n"), "M /etc/a (contents,times)", "R /etc/b -> /etc/c", "- /var/log/x", `+ "/var/log/y\n"`)
+	tops, _ = d.Sums("/var/log")
+	expect(t, "below a path", fmt.Sprint(tops[len(tops)-1]), "{/var/log/y\n 1 0 0 0 9 0}")
 }
