@@ -14,6 +14,19 @@ type Side struct {
 	View *View
 }
 
+// Sides gives the points to be compared, or the first error of one that cannot
+// be looked at.
+func (p *Past) Sides() ([]Side, error) {
+	sides := make([]Side, len(p.points))
+	for i, s := range p.seen {
+		if s.err != nil {
+			return nil, fmt.Errorf("point %.8s: %w", p.points[i].ID, s.err)
+		}
+		sides[i] = Side{p.points[i].ID, s.view}
+	}
+	return sides, nil
+}
+
 // DiffOptions of a Diff. The zero value is good.
 type DiffOptions struct {
 	// Path is what to compare, in both points; "" is all.

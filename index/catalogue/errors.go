@@ -15,3 +15,6 @@ var ErrTooMany = errors.New("too many files")
 
 // errInode says that an inode could not be read when the catalogue was made.
 var errInode = fmt.Errorf("its inode was not readable: %w", ErrCorrupt)
+
+// ErrPattern says that a pattern is none.
+var ErrPattern = errors.New("wrong pattern")

@@ -27,8 +27,8 @@ type Query struct {
 	Under string
 	// Types are letters as of find(1) (f, d, l, b, c, p, s); "" is any.
 	Types string
-	// MinSize and MaxSize are bytes; MaxSize 0 is no bound.
-	MinSize, MaxSize int64
+	// MinSize is bytes, and so is Below, which a size is less than; 0: no bound.
+	MinSize, Below int64
 	// Newer and Older bound the time of the last modification; zero: no bound.
 	Newer, Older time.Time
 	// Problem is told of what could not be read; nil: nobody is.
@@ -190,7 +190,7 @@ func (q *Query) takes(e *Entry) bool {
 	if q.Types != "" && !strings.ContainsRune(q.Types, TypeLetter(e.Mode)) {
 		return false
 	}
-	if e.Size < q.MinSize || q.MaxSize > 0 && e.Size > q.MaxSize {
+	if e.Size < q.MinSize || q.Below > 0 && e.Size >= q.Below {
 		return false
 	}
 	if q.Newer.IsZero() && q.Older.IsZero() {
@@ -234,7 +234,7 @@ type matcher struct {
 func newMatcher(q Query) (*matcher, error) {
 	m := &matcher{pattern: q.Pattern, fold: q.IgnoreCase, path: strings.Contains(q.Pattern, "/")}
 	if q.Pattern == "" {
-		return nil, fmt.Errorf("the pattern is empty")
+		return nil, fmt.Errorf("%w: it is empty", ErrPattern)
 	}
 	if m.fold {
 		m.pattern = strings.ToLower(m.pattern)
@@ -243,7 +243,7 @@ func newMatcher(q Query) (*matcher, error) {
 		m.pattern = "/**/" + m.pattern
 	}
 	if !doublestar.ValidatePattern(m.pattern) {
-		return nil, fmt.Errorf("pattern %q: %w", q.Pattern, doublestar.ErrBadPattern)
+		return nil, fmt.Errorf("%w %q: a bracket or a brace is not closed, or nothing follows a backslash", ErrPattern, q.Pattern)
 	}
 	m.plain = !m.path && !strings.ContainsAny(m.pattern, `*?[]{}\`)
 	if m.path && !m.fold {

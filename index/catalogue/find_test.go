@@ -87,7 +87,7 @@ func TestFindOverPoints(t *testing.T) {
 	expect(t, "path anywhere", find(t, p, catalogue.Query{Pattern: "nginx/mime.*"}), `"/etc/nginx/mime.types" 0-3*4 50`)
 	expect(t, "stars", find(t, p, catalogue.Query{Pattern: "/**/*.log"}), `"/var/log/a.log" 0-1*2 20971520`, `"/var/log/a.log" 2-3*2 31457280`)
 	expect(t, "size", find(t, p, catalogue.Query{Pattern: "*", MinSize: 25 << 20}), `"/var/log/a.log" 2-3*2 31457280`)
-	expect(t, "size below", find(t, p, catalogue.Query{Pattern: "*", Types: "f", MaxSize: 4}), `"volumes/vdb/dump.conf" 0-3*4 3`)
+	expect(t, "size below", find(t, p, catalogue.Query{Pattern: "*", Types: "f", Below: 4}), `"volumes/vdb/dump.conf" 0-3*4 3`)
 	expect(t, "links", find(t, p, catalogue.Query{Pattern: "*", Types: "l"}), `"/conf" 0-3*4 16`)
 	expect(t, "directories", find(t, p, catalogue.Query{Pattern: "*g*", Types: "d"}), `"/boot/grub" 0-3*4 0`, `"/etc/nginx" 0-3*4 0`, `"/var/log" 0-3*4 0`)
 	expect(t, "under a link", find(t, p, catalogue.Query{Pattern: "*.types", Under: "/conf"}), `"/etc/nginx/mime.types" 0-3*4 50`)
