@@ -81,8 +81,8 @@ func Build(ctx context.Context, sink Sink, sources []Source, parent *Point, o Op
 		b.options.Progress = func(int64) {}
 	}
 	if parent != nil {
-		if b.cache, _ = parent.Nodes.(*Cache); b.cache != nil {
-			b.parent = parent.Root
+		if c, ok := parent.Nodes.(*Cache); ok {
+			b.cache, b.parent = NewCache(c.src, 0), parent.Root // each directory is asked for once
 		}
 	}
 	root := &Root{Version: RootVersion}
@@ -153,15 +153,15 @@ func (b *builder) volume(ctx context.Context, s *Source) (*top, error) {
 		}
 	}
 	room := semaphore.NewWeighted(maxUnwritten)
-	tasks := make(chan task, 64)
+	batches := make(chan batch, 16)
 	g, gctx := errgroup.WithContext(ctx)
 	w.ctx = gctx
-	w.store = func(t task) error {
-		if err := room.Acquire(gctx, weight(t)); err != nil {
-			return err
+	w.send = func(t batch) error {
+		if err := room.Acquire(gctx, t.weight()); err != nil {
+			return context.Cause(gctx)
 		}
 		select {
-		case tasks <- t:
+		case batches <- t:
 			return nil
 		case <-gctx.Done():
 			return context.Cause(gctx)
@@ -169,16 +169,20 @@ func (b *builder) volume(ctx context.Context, s *Source) (*top, error) {
 	}
 	var found *top
 	g.Go(func() (err error) {
-		defer close(tasks)
-		found, err = w.volume(old)
-		return err
+		defer close(batches)
+		if found, err = w.volume(old); err != nil {
+			return err
+		}
+		return w.flush()
 	})
 	g.Go(func() error {
-		for t := range tasks {
-			if err := b.writer.store(t); err != nil {
-				return err
+		for t := range batches {
+			for i := range t.tasks {
+				if err := b.writer.store(t.tasks[i]); err != nil {
+					return err
+				}
 			}
-			room.Release(weight(t))
+			room.Release(t.weight())
 		}
 		return nil
 	})
@@ -187,9 +191,18 @@ func (b *builder) volume(ctx context.Context, s *Source) (*top, error) {
 	return found, err
 }
 
-// weight is a task's share of maxUnwritten; a directory that is larger has all
-// of it.
-func weight(t task) int64 { return min(int64(len(t.dir.Entries))+8, maxUnwritten) }
+// batch is directories to be stored, in order: handing over each alone would
+// cost as much as storing it.
+type batch struct {
+	tasks   []task
+	entries int64
+}
+
+// fullBatch is when a batch is handed over, in entries.
+const fullBatch = 2048
+
+// weight is a batch's share of maxUnwritten; one that is larger has all of it.
+func (b *batch) weight() int64 { return min(b.entries, maxUnwritten) }
 
 // samples is how many inodes' places are compared between two points.
 const samples = 4096

@@ -56,6 +56,9 @@ func (c *Cache) load(ctx context.Context, at place) (*node, error) {
 
 // known gives a node that is kept, or nil.
 func (c *Cache) known(at place) *node {
+	if c.limit == 0 {
+		return nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.nodes[at]
@@ -68,7 +71,7 @@ func (c *Cache) known(at place) *node {
 
 // keep remembers a node, unless it alone would take much of the room.
 func (c *Cache) keep(at place, n *node) {
-	if n.size > c.limit/2 {
+	if c.limit == 0 || n.size > c.limit/2 {
 		return
 	}
 	c.mu.Lock()

@@ -3,6 +3,8 @@ package catalogue
 import (
 	"context"
 	"fmt"
+
+	"cairn/chunkstore/chunk"
 )
 
 // A Checker makes sure that all nodes of catalogues can be read and are what
@@ -11,15 +13,20 @@ import (
 type Checker struct {
 	cache *Cache
 	hash  hasher
-	seen  map[Ref]error
+	packs map[chunk.PackRef]uint32
+	good  map[checked]Hash // with all below them
 }
+
+// checked is where a node lies, by number of the pack: of millions it takes
+// little.
+type checked struct{ pack, record uint32 }
 
 // checkerCache is what a Checker keeps of nodes, in bytes.
 const checkerCache = 16 << 20
 
 // NewChecker gives a Checker.
 func NewChecker(src Records) *Checker {
-	return &Checker{cache: NewCache(src, checkerCache), seen: map[Ref]error{}}
+	return &Checker{cache: NewCache(src, checkerCache), packs: map[chunk.PackRef]uint32{}, good: map[checked]Hash{}}
 }
 
 // Root checks a catalogue; the error is the first fault, or that of ctx.
@@ -37,18 +44,23 @@ func (c *Checker) Root(ctx context.Context, r *Root) error {
 }
 
 func (c *Checker) directory(ctx context.Context, ref Ref, depth int) error {
-	if err, ok := c.seen[ref]; ok {
-		return err
+	n, ok := c.packs[ref.Pack]
+	if !ok {
+		n = uint32(len(c.packs))
+		c.packs[ref.Pack] = n
+	}
+	key := checked{n, uint32(ref.Record)}
+	if h, ok := c.good[key]; ok && h == ref.Hash {
+		return nil
 	}
 	if depth > MaxDepth+1 {
 		return fmt.Errorf("%w: more than %d directories above one", ErrCorrupt, MaxDepth)
 	}
-	err := c.look(ctx, ref, depth)
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	if err := c.look(ctx, ref, depth); err != nil {
+		return err
 	}
-	c.seen[ref] = err
-	return err
+	c.good[key] = ref.Hash
+	return nil
 }
 
 func (c *Checker) look(ctx context.Context, ref Ref, depth int) error {

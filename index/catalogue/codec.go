@@ -218,6 +218,7 @@ type decoder struct {
 	b     []byte
 	err   error
 	self  chunk.PackRef // the pack that the record lies in
+	top   bool          // the only entry is a volume's top, without a name
 	packs []chunk.PackRef
 }
 
@@ -347,7 +348,7 @@ func (d *decoder) entries(base *entryList) (list []Entry, below [][]span) {
 		return nil, nil
 	}
 	list = make([]Entry, n)
-	last := Entry{}
+	last := &Entry{} // what the row is a difference from
 	record := 0
 	var refs []Ref
 	next, at, dirs := 0, 0, 0 // in base
@@ -362,23 +363,24 @@ func (d *decoder) entries(base *entryList) (list []Entry, below [][]span) {
 				next += skip
 				known = &base.entries[next]
 				next++
-				e.Name, last = known.Name, *known
+				e.Name, last = known.Name, known
 			}
 		}
-		if !ok || e.Name == "" && n > 1 || i > 0 && e.Name <= list[i-1].Name {
+		if !ok || (e.Name == "") != (d.top && n == 1) || i > 0 && e.Name <= list[i-1].Name {
 			d.fail("names out of order")
 		}
-		d.entry(e, &last)
-		if last = *e; e.Dir == nil {
+		isDir := d.entry(e, last)
+		if last = e; !isDir {
 			continue
 		}
-		if refs == nil { // one allocation for all that may follow
-			refs = make([]Ref, 0, min(n-i, len(d.b)/20+1))
+		if len(refs) == cap(refs) { // few allocations for all that may follow
+			refs = make([]Ref, 0, min(n-i, 64))
 		}
-		p := d.place(record)
-		record = p.record
-		refs = append(refs, Ref{Hash: e.Dir.Hash, Pack: p.pack, Record: p.record})
+		refs = append(refs, Ref{})
 		e.Dir = &refs[len(refs)-1]
+		copy(e.Dir.Hash[:], d.bytes(len(e.Dir.Hash)))
+		p := d.place(record)
+		e.Dir.Pack, e.Dir.Record, record = p.pack, p.record, p.record
 		spans := d.spans()
 		if isAsBefore(spans) {
 			if known == nil || known.Dir == nil {
@@ -427,9 +429,8 @@ func cutNumber(names string) (n int, rest string, ok bool) {
 	return 0, "", false
 }
 
-// entry reads a row up to the hash of the directory below, to which Dir
-// points then.
-func (d *decoder) entry(e, last *Entry) {
+// entry reads a row up to what it says of the directory below, if it has one.
+func (d *decoder) entry(e, last *Entry) (isDir bool) {
 	flags := d.byte()
 	e.Ino = last.Ino + filesystem.Ino(d.varint())
 	if e.Mode = last.Mode; flags&sameMode == 0 {
@@ -455,10 +456,7 @@ func (d *decoder) entry(e, last *Entry) {
 	if flags&hasTarget != 0 {
 		e.Target = string(d.bytes(d.number(maxTarget)))
 	}
-	if flags&hasDir != 0 {
-		e.Dir = &Ref{}
-		copy(e.Dir.Hash[:], d.bytes(len(e.Dir.Hash)))
-	}
+	return flags&hasDir != 0
 }
 
 func (d *decoder) spans() []span {

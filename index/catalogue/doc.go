@@ -16,6 +16,8 @@
 //     point without one is walked.
 //   - Nodes are read as hostile input: damaged ones give an error.
 //
+// FORMAT.md in this folder names every stored byte.
+//
 // It imports the vocabulary of guest/filesystem, chunkstore's chunk and
 // index/restorepoint.
 package catalogue

@@ -119,7 +119,7 @@ func (c *Cache) read(ctx context.Context, at place) (*node, error) {
 		}
 		n.leaves = []leaf{l}
 		n.Entries, n.below = l.entries.entries, l.entries.below
-		n.measure()
+		c.measure(n)
 		return n, nil
 	}
 	places := make([]place, 0, min(d.number(maxLeaves), len(d.b)))
@@ -138,7 +138,7 @@ func (c *Cache) read(ctx context.Context, at place) (*node, error) {
 			return nil, err
 		}
 	}
-	n.measure()
+	c.measure(n)
 	return n, nil
 }
 
@@ -218,7 +218,7 @@ func (c *Cache) whole(ctx context.Context, at place) (*node, error) {
 		}
 		n = &node{leaves: []leaf{l}}
 		n.Entries, n.below, n.Damaged = l.entries.entries, l.entries.below, damaged
-		n.measure()
+		c.measure(n)
 		c.keep(at, n)
 	}
 	if len(n.leaves) != 1 || n.leaves[0].base != at {
@@ -269,7 +269,10 @@ func (l entryList) with(changed entryList, gone []int) (entryList, error) {
 }
 
 // measure says what the node takes in memory: about.
-func (n *node) measure() {
+func (c *Cache) measure(n *node) {
+	if c.limit == 0 {
+		return // nothing is kept
+	}
 	n.size = 256
 	for i := range n.leaves {
 		l := &n.leaves[i]

@@ -54,7 +54,7 @@ func DecodeRoot(body []byte) (*Root, error) {
 		if len(b) == 0 {
 			continue
 		}
-		d := decoder{b: b}
+		d := decoder{b: b, top: true}
 		if kind, _ := d.header(); kind != kindLeaf {
 			d.fail("a record of another kind")
 		}

@@ -54,7 +54,9 @@ func (s *spanSet) spans() []span {
 	if len(s.list) == 0 {
 		return nil
 	}
-	slices.SortFunc(s.list, func(a, b span) int { return cmp.Compare(a.start, b.start) })
+	if less := func(a, b span) int { return cmp.Compare(a.start, b.start) }; !slices.IsSortedFunc(s.list, less) {
+		slices.SortFunc(s.list, less)
+	}
 	merged := s.list[:1]
 	for _, n := range s.list[1:] {
 		if last := &merged[len(merged)-1]; n.start <= last.end {
@@ -86,9 +88,9 @@ func (s *spanSet) spans() []span {
 // changeSet is what of a volume may have changed: ranges in bytes. It is for
 // one goroutine.
 type changeSet struct {
-	ranges   [][2]int64 // sorted, apart
-	lo, hi   int64      // nothing changed between these: where the last question fell
-	haveHint bool
+	ranges [][2]int64 // sorted, apart
+	// Records of one directory lie together: where the last questions fell.
+	still, moved [2]int64 // nothing changed in the first, all in the second
 }
 
 func (c *changeSet) add(start, end int64) { c.ranges = append(c.ranges, [2]int64{start, end}) }
@@ -109,8 +111,11 @@ func (c *changeSet) seal() {
 
 // touches says whether anything changed in [start, end).
 func (c *changeSet) touches(start, end int64) bool {
-	if c.haveHint && c.lo <= start && end <= c.hi {
+	if c.still[0] <= start && end <= c.still[1] {
 		return false
+	}
+	if c.moved[0] <= start && start < c.moved[1] {
+		return true
 	}
 	i, _ := slices.BinarySearchFunc(c.ranges, start, func(r [2]int64, at int64) int {
 		if r[1] <= at {
@@ -119,14 +124,15 @@ func (c *changeSet) touches(start, end int64) bool {
 		return 1
 	})
 	if i < len(c.ranges) && c.ranges[i][0] < end {
+		c.moved = c.ranges[i]
 		return true
 	}
-	c.lo, c.hi, c.haveHint = 0, math.MaxInt64, true
+	c.still = [2]int64{0, math.MaxInt64}
 	if i > 0 {
-		c.lo = c.ranges[i-1][1]
+		c.still[0] = c.ranges[i-1][1]
 	}
 	if i < len(c.ranges) {
-		c.hi = c.ranges[i][0]
+		c.still[1] = c.ranges[i][0]
 	}
 	return false
 }

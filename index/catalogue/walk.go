@@ -21,7 +21,8 @@ type walker struct {
 	records  filesystem.InodeRecords // nil: the reader does not tell
 	changes  *changeSet              // since the parent; nil: not known
 	cache    *Cache                  // of the parent; nil: none
-	store    func(task) error
+	send     func(batch) error
+	batch    batch
 	progress func(int64)
 
 	before int64                     // the newest Ctime in the parent's volume, seconds; 0: not known
@@ -55,6 +56,24 @@ func lasting(err error) bool {
 		}
 	}
 	return false
+}
+
+// store hands a directory over to be stored.
+func (w *walker) store(t task) error {
+	w.batch.tasks = append(w.batch.tasks, t)
+	if w.batch.entries += int64(len(t.dir.Entries)) + 8; w.batch.entries < fullBatch {
+		return nil
+	}
+	return w.flush()
+}
+
+// flush hands over what is gathered.
+func (w *walker) flush() error {
+	full := w.batch
+	if w.batch = (batch{}); len(full.tasks) == 0 {
+		return nil
+	}
+	return w.send(full)
 }
 
 func (w *walker) count(s *Statistics) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -34,6 +35,7 @@ type app struct {
 	inside func(ctx context.Context, vm job.VM) (push.Session, error)
 	find   wire.Finder // of system objects, in points that no agent has described
 
+	lines        *sync.Mutex // say is called by several goroutines; nil: by one
 	repo         string
 	passwordFile string
 	json         bool
@@ -49,7 +51,7 @@ func Run(ctx context.Context, version string, args []string, stdin io.Reader, st
 	if err != nil {
 		exe = "/proc/self/exe"
 	}
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv, now: time.Now, exe: exe, version: version, find: wire.Find}
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv, now: time.Now, exe: exe, version: version, find: wire.Find, lines: new(sync.Mutex)}
 	a.inside = func(ctx context.Context, vm job.VM) (push.Session, error) {
 		s, err := job.DialInside(ctx, vm, version)
 		if err != nil {
@@ -143,6 +145,7 @@ beginning of its ID.
 		a.diffCmd(),
 		a.restoreCmd(),
 		a.bootCmd(),
+		a.catalogueCmd(),
 		a.checkCmd(),
 		a.repairCmd(),
 		a.demoCmd(),
@@ -206,6 +209,10 @@ func (a *app) secret() wire.Secret {
 // say prints a step for a person.
 func (a *app) say(format string, args ...any) {
 	if !a.quiet && !a.json {
+		if a.lines != nil {
+			a.lines.Lock()
+			defer a.lines.Unlock()
+		}
 		fmt.Fprintf(a.stderr, format+"\n", args...)
 	}
 }

@@ -45,7 +45,8 @@ type summaryMessage struct {
 }
 
 func (a *app) backupCmd() *cobra.Command {
-	var full, noFreeze, everyBlock bool
+	var full, noFreeze, everyBlock, noCatalogue bool
+	catalogueTime := defaultCatalogueTime
 	var tags, objects []string
 	var scratch string
 	wait, agentTimeout := 5*time.Minute, job.DefaultAgentTimeout
@@ -74,7 +75,12 @@ backup first: it lists the guest's applications, containers and users, brings
 the applications into a state to be copied, and freezes the filesystems; each
 step is printed. What fails there lowers what the point claims, is printed with
 its reason, and ends in exit code 3. Without it the stock qemu-guest-agent
-freezes the filesystems.`,
+freezes the filesystems.
+
+When a point is committed and the VM is as it was, the point's catalogue of files
+is made from the repository (cairn catalogue --help), while the next VM is backed
+up. If that fails or is interrupted, the point is whole all the same, exit code 3
+says so, and cairn catalogue makes it later.`,
 		Args:              args(1, -1),
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(c *cobra.Command, names []string) error {
@@ -114,9 +120,14 @@ freezes the filesystems.`,
 				if !everyBlock {
 					b.Spare = wire.Spare
 				}
-				err = a.backupAll(c.Context(), b, names)
+				files := a.catalogueAfter(c.Context(), cat, !noCatalogue, catalogueTime, len(names))
+				err = a.backupAll(c.Context(), b, names, files)
 				if cerr := ix.Close(); cerr != nil {
 					a.say("the index on this host could not be closed cleanly and will be rebuilt: %v", cerr)
+				}
+				// Others may use the index now.
+				if ferr := files.finish(); err == nil {
+					err = ferr
 				}
 				return err
 			})
@@ -134,6 +145,8 @@ freezes the filesystems.`,
 	c.Flags().StringVar(&writeLimit, "write-limit", "", "write at most so much a second to the repository, like 20MiB")
 	c.Flags().Float64Var(&auditPercent, "audit", auditPercent, "percent of the chunks that the bitmaps call unchanged to read and compare all the same (at least 256; 0: none)")
 	c.Flags().DurationVar(&audit.Time, "audit-time", audit.Time, "when to stop the audit of a disk")
+	c.Flags().BoolVar(&noCatalogue, "no-catalogue", false, "do not make the point's catalogue of files")
+	c.Flags().DurationVar(&catalogueTime, "catalogue-time", catalogueTime, "how long making a point's catalogue may take; then it is left out (0: no limit)")
 	c.Flags().DurationVar(&wait, "index-wait", wait, "how long to wait for another cairn that uses this host's index")
 	return c
 }
@@ -160,7 +173,7 @@ func (a *app) indexOptions(wait time.Duration) index.Options {
 
 // backupAll backs up one VM after the other; one that fails does not keep the
 // others from being tried.
-func (a *app) backupAll(ctx context.Context, b job.Backup, names []string) error {
+func (a *app) backupAll(ctx context.Context, b job.Backup, names []string, files *cataloguer) error {
 	var errs []error
 	warned := false
 	for _, name := range names {
@@ -173,6 +186,7 @@ func (a *app) backupAll(ctx context.Context, b job.Backup, names []string) error
 			continue
 		}
 		warned = warned || len(m.Warnings) > 0
+		files.add(m)
 		if err := a.printSummary(m); err != nil {
 			errs = append(errs, err)
 		}

@@ -18,7 +18,9 @@ func (a *app) checkCmd() *cobra.Command {
 		Use:   "check",
 		Short: "Look whether all that the restore points need is there and whole",
 		Long: `Look whether every restore point's manifest and disk maps can be read, every pack
-they need is there, and what the inside agent said is as it said it. With --read-data every stored byte is read, too: each
+they need is there, and what the inside agent said is as it said it; and whether
+the catalogues of files are whole: of a damaged one the point does not suffer, and
+cairn catalogue --rebuild makes it anew. With --read-data every stored byte is read, too: each
 pack against its name, each frame against its seal, each chunk against its ID.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -53,7 +55,7 @@ func (a *app) printReport(r *job.Report, took time.Duration) error {
 	if len(r.Findings) > 0 {
 		verdict = fmt.Sprintf("%d findings", len(r.Findings))
 	}
-	_, err := fmt.Fprintf(a.stdout, "checked %d points and %d packs, read %s of data, in %.1f s: %s\n", r.Points, r.Packs, bytesOf(r.BytesRead), took.Seconds(), verdict)
+	_, err := fmt.Fprintf(a.stdout, "checked %d points, %d catalogues and %d packs, read %s of data, in %.1f s: %s\n", r.Points, r.Catalogues, r.Packs, bytesOf(r.BytesRead), took.Seconds(), verdict)
 	return err
 }
 

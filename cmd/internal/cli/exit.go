@@ -11,6 +11,7 @@ import (
 	"cairn/cmd/internal/job"
 	"cairn/cmd/internal/wire"
 	"cairn/guest/filesystem"
+	"cairn/index/catalogue"
 	"cairn/index/restorepoint"
 )
 
@@ -64,7 +65,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitNoRepository
 	case errors.Is(err, seal.ErrWrongSecret), errors.Is(err, wire.ErrSecret):
 		return exitWrongKey
-	case errors.Is(err, job.ErrDamage), pack.IsDamage(err), errors.Is(err, restorepoint.ErrCorrupt), errors.Is(err, restorepoint.ErrMetadata):
+	case errors.Is(err, job.ErrDamage), pack.IsDamage(err), errors.Is(err, restorepoint.ErrCorrupt), errors.Is(err, catalogue.ErrCorrupt), errors.Is(err, restorepoint.ErrMetadata):
 		return exitDamage
 	case errors.Is(err, errUsage), errors.Is(err, config.ErrUnknownVM), errors.Is(err, job.ErrNoDisk), errors.Is(err, restorepoint.ErrNoPoint),
 		errors.Is(err, restorepoint.ErrAmbiguous), errors.Is(err, filesystem.ErrNotExist):

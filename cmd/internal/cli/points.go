@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -91,12 +92,12 @@ func (a *app) showCmd() *cobra.Command {
 			if a.json {
 				return a.printJSON(m)
 			}
-			return a.show(m)
+			return a.show(c.Context(), cat, m)
 		})
 	}}
 }
 
-func (a *app) show(m *restorepoint.Manifest) error {
+func (a *app) show(ctx context.Context, cat *wire.Catalogue, m *restorepoint.Manifest) error {
 	s := m.Statistics
 	w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
 	row := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
@@ -134,6 +135,16 @@ func (a *app) show(m *restorepoint.Manifest) error {
 		for _, f := range g.Filesystems {
 			row("mounted", "%s on %s (%s)", safe(f.Name), safe(f.Mountpoint), safe(f.Type))
 		}
+	}
+	switch root, state, err := cat.FilesState(ctx, m.ID); state {
+	case stateStored:
+		row("catalogue", "%s", howMade(root))
+	case stateNone:
+		row("catalogue", "none; make it with: cairn catalogue %s", pointName(m))
+	case stateDamaged:
+		row("catalogue", "damaged, the point is not; make it anew with: cairn catalogue --rebuild %s", pointName(m))
+	default:
+		row("catalogue", "cannot be read: %v", err)
 	}
 	damage := showObjects(row, m)
 	for _, t := range m.Tags {

@@ -10,13 +10,15 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"cairn/chunkstore"
+	"cairn/chunkstore/backend"
 	"cairn/chunkstore/chunk"
+	"cairn/index/catalogue"
 	"cairn/index/restorepoint"
 )
 
 // Finding is one thing that is wrong in a repository.
 type Finding struct {
-	Kind  string `json:"kind"` // "pack", "point" or "object"
+	Kind  string `json:"kind"` // "pack", "point", "catalogue" or "object"
 	Name  string `json:"name"`
 	Disk  string `json:"disk,omitempty"`
 	Error string `json:"error"`
@@ -24,12 +26,14 @@ type Finding struct {
 
 // Report is what a check did and found.
 type Report struct {
-	Points    int       `json:"points"`
-	Packs     int       `json:"packs"`
-	PacksRead int       `json:"packs_read"`
-	BytesRead int64     `json:"bytes_read"`
-	Findings  []Finding `json:"findings"`
-	Unknown   []string  `json:"unknown_objects,omitempty"` // in the place, but of no cairn
+	Points int `json:"points"`
+	Packs  int `json:"packs"`
+	// Catalogues of files that were looked at, damaged ones included.
+	Catalogues int       `json:"catalogues"`
+	PacksRead  int       `json:"packs_read"`
+	BytesRead  int64     `json:"bytes_read"`
+	Findings   []Finding `json:"findings"`
+	Unknown    []string  `json:"unknown_objects,omitempty"` // in the place, but of no cairn
 }
 
 // maxPerDisk bounds the findings for one disk of one point.
@@ -54,6 +58,11 @@ func Check(ctx context.Context, store *chunkstore.Store, cat Catalogue, readData
 	if err := r.packs(ctx, store, readData, checker, prog); err != nil {
 		return nil, err
 	}
+	files := catalogue.NewChecker(reader)
+	listed, err := store.Catalogues(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for _, p := range points {
 		m, err := cat.Manifest(ctx, p.ID)
 		if err != nil {
@@ -70,11 +79,37 @@ func Check(ctx context.Context, store *chunkstore.Store, cat Catalogue, readData
 				r.Findings = append(r.Findings, Finding{Kind: "point", Name: name, Disk: d.Name, Error: err.Error()})
 			}
 		}
+		if id, err := chunkstore.ParseSessionID(p.ID); err == nil && len(listed[id]) > 0 {
+			r.catalogue(ctx, store, files, id, name)
+		}
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 	}
 	return r, nil
+}
+
+// catalogue checks a point's catalogue of files. A damaged one is no damage of
+// the point.
+func (r *Report) catalogue(ctx context.Context, store *chunkstore.Store, files *catalogue.Checker, point chunk.SessionID, name string) {
+	body, _, _, err := store.LastCatalogue(ctx, point)
+	if errors.Is(err, backend.ErrNotExist) {
+		return // only aborted ones
+	}
+	r.Catalogues++
+	var root *catalogue.Root
+	if err == nil {
+		root, err = catalogue.DecodeRoot(body)
+	}
+	if err == nil && root.Point != point.String() {
+		err = fmt.Errorf("%w: it names another point", catalogue.ErrCorrupt)
+	}
+	if err == nil {
+		err = files.Root(ctx, root)
+	}
+	if err != nil && ctx.Err() == nil {
+		r.Findings = append(r.Findings, Finding{Kind: "catalogue", Name: name, Error: err.Error() + "; the point itself does not need it; make it anew with: cairn catalogue --rebuild " + name})
+	}
 }
 
 // packs lists all packs and, if asked, reads them.

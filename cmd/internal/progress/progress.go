@@ -22,6 +22,7 @@ type Bar struct {
 	last  time.Time
 	line  *progressbar.ProgressBar
 	json  io.Writer
+	items bool // not bytes
 }
 
 // Reporter makes Bars for one command.
@@ -32,11 +33,13 @@ type Reporter struct {
 
 // Start begins a piece of work of total bytes; total may be 0 while it is not
 // known.
-func (r Reporter) Start(name string, total int64) *Bar {
-	b := &Bar{name: name, total: total, start: time.Now(), json: r.JSON}
+func (r Reporter) Start(name string, total int64) *Bar { return r.start(name, total, false) }
+
+func (r Reporter) start(name string, total int64, items bool) *Bar {
+	b := &Bar{name: name, total: total, start: time.Now(), json: r.JSON, items: items}
 	if r.Terminal != nil {
 		b.line = progressbar.NewOptions64(max(total, 1), progressbar.OptionSetDescription(name), progressbar.OptionSetWriter(r.Terminal),
-			progressbar.OptionShowBytes(true), progressbar.OptionShowTotalBytes(true), progressbar.OptionUseIECUnits(true),
+			progressbar.OptionShowBytes(!items), progressbar.OptionShowTotalBytes(!items), progressbar.OptionUseIECUnits(!items),
 			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth(),
 			progressbar.OptionSetPredictTime(true))
 	}
@@ -46,6 +49,12 @@ func (r Reporter) Start(name string, total int64) *Bar {
 // Work is Start in the form that a job asks for.
 func (r Reporter) Work(name string, total int64) (add func(int64), end func()) {
 	b := r.Start(name, total)
+	return b.Add, b.Done
+}
+
+// Items is Work for a number of things and not of bytes.
+func (r Reporter) Items(name string, total int64) (add func(int64), end func()) {
+	b := r.start(name, total, true)
 	return b.Add, b.Done
 }
 
@@ -67,18 +76,26 @@ func (b *Bar) Add(n int64) {
 func (b *Bar) report(now time.Time) {
 	sec := now.Sub(b.start).Seconds()
 	m := struct {
-		Type      string  `json:"message_type"`
-		Work      string  `json:"work"`
-		Done      int64   `json:"bytes_done"`
-		Total     int64   `json:"bytes_total"`
-		Rate      float64 `json:"bytes_per_second"`
-		Remaining float64 `json:"seconds_remaining"`
-	}{Type: "status", Work: b.name, Done: b.done, Total: b.total}
+		Type       string  `json:"message_type"`
+		Work       string  `json:"work"`
+		Done       int64   `json:"bytes_done,omitempty"`
+		Total      int64   `json:"bytes_total,omitempty"`
+		Rate       float64 `json:"bytes_per_second,omitempty"`
+		ItemsDone  int64   `json:"items_done,omitempty"`
+		ItemsTotal int64   `json:"items_total,omitempty"`
+		Remaining  float64 `json:"seconds_remaining"`
+	}{Type: "status", Work: b.name}
+	rate := 0.0
 	if sec > 0 {
-		m.Rate = float64(b.done) / sec
+		rate = float64(b.done) / sec
 	}
-	if m.Rate > 0 && b.total > b.done {
-		m.Remaining = float64(b.total-b.done) / m.Rate
+	if b.items {
+		m.ItemsDone, m.ItemsTotal = b.done, b.total
+	} else {
+		m.Done, m.Total, m.Rate = b.done, b.total, rate
+	}
+	if rate > 0 && b.total > b.done {
+		m.Remaining = float64(b.total-b.done) / rate
 	}
 	_ = json.NewEncoder(b.json).Encode(m) // a closed pipe ends the command elsewhere
 }

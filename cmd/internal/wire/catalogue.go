@@ -14,6 +14,7 @@ import (
 	"cairn/chunkstore"
 	"cairn/chunkstore/chunk"
 	"cairn/index"
+	"cairn/index/catalogue"
 	"cairn/index/restorepoint"
 )
 
@@ -23,6 +24,7 @@ type Catalogue struct {
 	repo   *Repo
 	reader *chunkstore.Reader
 	ahead  *restorepoint.ReadAhead
+	nodes  *catalogue.Cache // of catalogues of files
 
 	mu     sync.Mutex
 	points map[chunk.SessionID]restorepoint.Summary
@@ -34,7 +36,7 @@ type Catalogue struct {
 // with Close.
 func (r *Repo) NewCatalogue(ctx context.Context, cacheBytes int64) *Catalogue {
 	reader := r.Store.NewReader(cacheBytes)
-	return &Catalogue{repo: r, reader: reader, ahead: restorepoint.NewReadAhead(ctx, reader),
+	return &Catalogue{repo: r, reader: reader, ahead: restorepoint.NewReadAhead(ctx, reader), nodes: catalogue.NewCache(reader, nodeCache),
 		points: map[chunk.SessionID]restorepoint.Summary{}, bad: map[chunk.SessionID]error{}}
 }
 
