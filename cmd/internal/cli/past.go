@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"strings"
+	"sync"
 	"time"
 
 	"cairn/cmd/internal/wire"
@@ -19,12 +21,23 @@ type question struct {
 	cat    *wire.Catalogue
 	from   wire.Opener
 	warned int
+
+	mu     sync.Mutex
+	walked int // points that have no catalogue
 }
 
 func (a *app) newQuestion(cat *wire.Catalogue) *question {
 	q := &question{app: a, cat: cat, from: cat.NewOpener()}
-	q.from.Walked = func(p restorepoint.Summary) error {
-		a.say("%s@%s has no catalogue of files: looking at all of them", p.VM, restorepoint.DirName(p.Time))
+	q.from.Walk = func(p restorepoint.Summary, why error) error {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		switch q.walked++; {
+		case q.walked > maxWarned:
+		case errors.Is(why, catalogue.ErrNone):
+			a.say("%s@%s has no catalogue of files: looking at all of them; cairn catalogue --all makes those that are missing", p.VM, restorepoint.DirName(p.Time))
+		default:
+			a.say("%s@%s: %v; looking at all its files", p.VM, restorepoint.DirName(p.Time), why)
+		}
 		return nil
 	}
 	return q
