@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,13 +18,38 @@ import (
 	"cairn/cmd/internal/wire"
 	"cairn/fs/tree"
 	"cairn/guest/filesystem"
+	"cairn/index/catalogue"
 	"cairn/index/restorepoint"
 )
 
-// splitPath parts POINT:PATH; the path is the guest's, absolute.
+// splitPath parts POINT:PATH; the path is the guest's, absolute, or
+// volumes/NAME/PATH.
 func splitPath(arg string) (point, p string, ok bool) {
 	point, p, ok = strings.Cut(arg, ":")
-	return point, path.Join("/", p), ok
+	return point, cmp.Or(guestPath(p), "/"), ok
+}
+
+// viewAt opens the view of a point that a path of splitPath is in, and gives
+// the path in it.
+func viewAt(ctx context.Context, cat *wire.Catalogue, point, p string) (*tree.View, *restorepoint.Manifest, string, error) {
+	name, in, ok := tree.InVolume(p)
+	if !ok {
+		v, m, err := guestView(ctx, cat, point)
+		return v, m, p, err
+	}
+	m, err := cat.Select(ctx, point)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	t, err := tree.Open(ctx, m, func(disk string) (restorepoint.Image, error) { return cat.Image(ctx, m, disk) })
+	if err != nil {
+		return nil, nil, "", err
+	}
+	v, err := t.VolumeNamed(ctx, name)
+	if err != nil {
+		return nil, nil, "", fmt.Errorf("point %s: %w", m.ID[:8], err)
+	}
+	return v, m, in, nil
 }
 
 // guestView opens the guest's own view of a point.
@@ -61,7 +87,7 @@ func (a *app) lsCmd() *cobra.Command {
 	return &cobra.Command{Use: "ls POINT[:PATH]", Short: "List a guest's files in a restore point", Args: args(1, 1), RunE: func(c *cobra.Command, argv []string) error {
 		return a.withCatalogue(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
 			point, p, _ := splitPath(argv[0])
-			v, _, err := guestView(c.Context(), cat, point)
+			v, _, p, err := viewAt(c.Context(), cat, point, p)
 			if err != nil {
 				return err
 			}
@@ -183,12 +209,7 @@ func (a *app) printList(list []lsEntry) error {
 
 // safe keeps a guest's bytes from steering the terminal.
 func safe(name string) string {
-	for _, r := range name {
-		if r < 0x20 || r == 0x7f || r == 0xfffd || r >= 0x80 && r < 0xa0 {
-			return fmt.Sprintf("%q", name)
-		}
-	}
-	return name
+	return catalogue.Printable(name)
 }
 
 func (a *app) catCmd() *cobra.Command {
@@ -207,7 +228,7 @@ What tar cannot hold, or cannot be read, is listed and ends in exit code 3.`, Ru
 		}
 		return a.withCatalogue(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
 			ctx := c.Context()
-			v, m, err := guestView(ctx, cat, point)
+			v, m, p, err := viewAt(ctx, cat, point, p)
 			if err != nil {
 				return err
 			}

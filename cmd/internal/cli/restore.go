@@ -179,11 +179,11 @@ func describeRestored(r image.Restored, o image.Options) string {
 }
 
 func (a *app) restorePath(ctx context.Context, cat *wire.Catalogue, point, p, to string, o tree.CopyOptions) error {
-	v, m, err := guestView(ctx, cat, point)
+	v, m, in, err := viewAt(ctx, cat, point, p)
 	if err != nil {
 		return err
 	}
-	at, err := v.Walk(ctx, v.Root(), p, false)
+	at, err := v.Walk(ctx, v.Root(), in, false)
 	if err != nil {
 		return err
 	}
