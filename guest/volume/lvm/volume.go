@@ -70,6 +70,8 @@ type builder struct {
 	origins map[string]bool    // that have classic snapshots
 	merging map[string]bool    // into which a snapshot is being merged
 	pools   map[string]*pool
+
+	exceptions int // of all snapshots, which are kept in memory
 }
 
 // result is a device that was made; while it is being made, nothing.
@@ -146,8 +148,12 @@ func (b *builder) logical(name string) (device.Device, error) {
 		}
 		parts = append(parts, device.Section(d, 0, s.extents*b.group.extent))
 	}
-	r.device = device.Concat(parts...)
-	return r.device, nil
+	if d := device.Concat(parts...); d.Weight() <= device.MaxWeight {
+		r.device = d
+	} else {
+		r.err = corrupt("volume %q is made of too many copies of copies", name)
+	}
+	return r.device, r.err
 }
 
 // kinds are the segments that are read, by the names that LVM gives them.
@@ -258,7 +264,7 @@ func (b *builder) striped(s *segment, list []any) (device.Device, error) {
 		return nil, corrupt("stripes of %d sectors", chunk)
 	}
 	chunk *= sector
-	return device.Striped(device.Chunks{Bytes: size, Chunk: chunk, Of: func(c int64, places []device.Place) []device.Place {
+	return device.Striped(device.Chunks{Bytes: size, Chunk: chunk, Worst: device.Heaviest(on...), Of: func(c int64, places []device.Place) []device.Place {
 		return append(places, device.Place{Device: on[c%n], At: c / n * chunk})
 	}}), nil
 }

@@ -172,6 +172,36 @@ func TestStaleCopyIsNotRead(t *testing.T) {
 	}
 }
 
+// TestCopiesOfCopies: where all copies fail, each costs a read, and copies of
+// copies a product of them. Such volumes are refused in time.
+func TestCopiesOfCopies(t *testing.T) {
+	text := `vg { id = "x" extent_size = 128 logical_volumes { v0 { status = ["VISIBLE"] segment_count = 1 segment1 { extent_count = 2 type = "error" } } `
+	for i := 1; i < 8; i++ {
+		pair := fmt.Sprintf(`"none", "v%d",`, i-1)
+		text += fmt.Sprintf(`v%d { status = ["VISIBLE"] segment_count = 1 segment1 { extent_count = 2 type = "raid1" raids = [%s] } } `, i, strings.Repeat(pair, 10))
+	}
+	g, err := parseGroup(text + "} }")
+	if err != nil {
+		t.Fatal(err)
+	}
+	readable := 0
+	for _, v := range g.Volumes(func(string) device.Device { return nil }) {
+		if v.Device == nil {
+			if !strings.Contains(v.Reason, "copies of copies") {
+				t.Errorf("%s: %s", v.Name, v.Reason)
+			}
+			continue
+		}
+		readable++
+		if _, err := v.Device.ReadAt(make([]byte, 100_000), 0); err == nil {
+			t.Errorf("%s was read", v.Name)
+		}
+	}
+	if readable != 4 { // up to 1,000 reads
+		t.Errorf("%d volumes can be read", readable)
+	}
+}
+
 // TestHostileGroups: volumes that contain themselves or name what is not there
 // are errors, and reading ends.
 func TestHostileGroups(t *testing.T) {
