@@ -67,7 +67,7 @@ type builder struct {
 	built   map[string]*result
 	depth   int
 	cows    map[string]segment // of a classic snapshot's store: what it is a snapshot of
-	origins map[string]bool    // that have classic snapshots
+	origins map[string]bool    // that have classic snapshots, or thin ones in a pool
 	merging map[string]bool    // into which a snapshot is being merged
 	pools   map[string]*pool
 
@@ -85,6 +85,9 @@ type result struct {
 func (b *builder) snapshots() {
 	for _, l := range b.group.logical {
 		for _, s := range l.segments {
+			if name := s.text("external_origin"); name != "" {
+				b.origins[name] = true
+			}
 			if s.kind != "snapshot" {
 				continue
 			}

@@ -1,8 +1,10 @@
 package lvm
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -169,6 +171,32 @@ func TestStaleCopyIsNotRead(t *testing.T) {
 		}
 		t.Log(what)
 		images(t).Check(t, "lvm-raid1", raid, raid.Size())
+	}
+}
+
+// TestExternalOrigin: a thin volume shows its origin where it wrote nothing, and
+// nobody may take the origin's free space for free.
+func TestExternalOrigin(t *testing.T) {
+	f := scan(t, pvs...)
+	thin2 := f.group.logical["thin2"]
+	changed := thin2.segments[0]
+	changed.section = section{"thin_pool": "pool", "device_id": changed.number("device_id"), "external_origin": "stripe"}
+	f.group.logical["outside"] = &logical{name: "outside", visible: true, extents: 64, segments: []segment{{kind: "thin", extents: 64, section: changed.section}}}
+	list := volumes(f)
+	outside, origin := list["outside"], list["stripe"]
+	if outside.Device == nil || len(device.Extents(origin.Device, 1000)) > 0 {
+		t.Fatalf("%+v, %v", outside, device.Extents(origin.Device, 1000))
+	}
+	got, want := make([]byte, origin.Size), make([]byte, origin.Size)
+	if _, err := origin.Device.ReadAt(want, 0); err != nil && err != io.EOF {
+		t.Fatal(err)
+	}
+	if _, err := outside.Device.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%v", err)
+	}
+	behind := bytes.Repeat([]byte{1}, 4096)
+	if _, err := outside.Device.ReadAt(behind, origin.Size); err != nil || !bytes.Equal(behind, make([]byte, 4096)) {
+		t.Errorf("behind the origin: %v", err)
 	}
 }
 
