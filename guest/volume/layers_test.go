@@ -338,3 +338,30 @@ func (o overlay) ReadAt(p []byte, off int64) (int, error) {
 	}
 	return n, err
 }
+
+// TestTableInsideALogicalVolume is the disk of a guest's own guest.
+func TestTableInsideALogicalVolume(t *testing.T) {
+	filesystemtest.NeedTool(t, "sfdisk")
+	table := imageDisk(t, partition(t, 1<<20, "label: dos\nsize=200KiB,type=83\ntype=83\n"))
+	list := disks(t, "lvm-pv0", "lvm-pv1", "lvm-pv2")
+	head := make([]byte, 512)
+	if _, err := table.Image.ReadAt(head, 0); err != nil {
+		t.Fatal(err)
+	}
+	s := scan(t, list...)
+	for _, e := range byName(s)["vg-one-raid1-unknown"].Extents {
+		if i := strings.Index("abc", e.Disk[2:]); e.Offset == 0 {
+			change := overlay{list[i].Image, map[int64]byte{}}
+			for at, b := range head {
+				change.bytes[e.DiskOffset+int64(at)] = b
+			}
+			list[i].Image = change
+		}
+	}
+	s = scan(t, list...)
+	part := byName(s)["vg-one-raid1p2-unknown"]
+	if part == nil || part.Logical != "raid1" || part.Partition != 2 || part.Disk != "" {
+		t.Fatalf("%+v in\n%s", part, names(s))
+	}
+	checkExtents(t, s, part, list, 2)
+}

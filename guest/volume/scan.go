@@ -69,6 +69,10 @@ func (s *scanner) look(ctx context.Context, p place) error {
 		s.note(p.of.stem, "too many devices lie in one another; what is on it is not looked for")
 		return nil
 	}
+	if len(s.Volumes) == maxVolumes {
+		s.add(p.of, p.layers) // says so
+		return nil
+	}
 	whole := p.of
 	whole.Size, whole.device = p.device.Size(), p.device
 	if s.fillsAll(&whole) {

@@ -2,6 +2,7 @@ package device
 
 import (
 	"errors"
+	"io"
 	"sort"
 )
 
@@ -33,6 +34,8 @@ func (c *concat) Size() int64 {
 	}
 	return c.ends[len(c.ends)-1]
 }
+
+func (c *concat) Weight() int { return Heaviest(c.parts...) }
 
 // each calls fn for the pieces of n bytes at off, with the part and where in it
 // the piece lies, until fn says no.
@@ -93,18 +96,41 @@ func (m *mirror) Size() int64 {
 	return size
 }
 
+func (m *mirror) Weight() int { return Sum(m.copies...) }
+
 func (m *mirror) ReadAt(p []byte, off int64) (int, error) {
 	return read(p, off, m.Size(), func(p []byte, off int64) (int, error) {
-		var errs []error
-		for _, c := range m.copies {
-			n, err := c.ReadAt(p, off)
-			if n == len(p) {
-				return n, nil
+		n, err := m.one(p, off)
+		// Copies may be bad in different places.
+		const block = 4096
+		for done := 0; err != nil; {
+			at := off + int64(done)
+			part := p[done:min(len(p), done+block-int(at%block))]
+			if len(part) == len(p) {
+				break
 			}
-			errs = append(errs, err)
+			if n, err := m.one(part, at); err != nil {
+				return done + n, err
+			}
+			if done += len(part); done == len(p) {
+				return done, nil
+			}
 		}
-		return 0, errors.Join(errs...)
+		return n, err
 	})
+}
+
+// one reads from the first copy that gives all.
+func (m *mirror) one(p []byte, off int64) (int, error) {
+	var errs []error
+	for _, c := range m.copies {
+		n, err := c.ReadAt(p, off)
+		if n == len(p) {
+			return n, nil
+		}
+		errs = append(errs, err, io.ErrUnexpectedEOF)
+	}
+	return 0, errors.Join(errs...)
 }
 
 func (m *mirror) Locate(off, n int64, add func(Extent) bool) bool {
@@ -130,10 +156,15 @@ type Chunks struct {
 	// Of gives the places of a chunk, all copies, the best first. It adds to
 	// places, which is empty.
 	Of func(chunk int64, places []Place) []Place
+	// Worst is the weight of the devices that a chunk can need.
+	Worst int
 }
 
 // Striped gives a device whose chunks lie on others.
 func Striped(c Chunks) Device { return &c }
+
+// Weight implements Device.
+func (c *Chunks) Weight() int { return max(1, c.Worst) }
 
 // Size implements Device.
 func (c *Chunks) Size() int64 { return c.Bytes }

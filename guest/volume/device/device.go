@@ -18,6 +18,31 @@ type Device interface {
 	// Locate gives the places of n bytes at off, all copies of each. It says
 	// no when they cannot be told, or when add says that it wants no more.
 	Locate(off, n int64, add func(Extent) bool) bool
+	// Weight is how many reads of disks one small read can take at worst, when
+	// all copies fail. Who makes devices of metadata holds it below MaxWeight:
+	// otherwise copies of copies would take for ever.
+	Weight() int
+}
+
+// MaxWeight is far above that of any real device.
+const MaxWeight = 4096
+
+// Heaviest gives the largest weight of devices.
+func Heaviest(devices ...Device) int {
+	most := 1
+	for _, d := range devices {
+		most = max(most, d.Weight())
+	}
+	return most
+}
+
+// Sum gives the weight of all devices together, without an overflow.
+func Sum(devices ...Device) int {
+	sum := 0
+	for _, d := range devices {
+		sum = min(sum+d.Weight(), 1<<20)
+	}
+	return sum
 }
 
 // Extent is a piece of a device and where on a disk it lies.
@@ -36,6 +61,9 @@ type Disk struct {
 
 // Size implements Device.
 func (d *Disk) Size() int64 { return d.Bytes }
+
+// Weight implements Device.
+func (d *Disk) Weight() int { return 1 }
 
 // ReadAt implements Device.
 func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
@@ -90,6 +118,8 @@ func Section(d Device, off, size int64) Device {
 
 func (s *section) Size() int64 { return s.size }
 
+func (s *section) Weight() int { return s.of.Weight() }
+
 func (s *section) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 || off > s.size || int64(len(p)) > s.size-off {
 		return read(p, off, s.size, func(p []byte, off int64) (int, error) { return s.of.ReadAt(p, s.base+off) })
@@ -123,6 +153,8 @@ type filled struct {
 }
 
 func (f filled) Size() int64 { return f.size }
+
+func (f filled) Weight() int { return 1 }
 
 func (f filled) ReadAt(p []byte, off int64) (int, error) {
 	return read(p, off, f.size, func(p []byte, _ int64) (int, error) {

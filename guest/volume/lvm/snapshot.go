@@ -11,9 +11,9 @@ import (
 	"cairn/guest/volume/device"
 )
 
-// maxExceptions bounds the changed chunks of a classic snapshot that are kept
-// in memory, 16 bytes each.
-const maxExceptions = 1 << 20
+// maxExceptions bounds the changed chunks of a group's classic snapshots that
+// are kept in memory, 16 bytes each.
+const maxExceptions = 1 << 21
 
 // exception is a chunk that is not the origin's any more.
 type exception struct{ chunk, stored int64 }
@@ -29,11 +29,12 @@ func (b *builder) snapshot(store string, s segment) (device.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	chunk, list, err := readExceptions(cow)
+	chunk, list, err := readExceptions(cow, maxExceptions-b.exceptions)
 	if err != nil {
 		return nil, err
 	}
-	return device.Striped(device.Chunks{Bytes: origin.Size(), Chunk: chunk, Of: func(c int64, places []device.Place) []device.Place {
+	b.exceptions += len(list)
+	return device.Striped(device.Chunks{Bytes: origin.Size(), Chunk: chunk, Worst: device.Heaviest(origin, cow), Of: func(c int64, places []device.Place) []device.Place {
 		i, found := slices.BinarySearchFunc(list, c, func(e exception, c int64) int {
 			return int(min(1, max(-1, e.chunk-c)))
 		})
@@ -53,7 +54,7 @@ func (unplaced) Locate(int64, int64, func(device.Extent) bool) bool { return fal
 // (dm-snap-persistent.c): a header of one chunk, then a table of one chunk, then
 // as many chunks as the table names, the next table, and so on. An entry of
 // zeros is the end.
-func readExceptions(cow device.Device) (chunk int64, list []exception, err error) {
+func readExceptions(cow device.Device, most int) (chunk int64, list []exception, err error) {
 	h := make([]byte, 16)
 	if n, err := cow.ReadAt(h, 0); n < len(h) {
 		return 0, nil, fmt.Errorf("LVM: snapshot's store: %w", err)
@@ -85,8 +86,8 @@ func readExceptions(cow device.Device) (chunk int64, list []exception, err error
 			if stored > uint64(cow.Size()/chunk) || changed > 1<<52 {
 				return 0, nil, corrupt("snapshot's store: chunk %d at chunk %d", changed, stored)
 			}
-			if len(list) == maxExceptions {
-				return 0, nil, fmt.Errorf("a snapshot of more than %d changed chunks: %w", maxExceptions, filesystem.ErrUnsupported)
+			if len(list) == most {
+				return 0, nil, fmt.Errorf("the group's snapshots have more than %d changed chunks: %w", maxExceptions, filesystem.ErrUnsupported)
 			}
 			list = append(list, exception{int64(changed), int64(stored)})
 		}

@@ -218,6 +218,14 @@ type thin struct {
 
 func (t *thin) Size() int64 { return t.size }
 
+func (t *thin) Weight() int {
+	below := []device.Device{t.pool.data, t.pool.meta}
+	if t.origin != nil {
+		below = append(below, t.origin)
+	}
+	return device.Sum(below...)
+}
+
 func (t *thin) Locate(int64, int64, func(device.Extent) bool) bool { return false }
 
 func (t *thin) ReadAt(p []byte, off int64) (int, error) {

@@ -67,9 +67,11 @@ type builder struct {
 	built   map[string]*result
 	depth   int
 	cows    map[string]segment // of a classic snapshot's store: what it is a snapshot of
-	origins map[string]bool    // that have classic snapshots
+	origins map[string]bool    // that have classic snapshots, or thin ones in a pool
 	merging map[string]bool    // into which a snapshot is being merged
 	pools   map[string]*pool
+
+	exceptions int // of all snapshots, which are kept in memory
 }
 
 // result is a device that was made; while it is being made, nothing.
@@ -83,6 +85,9 @@ type result struct {
 func (b *builder) snapshots() {
 	for _, l := range b.group.logical {
 		for _, s := range l.segments {
+			if name := s.text("external_origin"); name != "" {
+				b.origins[name] = true
+			}
 			if s.kind != "snapshot" {
 				continue
 			}
@@ -146,8 +151,12 @@ func (b *builder) logical(name string) (device.Device, error) {
 		}
 		parts = append(parts, device.Section(d, 0, s.extents*b.group.extent))
 	}
-	r.device = device.Concat(parts...)
-	return r.device, nil
+	if d := device.Concat(parts...); d.Weight() <= device.MaxWeight {
+		r.device = d
+	} else {
+		r.err = corrupt("volume %q is made of too many copies of copies", name)
+	}
+	return r.device, r.err
 }
 
 // kinds are the segments that are read, by the names that LVM gives them.
@@ -258,7 +267,7 @@ func (b *builder) striped(s *segment, list []any) (device.Device, error) {
 		return nil, corrupt("stripes of %d sectors", chunk)
 	}
 	chunk *= sector
-	return device.Striped(device.Chunks{Bytes: size, Chunk: chunk, Of: func(c int64, places []device.Place) []device.Place {
+	return device.Striped(device.Chunks{Bytes: size, Chunk: chunk, Worst: device.Heaviest(on...), Of: func(c int64, places []device.Place) []device.Place {
 		return append(places, device.Place{Device: on[c%n], At: c / n * chunk})
 	}}), nil
 }

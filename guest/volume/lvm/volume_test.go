@@ -1,8 +1,10 @@
 package lvm
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -169,6 +171,62 @@ func TestStaleCopyIsNotRead(t *testing.T) {
 		}
 		t.Log(what)
 		images(t).Check(t, "lvm-raid1", raid, raid.Size())
+	}
+}
+
+// TestExternalOrigin: a thin volume shows its origin where it wrote nothing, and
+// nobody may take the origin's free space for free.
+func TestExternalOrigin(t *testing.T) {
+	f := scan(t, pvs...)
+	thin2 := f.group.logical["thin2"]
+	changed := thin2.segments[0]
+	changed.section = section{"thin_pool": "pool", "device_id": changed.number("device_id"), "external_origin": "stripe"}
+	f.group.logical["outside"] = &logical{name: "outside", visible: true, extents: 64, segments: []segment{{kind: "thin", extents: 64, section: changed.section}}}
+	list := volumes(f)
+	outside, origin := list["outside"], list["stripe"]
+	if outside.Device == nil || len(device.Extents(origin.Device, 1000)) > 0 {
+		t.Fatalf("%+v, %v", outside, device.Extents(origin.Device, 1000))
+	}
+	got, want := make([]byte, origin.Size), make([]byte, origin.Size)
+	if _, err := origin.Device.ReadAt(want, 0); err != nil && err != io.EOF {
+		t.Fatal(err)
+	}
+	if _, err := outside.Device.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%v", err)
+	}
+	behind := bytes.Repeat([]byte{1}, 4096)
+	if _, err := outside.Device.ReadAt(behind, origin.Size); err != nil || !bytes.Equal(behind, make([]byte, 4096)) {
+		t.Errorf("behind the origin: %v", err)
+	}
+}
+
+// TestCopiesOfCopies: where all copies fail, each costs a read, and copies of
+// copies a product of them. Such volumes are refused in time.
+func TestCopiesOfCopies(t *testing.T) {
+	text := `vg { id = "x" extent_size = 128 logical_volumes { v0 { status = ["VISIBLE"] segment_count = 1 segment1 { extent_count = 2 type = "error" } } `
+	for i := 1; i < 8; i++ {
+		pair := fmt.Sprintf(`"none", "v%d",`, i-1)
+		text += fmt.Sprintf(`v%d { status = ["VISIBLE"] segment_count = 1 segment1 { extent_count = 2 type = "raid1" raids = [%s] } } `, i, strings.Repeat(pair, 10))
+	}
+	g, err := parseGroup(text + "} }")
+	if err != nil {
+		t.Fatal(err)
+	}
+	readable := 0
+	for _, v := range g.Volumes(func(string) device.Device { return nil }) {
+		if v.Device == nil {
+			if !strings.Contains(v.Reason, "copies of copies") {
+				t.Errorf("%s: %s", v.Name, v.Reason)
+			}
+			continue
+		}
+		readable++
+		if _, err := v.Device.ReadAt(make([]byte, 100_000), 0); err == nil {
+			t.Errorf("%s was read", v.Name)
+		}
+	}
+	if readable != 4 { // up to 1,000 reads
+		t.Errorf("%d volumes can be read", readable)
 	}
 }
 

@@ -63,6 +63,9 @@ func Assemble(members []Member) *Array {
 		return a
 	}
 	d, err := build(s, disks)
+	if err == nil && d.Weight() > device.MaxWeight {
+		err = fmt.Errorf("it is made of too many copies of copies: %w", filesystem.ErrUnsupported)
+	}
 	if err != nil {
 		a.Reason = err.Error()
 		return a
@@ -100,6 +103,16 @@ func levelName(level int) string {
 type disk struct {
 	data device.Device
 	size int64 // bytes of data that the member has
+}
+
+// data gives the data of the members that are there.
+func data(disks []*disk) (list []device.Device) {
+	for _, d := range disks {
+		if d != nil {
+			list = append(list, d.data)
+		}
+	}
+	return list
 }
 
 // current gives the members by their role, nil where one is missing: those

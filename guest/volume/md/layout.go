@@ -43,7 +43,7 @@ func stripes(s *Superblock, disks []*disk) (device.Device, error) {
 			shift = first
 		}
 		chunks := (end - from) * n
-		zones = append(zones, device.Striped(device.Chunks{Bytes: chunks * s.Chunk, Chunk: s.Chunk,
+		zones = append(zones, device.Striped(device.Chunks{Bytes: chunks * s.Chunk, Chunk: s.Chunk, Worst: device.Heaviest(data(on)...),
 			Of: func(c int64, places []device.Place) []device.Place {
 				return append(places, device.Place{Device: on[(c+shift)%n].data, At: (base + c/n) * s.Chunk})
 			}}))
@@ -112,5 +112,5 @@ func far(s *Superblock, disks []*disk) (device.Device, error) {
 			return nil, errors.New("all members with some of the data are missing or out of date")
 		}
 	}
-	return device.Striped(device.Chunks{Bytes: chunks * s.Chunk, Chunk: s.Chunk, Of: of}), nil
+	return device.Striped(device.Chunks{Bytes: chunks * s.Chunk, Chunk: s.Chunk, Of: of, Worst: int(near*farther) * device.Heaviest(data(disks)...)}), nil
 }

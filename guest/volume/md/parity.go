@@ -33,8 +33,8 @@ func parity(s *Superblock, disks []*disk) (device.Device, error) {
 	if s.Level == 6 {
 		parities = 2
 	}
-	data := n - parities
-	if data < 1 {
+	chunks := n - parities // of data, in a stripe
+	if chunks < 1 {
 		return nil, fmt.Errorf("RAID %d of %d members: %w", s.Level, n, filesystem.ErrCorrupt)
 	}
 	layout := s.Layout
@@ -49,9 +49,13 @@ func parity(s *Superblock, disks []*disk) (device.Device, error) {
 		return nil, fmt.Errorf("layout %d of RAID %d: %w", s.Layout, s.Level, filesystem.ErrUnsupported)
 	}
 	used := s.Used - s.Used%s.Chunk
+	worst := device.Heaviest(data(disks)...)
+	if len(data(disks)) < len(disks) {
+		worst = device.Sum(data(disks)...)
+	}
 	of := func(c int64, places []device.Place) []device.Place {
-		stripe := c / data
-		on, second, _ := place(layout, stripe, c%data, n)
+		stripe := c / chunks
+		on, second, _ := place(layout, stripe, c%chunks, n)
 		if disks[on] != nil {
 			return append(places, device.Place{Device: disks[on].data, At: stripe * s.Chunk})
 		}
@@ -65,7 +69,7 @@ func parity(s *Superblock, disks []*disk) (device.Device, error) {
 	}
 	// What of a stripe is not written must not become another value than its
 	// parity was made from.
-	return device.Opaque(device.Striped(device.Chunks{Bytes: used / s.Chunk * data * s.Chunk, Chunk: s.Chunk, Of: of})), nil
+	return device.Opaque(device.Striped(device.Chunks{Bytes: used / s.Chunk * chunks * s.Chunk, Chunk: s.Chunk, Of: of, Worst: worst})), nil
 }
 
 // place5 gives the member that holds data chunk d of a stripe. The second
@@ -136,6 +140,8 @@ type sum struct {
 }
 
 func (s *sum) Size() int64 { return s.size }
+
+func (s *sum) Weight() int { return device.Sum(s.of...) }
 
 func (s *sum) ReadAt(p []byte, off int64) (int, error) {
 	const most = 64 << 10
