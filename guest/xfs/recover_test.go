@@ -148,6 +148,56 @@ func TestLogWraps(t *testing.T) {
 	compareReplayed(t, image, false)
 }
 
+// TestTornLog spoils the last record, as a write that a crash cut short: what
+// is left must be what the kernel's recovery leaves.
+func TestTornLog(t *testing.T) {
+	for name, tear := range map[string]func(record []byte){
+		"cut":     func(record []byte) { clear(record[len(record)/2/sectorSize*sectorSize:]) },
+		"flipped": func(record []byte) { record[len(record)-700] ^= 1 },
+		"gone":    func(record []byte) { clear(record) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			filesystemtest.NeedRoot(t)
+			filesystemtest.NeedTool(t, "mkfs.xfs")
+			image := filesystemtest.Image(t, 96*mib, mkfs("-b", "size=1024")...)
+			dir, unmount := filesystemtest.LoopMount(t, image, "")
+			for i := range 4 {
+				churn(t, dir, uint64(i), 50*time.Millisecond)
+				filesystemtest.Run(t, "sync", "-f", dir)
+			}
+			filesystemtest.ShutDown(t, dir, true)
+			unmount()
+			fs := openImage(t, image)
+			l, err := fs.openLog()
+			if err != nil {
+				t.Fatal(err)
+			}
+			last, _, err := l.lastRecord(context.Background())
+			if err != nil || last.at+last.headers+last.length/sectorSize > l.sectors {
+				t.Fatal(last, err)
+			}
+			b := make([]byte, (last.headers+(last.length+sectorSize-1)/sectorSize)*sectorSize)
+			if err := l.read(b, last.at); err != nil {
+				t.Fatal(err)
+			}
+			tear(b)
+			f, err := os.OpenFile(image, os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.WriteAt(b, l.start+last.at*sectorSize); err != nil {
+				t.Fatal(err)
+			}
+			f.Close()
+			compareReplayed(t, image, true)
+			if notes := strings.Join(openImage(t, image).Info().Notes, "; "); name == "flipped" && !strings.Contains(notes, "torn") {
+				t.Errorf("notes: %s", notes)
+			}
+		})
+	}
+}
+
 // TestFrozenGuest copies the disk under a filesystem that fsfreeze(8) holds:
 // it is whole, but its log is not empty.
 func TestFrozenGuest(t *testing.T) {
