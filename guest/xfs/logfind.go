@@ -36,6 +36,9 @@ type logRing struct {
 	// torn says that the end has records which are not whole. They count as
 	// never written, as for a mount.
 	torn bool
+	// damaged says that whole records follow one that is not: that may be
+	// records written at once, or damage to one that was whole.
+	damaged bool
 }
 
 func (fs *FS) openLog() (*logRing, error) {
@@ -259,6 +262,11 @@ func (l *logRing) wholeRecordBefore(ctx context.Context, end int64) (record, err
 		return record{}, corrupt("no whole record at the end of the log")
 	}
 	l.torn = l.torn || good > 0
+	for i := range good - 1 {
+		if _, err := l.loadEnd(recent[i]); err == nil {
+			l.damaged = true
+		}
+	}
 	return recent[good], nil
 }
 

@@ -1,6 +1,7 @@
 package xfs
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,9 @@ const (
 	itemICreate = 0x123F
 
 	maxItemRegions = 1024
+
+	// What a transaction and a region cost beside their bytes.
+	transCost, regionCost = 256, 48
 
 	// maxOpenBytes bounds the regions of transactions that are not committed;
 	// the kernel's checkpoints have at most 64 MiB.
@@ -118,8 +122,11 @@ func (c *collector) operation(r record, id uint32, flags uint8, region []byte) e
 		if t != nil {
 			c.bytes -= t.bytes
 		}
-		t = &openTrans{lsn: r.lsn}
+		t = &openTrans{lsn: r.lsn, bytes: transCost}
 		c.open[id] = t
+		if c.bytes += transCost; c.bytes > maxOpenBytes {
+			return errLongTransactions
+		}
 	}
 	if t == nil {
 		return nil // began before the tail: it is on the disk
@@ -136,7 +143,7 @@ func (c *collector) operation(r record, id uint32, flags uint8, region []byte) e
 	if len(region) == 0 {
 		return nil
 	}
-	cost := len(region) + 24
+	cost := len(region) + regionCost
 	if t.bytes, c.bytes = t.bytes+cost, c.bytes+cost; c.bytes > maxOpenBytes {
 		return errLongTransactions
 	}
@@ -148,7 +155,7 @@ func (c *collector) operation(r record, id uint32, flags uint8, region []byte) e
 		t.regions[n-1] = append(t.regions[n-1], region...)
 		return nil
 	}
-	t.regions = append(t.regions, region)
+	t.regions = append(t.regions, bytes.Clone(region)) // not to hold the whole record
 	return nil
 }
 

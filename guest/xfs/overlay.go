@@ -15,7 +15,7 @@ const (
 	slabSectors = 2048
 )
 
-var errOverlayFull = errors.New("it changes more than 128 MiB of metadata")
+var errOverlayFull = errors.New("it changes more metadata than can be held in memory")
 
 // overlay holds the sectors that the log changed. After the replay it is only
 // read.

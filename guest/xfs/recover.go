@@ -52,8 +52,10 @@ func (fs *FS) replayLog(ctx context.Context) (*replay, error) {
 		return nil, err
 	}
 	last, clean, err := l.lastRecord(ctx)
+	if l.damaged {
+		fs.unsure = corrupt("a record near the log's end is damaged")
+	}
 	if l.torn {
-		fs.unsure = corrupt("the log's end is torn or damaged")
 		fs.note("the log ends with records that are torn or damaged: they count as never written, as for a mount")
 	}
 	if errors.Is(err, errEmptyLog) || clean {

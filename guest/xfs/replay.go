@@ -17,7 +17,9 @@ const (
 	maxBufferWords = 1024 // words of the map
 
 	// maxFresh bounds the ranges of new inodes.
-	maxFresh = 1 << 16
+	maxFresh = 1 << 15
+	// maxCancelled bounds the buffers that were freed.
+	maxCancelled = 1 << 21
 )
 
 // bufferKey names a buffer: its disk address and length in sectors.
@@ -57,7 +59,9 @@ func (p *replay) countCancelled(t *transaction) error {
 			return err
 		}
 		if flags&bufferCancelled != 0 {
-			p.cancelled[key]++
+			if p.cancelled[key]++; len(p.cancelled) > maxCancelled {
+				return errOverlayFull
+			}
 		}
 	}
 	return nil
