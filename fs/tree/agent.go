@@ -2,6 +2,7 @@ package tree
 
 import (
 	"context"
+	"maps"
 	"path"
 	"strings"
 
@@ -43,6 +44,9 @@ func (s *stitcher) fromAgent(ctx context.Context, listed []restorepoint.Mount) (
 		if err != nil {
 			return nil, err
 		}
+		if told == nil && (one.volume < 0 || !s.isMountable(one.volume)) {
+			one.volume = s.onlyOne(m)
+		}
 		switch {
 		case one.volume < 0 && told == nil, one.volume >= 0 && !s.isMountable(one.volume) && told == nil:
 			s.problem(m.Mountpoint, "no volume found for %s (%s), which was mounted here", m.Name, m.Type)
@@ -57,6 +61,37 @@ func (s *stitcher) fromAgent(ctx context.Context, listed []restorepoint.Mount) (
 		mounts = append(mounts, one)
 	}
 	return shallowFirst(mounts), nil
+}
+
+// onlyOne gives the one volume of a mount's type that lies on exactly its
+// disks; -1 when there is none, or more than one.
+func (s *stitcher) onlyOne(m restorepoint.Mount) int32 {
+	disks := map[string]bool{}
+	for _, below := range m.Disks {
+		kernel, _ := splitDevice(strings.TrimPrefix(below.Dev, "/dev/"))
+		name := kernel
+		for _, d := range s.tree.manifest.Disks {
+			if d.Serial != "" && d.Serial == below.Serial {
+				name = d.Name
+			}
+		}
+		disks[name] = true
+	}
+	found := int32(-1)
+	for i, v := range s.list {
+		on := map[string]bool{}
+		for _, e := range v.Extents {
+			on[e.Disk] = true
+		}
+		if v.Type != m.Type || !s.isMountable(int32(i)) || len(on) == 0 || !maps.Equal(on, disks) {
+			continue
+		}
+		if found >= 0 {
+			return -1
+		}
+		found = int32(i)
+	}
+	return found
 }
 
 // isMountable says whether a volume can be what was mounted, and not only what
