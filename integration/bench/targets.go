@@ -62,6 +62,13 @@ func targets() []target {
 		{Row: "push", Metric: pushMBs, Against: []string{"qemu-ga"}, Limit: 10, AtLeast: true, Text: "a file back into a running guest: MB/s / guest-file-write's"},
 		{Row: "walk", Metric: filesPerS, Against: []string{"kernel"}, Limit: 0.5, AtLeast: true, Text: "walk of 200,000 files: files/s / kernel's loop mount"},
 		{Row: "new-point", Metric: firstLsS, Limit: 0.1, Worst: true, Text: "first ls of fs/ of a new point, s (worst run)"},
+		{Row: "catalogue-1%", Metric: wallS, Against: []string{"cairn"}, Other: "catalogue", Limit: 0.05, Text: "catalogue after 1 % changed: time / the first one's"},
+		{Row: "catalogue-1%", Metric: storedBytes, Against: []string{"cairn"}, Other: "catalogue", Limit: 0.05, Text: "catalogue after 1 % changed: size / the first one's"},
+		{Row: "catalogue-1%-spread", Metric: wallS, Against: []string{"cairn"}, Other: "catalogue", Limit: 0.05, Text: "… one file in every folder: time / the first one's"},
+		{Row: "catalogue-1%-spread", Metric: storedBytes, Against: []string{"cairn"}, Other: "catalogue", Limit: 0.05, Text: "… one file in every folder: size / the first one's"},
+		{Row: "find", Metric: wallS, Limit: 2, Worst: true, Text: "find over many points of 200,000 files, s (worst run)"},
+		{Row: "log", Metric: wallS, Limit: 1, Worst: true, Text: "log of a path over many points, s (worst run)"},
+		{Row: "diff", Metric: wallS, Limit: 0.5, Worst: true, Text: "diff of two points with 100 changed files, s (worst run)"},
 		{Metric: rssBytes, Limit: 200, Unit: mib, Worst: true, Text: "peak RSS everywhere, MiB (worst run)"},
 	}
 }

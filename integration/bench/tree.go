@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -37,23 +38,128 @@ func (b *bench) tree(ctx context.Context) (err error) {
 	if _, err := run(ctx, c.command("vm", "add", treeVM, "--qmp", filepath.Join(dir, "off.sock"), "--disk", "vda="+disk+",format=raw")); err != nil {
 		return err
 	}
-	if err := b.treePoint(ctx, &c); err != nil {
+	made, err := b.treePoint(ctx, &c)
+	if err != nil {
 		return err
 	}
+	b.add(0, "catalogue", c.Name(), made.values())
 	for n := range treeTurns {
 		if err := b.walkTrees(ctx, n, &c, disk); err != nil {
 			return err
 		}
 	}
-	return b.newPoint(ctx, &c, disk)
+	if err := b.newPoint(ctx, &c, disk); err != nil {
+		return err
+	}
+	return b.questions(ctx, &c, disk)
 }
 
-// treePoint backs the guest up.
-func (b *bench) treePoint(ctx context.Context, c *cairn) error {
+// treePoint backs the guest up, and gives what its catalogue took.
+func (b *bench) treePoint(ctx context.Context, c *cairn) (made catalogueMade, err error) {
 	do := c.command("backup", treeVM, "--json")
 	do.warned = 3
-	_, err := run(ctx, do)
-	return err
+	u, err := run(ctx, do)
+	if err != nil {
+		return made, err
+	}
+	for _, line := range jsonLines(u.stdout) {
+		var m struct {
+			Type string        `json:"message_type"`
+			Made catalogueMade `json:"made"`
+		}
+		if json.Unmarshal(line, &m) == nil && m.Type == "catalogue" {
+			return m.Made, nil
+		}
+	}
+	return made, fmt.Errorf("the backup told of no catalogue: %.300s", u.stdout)
+}
+
+// catalogueMade is what a point's catalogue took, by cairn's own word.
+type catalogueMade struct {
+	Stored     int64 `json:"bytes_stored"`
+	DurationMS int64 `json:"duration_ms"`
+}
+
+func (m catalogueMade) values() values {
+	return values{wallS: float64(m.DurationMS) / 1e3, storedBytes: float64(m.Stored)}
+}
+
+// questions changes one file in a hundred, in some folders and in all, then one for each of many points, and asks about files.
+func (b *bench) questions(ctx context.Context, c *cairn, disk string) error {
+	loop := filepath.Join(c.dir, "made")
+	change := func(text string, folders, each int) error {
+		return onLoop(ctx, disk, loop, "loop", func() error {
+			for i := range folders {
+				for k := range each {
+					name := filepath.Join(loop, fmt.Sprintf("srv/%02d/%02d/file-%03d.txt", i/100, i%100, k))
+					if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+	}
+	for _, one := range []struct {
+		row           string
+		folders, each int
+	}{{"catalogue-1%", treeFolders / 100, treeFiles}, {"catalogue-1%-spread", treeFolders, treeFiles / 100}} {
+		if err := change("one of a hundred, "+one.row, one.folders, one.each); err != nil {
+			return err
+		}
+		made, err := b.treePoint(ctx, c)
+		if err != nil {
+			return err
+		}
+		b.add(0, one.row, c.Name(), made.values())
+	}
+	if err := change("a hundred of them", 1, 100); err != nil {
+		return err
+	}
+	if _, err := b.treePoint(ctx, c); err != nil {
+		return err
+	}
+	if err := b.ask(ctx, c, "diff", 100, "diff", treeVM); err != nil {
+		return err
+	}
+	for i := range max(0, b.points-6) {
+		if err := change(fmt.Sprintf("point %d", i), 1, 1); err != nil {
+			return err
+		}
+		if _, err := b.treePoint(ctx, c); err != nil {
+			return err
+		}
+	}
+	if err := b.ask(ctx, c, "find", 2000, "find", treeVM, "file-077.txt"); err != nil {
+		return err
+	}
+	return b.ask(ctx, c, "log", 1, "log", treeVM+":/srv/00/00/file-000.txt")
+}
+
+// ask measures a question, which must have at least so many lines of answer.
+func (b *bench) ask(ctx context.Context, c *cairn, row string, least int, args ...string) error {
+	for n := range treeTurns {
+		if err := dropCaches(); err != nil {
+			return err
+		}
+		cmd := c.command(append(args, "--json")...)
+		answer := filepath.Join(c.dir, "answer")
+		shell := command{path: "sh", args: append([]string{"-c", `"$@" >"$0"`, answer, cmd.path}, cmd.args...), env: cmd.env, warned: 3}
+		u, err := run(ctx, shell)
+		if err != nil {
+			return err
+		}
+		text, err := os.ReadFile(answer)
+		if err != nil {
+			return err
+		}
+		v := u.values()
+		v[pointsCount] = float64(b.points)
+		b.add(n, row, c.Name(), v)
+		lines := strings.Count(string(text), "\n")
+		b.check(row, "the answer is as long as it must be", lines >= least, fmt.Sprintf("%d lines", lines))
+	}
+	return nil
 }
 
 // makeTree makes the guest's disk: one ext4 without partitions.
@@ -165,7 +271,7 @@ func (b *bench) newPoint(ctx context.Context, c *cairn, disk string) (err error)
 		if err != nil {
 			return err
 		}
-		if err := b.treePoint(ctx, c); err != nil {
+		if _, err := b.treePoint(ctx, c); err != nil {
 			return err
 		}
 		if err := pause(ctx, 1500*time.Millisecond); err != nil { // the mount looks for points once a second
