@@ -36,7 +36,6 @@ type file struct {
 	fs      *FS
 	size    int64
 	extents []extent
-	damage  error // a part of the extents was not found
 }
 
 const (

@@ -163,7 +163,6 @@ type searcher struct {
 	from   key
 	fn     func(k key, data []byte) (bool, error)
 	damage error
-	blocks int
 	last   key
 	some   bool
 }
