@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 
+	"cairn/guest/btrfs"
 	"cairn/guest/ext4"
 	"cairn/guest/filesystem"
 	"cairn/guest/ntfs"
@@ -34,7 +35,7 @@ var kinds = map[string]kind{
 	"vfat":  {open: reader(vfat.Open)},
 	"exfat": {open: reader(vfat.Open)},
 
-	"btrfs":    {reason: noReader},
+	"btrfs":    {openSeveral: openBtrfs},
 	"iso9660":  {reason: noReader},
 	"squashfs": {reason: noReader},
 	"erofs":    {reason: noReader},
@@ -81,6 +82,18 @@ func reader[FS filesystem.Reader](open func(context.Context, io.ReaderAt, int64)
 		}
 		return fs, nil
 	}
+}
+
+func openBtrfs(ctx context.Context, parts []Part) (filesystem.Reader, error) {
+	var devices []btrfs.Device
+	for _, p := range parts {
+		devices = append(devices, btrfs.Device{Image: p.Image, Size: p.Size})
+	}
+	fs, err := btrfs.Open(ctx, devices)
+	if err != nil {
+		return nil, err
+	}
+	return fs, nil
 }
 
 // partTypeReasons says what partitions without a filesystem are for.
