@@ -70,8 +70,8 @@ sync
 
 // listing describes every file below a folder; the guest and the host can run it.
 const listing = `cd "$1" || exit 1
-find . -xdev ! -type d -exec stat -c '%n|%s|%F|%a|%u:%g|%Y|%h' {} \; | sort
-find . -xdev -type f -exec sha256sum {} \; | sort -k2; find . -xdev -type l -exec readlink {} \; | sort`
+find . ! -type d -exec stat -c '%n|%s|%F|%a|%u:%g|%Y|%h' {} \; | sort
+find . -type f -exec sha256sum {} \; | sort -k2; find . -type l -exec readlink {} \; | sort`
 
 // TestGuestFilesystems: a real kernel makes every kind of filesystem and volume
 // that it can write, in a running guest; the point shows what the guest shows.

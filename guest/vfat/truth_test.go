@@ -86,14 +86,18 @@ func TestMtools(t *testing.T) {
 		name string
 		size int64
 		mkfs []string
+		long bool
 	}{
-		{"fat12", 6 << 20, []string{"-F", "12", "-s", "4"}},
-		{"fat12-one-copy", 6 << 20, []string{"-F", "12", "-f", "1", "-s", "8"}},
-		{"fat16", 24 << 20, []string{"-F", "16"}},
-		{"fat16-sectors", 64 << 20, []string{"-F", "16", "-S", "2048"}},
-		{"fat32", 100 << 20, []string{"-F", "32", "-s", "2"}},
-		{"fat32-clusters", 300 << 20, []string{"-F", "32", "-s", "8", "-R", "64"}},
+		{"fat12", 6 << 20, []string{"-F", "12", "-s", "4"}, false},
+		{"fat12-one-copy", 6 << 20, []string{"-F", "12", "-f", "1", "-s", "8"}, true},
+		{"fat16", 24 << 20, []string{"-F", "16"}, true},
+		{"fat16-sectors", 64 << 20, []string{"-F", "16", "-S", "2048"}, false},
+		{"fat32", 100 << 20, []string{"-F", "32", "-s", "2"}, true},
+		{"fat32-clusters", 300 << 20, []string{"-F", "32", "-s", "8", "-R", "64"}, false},
 	} {
+		if test.long && !filesystemtest.Long() {
+			continue
+		}
 		t.Run(test.name, func(t *testing.T) {
 			image := filesystemtest.Image(t, test.size, append([]string{"mkfs.fat"}, test.mkfs...)...)
 			sources, err := filepath.Glob(dir + "/*")

@@ -7,6 +7,7 @@ import (
 	"cairn/guest/btrfs"
 	"cairn/guest/ext4"
 	"cairn/guest/filesystem"
+	"cairn/guest/iso9660"
 	"cairn/guest/ntfs"
 	"cairn/guest/vfat"
 	"cairn/guest/xfs"
@@ -35,8 +36,9 @@ var kinds = map[string]kind{
 	"vfat":  {open: reader(vfat.Open)},
 	"exfat": {open: reader(vfat.Open)},
 
+	"iso9660": {open: reader(iso9660.Open)},
+
 	"btrfs":    {openSeveral: openBtrfs},
-	"iso9660":  {reason: noReader},
 	"squashfs": {reason: noReader},
 	"erofs":    {reason: noReader},
 	"f2fs":     {reason: noReader},
