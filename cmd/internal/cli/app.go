@@ -99,6 +99,7 @@ A first backup, step by step:
   cairn backup web01                               the first reads all, the next what changed
   cairn mount /mnt/cairn                           browse every point
   cairn apps web01@latest                          applications, containers, users in it
+  cairn find web01 '*.conf'                        every version of a file, in all points
   cairn restore web01@latest:/etc/fstab --to /tmp  copy a file out
   cairn boot web01@latest                          run the VM from the point, at once
 
@@ -139,6 +140,9 @@ beginning of its ID.
 		a.mountCmd(),
 		a.lsCmd(),
 		a.catCmd(),
+		a.findCmd(),
+		a.logCmd(),
+		a.diffCmd(),
 		a.restoreCmd(),
 		a.bootCmd(),
 		a.catalogueCmd(),

@@ -86,3 +86,36 @@ func (a *app) completePointAndObject(c *cobra.Command, argv []string, typed stri
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
+
+// completeFirst completes the first argument only.
+func (a *app) completeFirst(f cobra.CompletionFunc) cobra.CompletionFunc {
+	return func(c *cobra.Command, argv []string, typed string) ([]string, cobra.ShellCompDirective) {
+		if len(argv) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return f(c, argv, typed)
+	}
+}
+
+// completeVMPath completes a VM, with the colon that a path follows.
+func (a *app) completeVMPath(c *cobra.Command, argv []string, typed string) ([]string, cobra.ShellCompDirective) {
+	names, directive := a.completeVMs(c, argv, typed)
+	var list []string
+	for _, name := range names {
+		list = append(list, name+":")
+	}
+	return list, directive | cobra.ShellCompDirectiveNoSpace
+}
+
+// completePointFlag completes a flag that names a point.
+func (a *app) completePointFlag(c *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+	return a.completePoints(c, nil, typed)
+}
+
+// completeTwoPoints completes two points.
+func (a *app) completeTwoPoints(c *cobra.Command, argv []string, typed string) ([]string, cobra.ShellCompDirective) {
+	if len(argv) > 1 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.completePoints(c, nil, typed)
+}

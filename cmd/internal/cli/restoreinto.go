@@ -73,6 +73,7 @@ type intoTarget struct {
 // parse checks the flags against each other.
 func (o *intoOptions) parse(c *cobra.Command, arg string) (intoTarget, error) {
 	point, p, hasPath := splitPath(arg)
+	p = path.Join("/", p) // files of a volume by itself have no place in the guest
 	t := intoTarget{point: point, app: o.app, where: guest.PutAt, keepBoth: o.keepBoth, dryRun: o.dryRun}
 	for _, name := range []string{"disk", "vm", "name", "to", "format", "overwrite", "delta", "no-verify", "sync", "special"} {
 		if c.Flags().Changed(name) {
