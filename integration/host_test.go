@@ -211,7 +211,7 @@ func (h *host) run(t *testing.T, code int, args ...string) result {
 	return r
 }
 
-// summary is the last line of `cairn backup --json`.
+// summary is a line of `cairn backup --json`.
 type summary struct {
 	Type        string   `json:"message_type"`
 	VM          string   `json:"vm"`
