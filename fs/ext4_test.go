@@ -134,6 +134,10 @@ func fillOdd(t testing.TB, dir string) {
 	check(unix.Setxattr(f, "user.note", []byte("hello"), 0))
 	check(unix.Setxattr(f, "trusted.t", []byte("secret"), 0))
 	check(unix.Setxattr(f, "security.capability", []byte("\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"), 0))
+	acl := []byte("\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff\x02\x00\x04\x00\xd2\x04\x00\x00\x04\x00\x04\x00\xff\xff\xff\xff\x10\x00\x04\x00\xff\xff\xff\xff\x20\x00\x04\x00\xff\xff\xff\xff")
+	check(unix.Setxattr(write("home/acl", "mine and user 1234's"), "system.posix_acl_access", acl, 0))
+	check(os.Mkdir(filepath.Join(dir, "acls"), 0o755))
+	check(unix.Setxattr(filepath.Join(dir, "acls"), "system.posix_acl_default", acl, 0))
 	check(os.Symlink("/etc/fstab", filepath.Join(dir, "home/absolute")))
 	check(os.Symlink("../etc/fstab", filepath.Join(dir, "home/relative")))
 	check(os.Symlink(strings.Repeat("long/", 100), filepath.Join(dir, "home/long")))
@@ -234,7 +238,7 @@ func compareFiles(t *testing.T, gotRoot, wantRoot, name string, restored bool, i
 	if kind != unix.S_IFLNK && (kind != unix.S_IFDIR || !restored) && g.Size != w.Size {
 		t.Errorf("%q: size %d, want %d", name, g.Size, w.Size)
 	}
-	if g, w := readXattrs(t, got, false), readXattrs(t, want, !restored && kind == unix.S_IFREG); g != w {
+	if g, w := readXattrs(t, got, false), readXattrs(t, want, !restored && (kind == unix.S_IFREG || kind == unix.S_IFDIR)); g != w {
 		t.Errorf("%q: xattrs %q, want %q", name, g, w)
 	}
 	switch kind {
@@ -339,5 +343,30 @@ func TestRestoredSameAsTheKernelsMount(t *testing.T) {
 	if c.Bytes > 10<<20 {
 		t.Errorf("%d bytes written: holes were filled", c.Bytes)
 	}
-	compareTrees(t, filepath.Join(dir, "out"), loopMount(t, image, "ro,noload"), true)
+	want := loopMount(t, image, "ro,noload")
+	compareTrees(t, filepath.Join(dir, "out"), want, true)
+
+	// So is what GNU tar makes of a tar stream.
+	back := filepath.Join(dir, "tar")
+	if err := os.Mkdir(back, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	extract := exec.Command("tar", "-x", "-p", "-C", back, "--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner", "--same-owner", "--delay-directory-restore")
+	extract.Stderr = os.Stderr
+	stream, err := extract.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := extract.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c, err = tree.TarOut(t.Context(), v, v.Root(), stream, "out", nil)
+	if err != nil || len(c.Failures)+len(c.NotKept) > 0 || c.Bytes > 10<<20 {
+		t.Errorf("%v, %+v", err, c)
+	}
+	stream.Close()
+	if err := extract.Wait(); err != nil {
+		t.Errorf("tar: %v", err)
+	}
+	compareTrees(t, filepath.Join(back, "out"), want, true)
 }

@@ -24,6 +24,7 @@ import (
 // worlds are what a child can serve.
 var worlds = map[string]func(setting string) (*world, error){
 	"guest":   guestWorld,
+	"windows": windowsWorld,
 	"many":    manyWorld,
 	"hung":    hungWorld,
 	"wide":    wideWorld,

@@ -83,7 +83,11 @@ func (s *Server) slotOf(ctx context.Context, p *point, volume int32) (*slot, err
 	if len(s.slots) >= maxSlots || int(volume) >= len(list) {
 		return nil, fmt.Errorf("volume %d of restore point %s: no more than %d can be mounted", volume, p.summary.ID, maxSlots)
 	}
-	fresh := &slot{index: uint64(len(s.slots)), seed: hash(p.summary.ID, "volume", list[volume].Name), point: p, volume: volume}
+	seed := hash(p.summary.ID, "drives")
+	if volume != tree.Drives {
+		seed = hash(p.summary.ID, "volume", list[volume].Name)
+	}
+	fresh := &slot{index: uint64(len(s.slots)), seed: seed, point: p, volume: volume}
 	s.slots = append(s.slots, fresh)
 	s.slotIndex.Store(k, fresh)
 	return fresh, nil

@@ -211,7 +211,7 @@ func (h *host) run(t *testing.T, code int, args ...string) result {
 	return r
 }
 
-// summary is the last line of `cairn backup --json`.
+// summary is a line of `cairn backup --json`.
 type summary struct {
 	Type        string   `json:"message_type"`
 	VM          string   `json:"vm"`
@@ -237,13 +237,18 @@ type summary struct {
 	DurationMS  int64    `json:"duration_ms"`
 }
 
-// summaryOf reads the summary of a backup's run: its last line.
+// summaryOf reads the summary of a backup's run.
 func summaryOf(t *testing.T, r result) summary {
 	t.Helper()
-	lines := strings.Split(strings.TrimSpace(r.stdout), "\n")
 	var s summary
-	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &s); err != nil || s.Type != "summary" {
-		t.Fatalf("cairn %s: the last line is no summary (%v):\n%s%s", strings.Join(r.args, " "), err, r.stdout, r.stderr)
+	for line := range strings.Lines(r.stdout) {
+		var m summary
+		if json.Unmarshal([]byte(line), &m) == nil && m.Type == "summary" {
+			s = m
+		}
+	}
+	if s.Type == "" {
+		t.Fatalf("cairn %s: there is no summary:\n%s%s", strings.Join(r.args, " "), r.stdout, r.stderr)
 	}
 	t.Logf("backup: %s of %d MiB: dirty %d KiB, read %d KiB, stored %d KiB, %d new chunks, frozen %d ms, paused %.1f ms, took %d ms; %s; %s: %s %q; %s",
 		s.Read, s.BytesDisk>>20, s.BytesDirty>>10, s.BytesRead>>10, s.BytesStored>>10, s.ChunksNew, s.FrozenMS, float64(s.PausedUS)/1000,

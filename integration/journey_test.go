@@ -91,6 +91,7 @@ func TestBackupJourney(t *testing.T) {
 	h.run(t, exitOK, "check", "--read-data").mentions(t, "no damage")
 
 	t.Run("Busy", func(t *testing.T) { testBusy(t, h) })
+	t.Run("Catalogue", func(t *testing.T) { testCatalogue(t, h, g) })
 	t.Run("RestoredVM", func(t *testing.T) { testRestoredVM(t, h, g) })
 	t.Run("ExcludedDisk", func(t *testing.T) { testExcludedDisk(t, h, g) })
 	t.Run("Mount", func(t *testing.T) { testMount(t, h, g) })

@@ -69,7 +69,7 @@ func testDamagedPack(t *testing.T, h *host) {
 	if out, err := exec.Command("cp", "-a", h.repo, damaged.repo).CombinedOutput(); err != nil {
 		t.Fatalf("cp: %v: %s", err, out)
 	}
-	victim := newestData(t, damaged.repo)
+	victim := newestData(t, damaged.repo, points)
 	flip(t, victim)
 	damaged.run(t, exitOK, "points")
 	r := damaged.run(t, exitDamage, "check", "--read-data", "--json")

@@ -57,17 +57,18 @@ func (c *copier) regular(i *Item) (err error) {
 	return nil
 }
 
-// renameNew gives a file a name that nothing has. Not every filesystem can do
-// that in one step.
+// renameNew gives a file a name that nothing has. Where that cannot be done in
+// one step (NFS, FAT) it is looked for first.
 func renameNew(dir int, from, to string) error {
 	err := unix.Renameat2(dir, from, dir, to, unix.RENAME_NOREPLACE)
 	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) {
 		return err
 	}
-	if err := unix.Linkat(dir, from, dir, to, 0); err != nil {
-		return err
+	var st unix.Stat_t
+	if unix.Fstatat(dir, to, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
+		return unix.EEXIST
 	}
-	return unix.Unlinkat(dir, from, 0)
+	return unix.Renameat(dir, from, dir, to)
 }
 
 // contents copies the ranges of data and leaves holes as holes.
@@ -113,7 +114,7 @@ type target struct {
 // anything moves the times.
 func (c *copier) metadata(t target, i *Item) {
 	a := &i.Attr
-	note := func(what string, err error) { c.lose(i.Path, what, err) }
+	note := func(what string, err error) { c.done.lose(i.Path, what, err) }
 	if c.options.NoOwner {
 		if int(a.UID) != os.Geteuid() || int(a.GID) != os.Getegid() {
 			note("owner", errNotRoot)

@@ -107,30 +107,31 @@ type copier struct {
 	buffer   []byte
 }
 
-func (c *copier) note(path string, err error) {
-	if len(c.done.Failures) < maxFailures {
-		c.done.Failures = append(c.done.Failures, Failure{path, err})
-	} else {
-		c.done.MoreFailures++
-	}
-}
-
 // lose counts something that could not be kept of the file at path.
-func (c *copier) lose(path, what string, err error) {
+func (c *Copied) lose(path, what string, err error) {
 	if err == nil {
 		return
 	}
-	if len(c.done.NotKept) >= maxLosses-1 {
+	full := len(c.NotKept) >= maxLosses-1
+	if full {
 		what = "other attributes"
 	}
 	why := err.Error()
-	for i := range c.done.NotKept {
-		if l := &c.done.NotKept[i]; l.What == what && (l.Why == why || len(c.done.NotKept) >= maxLosses) {
+	for i := range c.NotKept {
+		if l := &c.NotKept[i]; l.What == what && (l.Why == why || full) {
 			l.Count++
 			return
 		}
 	}
-	c.done.NotKept = append(c.done.NotKept, Loss{what, why, 1, path})
+	c.NotKept = append(c.NotKept, Loss{what, why, 1, path})
+}
+
+func (c *Copied) fail(path string, err error) {
+	if len(c.Failures) < maxFailures {
+		c.Failures = append(c.Failures, Failure{path, err})
+	} else {
+		c.MoreFailures++
+	}
 }
 
 // Failed implements Sink. It ends the copying when it makes no sense to go on
@@ -141,7 +142,7 @@ func (c *copier) Failed(path string, err error) error {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 	}
-	c.note(path, err)
+	c.done.fail(path, err)
 	c.report(path)
 	return nil
 }

@@ -12,6 +12,9 @@
 //     MaxLinks of them are followed.
 //   - A volume that cannot be shown, or a mount that could not be found, is
 //     in Problems. A gap is never hidden.
+//   - A Windows guest's view has its drive letters in its root, which is the one
+//     directory of Drives and lies on no volume.
+//   - Of several volumes with the same UUID or name, a snapshot comes last.
 //   - A view is finite: no directory is found again inside itself, whatever is
 //     mounted where.
 //   - Errors wrap the sentinels of guest/filesystem. Those are remembered

@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"context"
 	"path"
 	"strings"
 
@@ -12,25 +13,43 @@ import (
 func (t *Tree) Document() (*object.Document, error) { return t.document() }
 
 // fromDocument matches the mounts of an inside agent's document with volumes.
-func (s *stitcher) fromDocument(listed []object.Mount) []mount {
-	var mounts []mount
+func (s *stitcher) fromDocument(ctx context.Context, listed []object.Mount) ([]mount, error) {
 	if len(listed) > maxMounts {
 		s.problem("/", "the inside agent listed %d mounts; only the first %d are shown", len(listed), maxMounts)
 		listed = listed[:maxMounts]
 	}
+	var mounts []mount
+	var windows []*object.Mount
 	for i := range listed {
 		m := &listed[i]
 		if !strings.HasPrefix(m.Mountpoint, "/") {
-			s.problem(m.Mountpoint, "drive letters are not stitched together yet; see volumes/")
+			if _, ok := drivePath(m.Mountpoint); ok {
+				windows = append(windows, m)
+			} else {
+				s.problem(m.Mountpoint, "%s was mounted at a place that is no path; see volumes/", m.Source)
+			}
 			continue
 		}
 		if index := s.volumeOfMount(m); index >= 0 {
-			mounts = append(mounts, mount{path.Clean(m.Mountpoint), index, path.Join("/", m.Bind)})
+			mounts = append(mounts, mount{point: path.Clean(m.Mountpoint), volume: index, dir: path.Join("/", m.Bind)})
 		} else {
 			s.problem(m.Mountpoint, "no volume found for %s (%s), which was mounted here%s", m.Source, m.Type, s.lies(m.Device))
 		}
 	}
-	return shallowFirst(mounts)
+	if len(mounts) > 0 || len(windows) == 0 {
+		for _, m := range windows {
+			s.problem(m.Mountpoint, "a drive letter in a guest that has a root directory; see volumes/")
+		}
+		return shallowFirst(mounts), nil
+	}
+	return s.drivesFrom(ctx, len(windows), func(i int, devices mountedDevices) (string, string, int32) {
+		m := windows[i]
+		index := devices.volumeNamed(m.Source, s.list)
+		if index < 0 {
+			index = s.volumeOfMount(m)
+		}
+		return m.Mountpoint, m.Source, index
+	})
 }
 
 // volumeOfMount finds the volume that a mount of a document lies on, or -1: by
@@ -58,6 +77,8 @@ func (s *stitcher) isDevice(v Volume, d *object.Device) bool {
 	case d == nil:
 	case d.Kind == "disk":
 		return v.Partition == 0 && s.isDisk(v, d)
+	case d.Kind == "partition" && len(d.Below) == 1 && d.Below[0].Kind == "raid":
+		return matchArray(d.Name, v)
 	case d.Kind == "partition" && len(d.Below) == 1:
 		number := d.Partition
 		if number == 0 {
@@ -65,7 +86,9 @@ func (s *stitcher) isDevice(v Volume, d *object.Device) bool {
 		}
 		return v.Partition == number && number != 0 && s.isDisk(v, &d.Below[0])
 	case d.Kind == "lvm":
-		return d.Title != "" && matchSpec("/dev/mapper/"+d.Title, v)
+		return d.Title != "" && isMapped(v, d.Title)
+	case d.Kind == "raid":
+		return matchArray(d.Name, v)
 	}
 	return false
 }

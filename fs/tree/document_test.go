@@ -65,7 +65,7 @@ func TestInsideAgentsMountsComeFirst(t *testing.T) {
 	data := treetest.New("xfs", "", "eeee-5")
 	data.File("/table", "")
 	set = append(set,
-		treetest.Volume{Volume: tree.Volume{Name: "vg0-my-data-xfs", Type: "xfs", UUID: "eeee-5"}, Reader: data},
+		treetest.Volume{Volume: tree.Volume{Name: "vg0-my-data-xfs", Type: "xfs", UUID: "eeee-5", Group: "vg0", Logical: "my-data"}, Reader: data},
 		treetest.Volume{Volume: tree.Volume{Name: "vda5-luks", Disk: "vda", Partition: 5, Type: "luks", Reason: "encrypted by the guest (LUKS)"}, Err: filesystem.ErrEncrypted})
 	locked := partition("sda5", 5, "S1")
 	v := open(t, told(t,
@@ -83,7 +83,7 @@ func TestInsideAgentsMountsComeFirst(t *testing.T) {
 	}
 	problems := problemsOf(t, v)
 	for where, want := range map[string]string{
-		"/secret": "vda5-luks: encrypted by the guest", "/loop": "a file of the guest", "/lost": "/dev/sdb1", `D:\`: "drive letters",
+		"/secret": "vda5-luks: encrypted by the guest", "/loop": "a file of the guest", "/lost": "/dev/sdb1", `D:\`: "drive letter",
 	} {
 		if !strings.Contains(problems[where], want) {
 			t.Errorf("problem at %s: %q, want %q", where, problems[where], want)

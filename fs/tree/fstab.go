@@ -19,8 +19,8 @@ type fstabEntry struct {
 	options string
 }
 
-// parseFstab gives the entries of an /etc/fstab that a disk could hold: no
-// swap, no network or memory filesystem, no bind mount. Lines it does not
+// parseFstab gives the entries of an /etc/fstab that a disk could hold, and its
+// bind mounts: no swap, no network or memory filesystem. Lines it does not
 // understand are left out, as mount(8) does. At most maxMounts are given.
 func parseFstab(text string) []fstabEntry {
 	var list []fstabEntry
@@ -33,12 +33,15 @@ func parseFstab(text string) []fstabEntry {
 		if len(f) > 3 {
 			e.options = f[3]
 		}
-		if strings.HasPrefix(e.point, "/") && e.kind != "swap" && isDeviceSpec(e.spec) && !e.has("bind") && !e.has("rbind") {
+		if strings.HasPrefix(e.point, "/") && e.kind != "swap" && (isDeviceSpec(e.spec) || e.isBind() && strings.HasPrefix(e.spec, "/")) {
 			list = append(list, e)
 		}
 	}
 	return list
 }
+
+// isBind says whether the entry mounts a directory that is seen elsewhere.
+func (e fstabEntry) isBind() bool { return e.has("bind") || e.has("rbind") }
 
 func (e fstabEntry) has(option string) bool {
 	for o := range strings.SplitSeq(e.options, ",") {
@@ -49,12 +52,22 @@ func (e fstabEntry) has(option string) bool {
 	return false
 }
 
+// value gives what an option is set to. The last one counts.
+func (e fstabEntry) value(option string) (value string, ok bool) {
+	for o := range strings.SplitSeq(e.options, ",") {
+		if v, found := strings.CutPrefix(o, option+"="); found {
+			value, ok = unescapeFstab(v), true
+		}
+	}
+	return value, ok
+}
+
 func isDeviceSpec(spec string) bool {
 	if strings.HasPrefix(spec, "/dev/") {
 		return true
 	}
 	tag, _, ok := strings.Cut(spec, "=")
-	return ok && (tag == "UUID" || tag == "LABEL" || tag == "PARTUUID" || tag == "PARTLABEL")
+	return ok && (tag == "UUID" || tag == "LABEL" || tag == "PARTUUID" || tag == "PARTLABEL" || tag == "ID")
 }
 
 // unescapeFstab undoes fstab(5)'s octal escapes, "\040" for a space.
@@ -88,13 +101,16 @@ func matchSpec(spec string, v Volume) bool {
 		return matchTag(by, unescapeUdev(value), v)
 	}
 	if mapped, ok := strings.CutPrefix(name, "mapper/"); ok {
-		return v.Partition == 0 && v.Name == unescapeMapper(mapped)+"-"+v.Type || hasVolumePrefix(v, unescapeMapper(mapped))
+		return isMapped(v, mapped)
+	}
+	if array, ok := strings.CutPrefix(name, "md/"); ok {
+		return matchArray(array, v) || matchArray("md"+array, v)
 	}
 	if group, logical, ok := strings.Cut(name, "/"); ok {
-		return hasVolumePrefix(v, group+"-"+logical)
+		return v.Logical != "" && v.Partition == 0 && v.Group == group && v.Logical == logical
 	}
 	disk, partition := splitDevice(name)
-	return v.Disk != "" && disk == v.Disk && partition == v.Partition
+	return v.Disk != "" && disk == v.Disk && partition == v.Partition || matchArray(name, v)
 }
 
 func matchTag(tag, value string, v Volume) bool {
@@ -109,19 +125,71 @@ func matchTag(tag, value string, v Volume) bool {
 		return value == v.Label
 	case tag == "partlabel":
 		return value == v.PartLabel
+	case tag == "id":
+		return matchID(value, v)
 	}
 	return false
 }
 
-// hasVolumePrefix says whether a volume is a logical volume of the name
-// "group-logical": guest/volume calls it "group-logical-type[-label]".
-func hasVolumePrefix(v Volume, name string) bool {
-	return v.Partition == 0 && v.Type != "" && (v.Name == name+"-"+v.Type || strings.HasPrefix(v.Name, name+"-"+v.Type+"-"))
+// matchID says whether a name below /dev/disk/by-id is of a logical volume or an
+// array. Those of disks depend on how QEMU attached them.
+func matchID(id string, v Volume) bool {
+	plain := strings.NewReplacer("-", "", ":", "")
+	switch kind, value := cutKind(id); kind {
+	case "dm-name":
+		return isMapped(v, value)
+	case "dm-uuid-LVM":
+		return v.LogicalUUID != "" && v.Partition == 0 && value == plain.Replace(v.GroupUUID+v.LogicalUUID)
+	case "md-uuid":
+		value, partition := cutPartition(value)
+		return v.ArrayUUID != "" && partition == v.Partition && plain.Replace(value) == plain.Replace(v.ArrayUUID)
+	case "md-name":
+		value, partition := cutPartition(value)
+		if _, name, ok := strings.Cut(value, ":"); ok {
+			value = name
+		}
+		return partition == v.Partition && (matchArray(value, Volume{Array: v.Array}) || matchArray("md"+value, Volume{Array: v.Array}))
+	}
+	return false
 }
 
-// unescapeMapper undoes device-mapper's doubling of dashes inside the group's
-// and the volume's name.
-func unescapeMapper(s string) string { return strings.ReplaceAll(s, "--", "-") }
+func cutKind(id string) (kind, value string) {
+	for _, kind := range []string{"dm-name", "dm-uuid-LVM", "md-uuid", "md-name"} {
+		if value, ok := strings.CutPrefix(id, kind+"-"); ok {
+			return kind, value
+		}
+	}
+	return "", ""
+}
+
+// cutPartition cuts udev's "-part2" off.
+func cutPartition(id string) (device string, number int) {
+	if i := strings.LastIndex(id, "-part"); i >= 0 {
+		if n, err := strconv.Atoi(id[i+len("-part"):]); err == nil && n > 0 {
+			return id[:i], n
+		}
+	}
+	return id, 0
+}
+
+// matchArray says whether a name below /dev is an array or a partition of one.
+func matchArray(name string, v Volume) bool {
+	if v.Array == "" {
+		return false
+	}
+	if disk, partition := splitDevice(name); disk == v.Array && partition == v.Partition {
+		return true
+	}
+	return v.Partition == 0 && name == v.Array
+}
+
+// isMapped says whether a volume is the logical volume of a name below
+// /dev/mapper. The name joins group and volume by a dash; those inside either
+// are doubled.
+func isMapped(v Volume, name string) bool {
+	double := func(s string) string { return strings.ReplaceAll(s, "-", "--") }
+	return v.Logical != "" && v.Partition == 0 && name == double(v.Group)+"-"+double(v.Logical)
+}
 
 // unescapeUdev undoes udev's "\x20".
 func unescapeUdev(s string) string {

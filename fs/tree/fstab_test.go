@@ -4,7 +4,11 @@ import "testing"
 
 func TestMatchSpec(t *testing.T) {
 	part := Volume{Name: "vda2-ext4-root", Disk: "vda", Partition: 2, Type: "ext4", Label: "my root", UUID: "abcd", PartUUID: "p-1", PartLabel: "sys"}
-	logical := Volume{Name: "vg0-root-xfs", Type: "xfs", UUID: "ef"}
+	logical := Volume{Name: "vg0-root-xfs-2", Type: "xfs", UUID: "ef", Group: "vg0", Logical: "root", GroupUUID: "a-b", LogicalUUID: "c-d"}
+	dashed := Volume{Name: "my-vg-a-b-ext4", Type: "ext4", Group: "my-vg", Logical: "a-b"}
+	array := Volume{Name: "md0-ext4", Array: "md0", ArrayUUID: "01234567-89ab-cdef-0123-456789abcdef"}
+	onArray := Volume{Name: "datap2-ext4", Array: "md0", Partition: 2, ArrayUUID: "01234567-89ab-cdef-0123-456789abcdef"}
+	named := Volume{Name: "data-ext4", Array: "data"}
 	for _, tt := range []struct {
 		spec string
 		v    Volume
@@ -27,6 +31,28 @@ func TestMatchSpec(t *testing.T) {
 		{"/dev/vg0/root", logical, true},
 		{"/dev/vg0/roo", logical, false},
 		{"/dev/dm-0", logical, false},
+		{"/dev/mapper/my--vg-a--b", dashed, true},
+		{"/dev/my-vg/a-b", dashed, true},
+		{"/dev/mapper/my-vg-a-b", dashed, false},
+		{"/dev/my/vg-a-b", dashed, false},
+		{"/dev/mapper/vg0-root", part, false},
+		{"/dev/disk/by-id/dm-name-vg0-root", logical, true},
+		{"/dev/disk/by-id/dm-uuid-LVM-abcd", logical, true},
+		{"/dev/disk/by-id/dm-uuid-LVM-abce", logical, false},
+		{"/dev/disk/by-id/dm-uuid-LVM-", part, false},
+		{"/dev/md0", array, true},
+		{"/dev/md/0", array, true},
+		{"/dev/md0p2", array, false},
+		{"/dev/md0p2", onArray, true},
+		{"/dev/md0", onArray, false},
+		{"/dev/md/data", named, true},
+		{"/dev/md", Volume{}, false},
+		{"/dev/disk/by-id/md-uuid-01234567:89abcdef:01234567:89abcdef", array, true},
+		{"/dev/disk/by-id/md-uuid-01234567:89abcdef:01234567:89abcdef-part2", onArray, true},
+		{"/dev/disk/by-id/md-uuid-01234567:89abcdef:01234567:89abcdef-part1", onArray, false},
+		{"/dev/disk/by-id/md-uuid-", part, false},
+		{"/dev/disk/by-id/md-name-host:data", named, true},
+		{"/dev/disk/by-id/md-name-host:0", array, true},
 	} {
 		if got := matchSpec(tt.spec, tt.v); got != tt.want {
 			t.Errorf("matchSpec(%q, %s) = %v", tt.spec, tt.v.Name, got)

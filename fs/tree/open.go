@@ -77,8 +77,9 @@ func (s *scanned) List() []Volume {
 	for _, v := range s.set.Volumes {
 		list = append(list, Volume{
 			Name: v.Name, Disk: v.Disk, Partition: v.Partition, Size: v.Size, Type: v.Type, Label: v.Label,
-			UUID: v.UUID, PartUUID: v.PartUUID, PartLabel: v.PartLabel, Reason: v.Reason,
-			Extents: v.Extents,
+			UUID: v.UUID, PartUUID: v.PartUUID, PartLabel: v.PartLabel, Start: v.Start, Reason: v.Reason,
+			Group: v.Group, Logical: v.Logical, GroupUUID: v.GroupUUID, LogicalUUID: v.LogicalUUID,
+			Array: v.Array, ArrayUUID: v.ArrayUUID, Extents: v.Extents,
 		})
 	}
 	return list

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"cairn/guest/filesystem"
-	"cairn/index/restorepoint"
 )
 
 // stitch is the guest's own view and the mounts that are missing from it.
@@ -23,7 +22,7 @@ type stitch struct {
 // Mount is one filesystem, or a directory of one, in the guest's view.
 type Mount struct {
 	Path   string // in the view, "/" for the root
-	Volume int32  // index in Tree.Volumes
+	Volume int32  // index in Tree.Volumes; Drives at the root of a Windows guest
 	Dir    string // what of the volume is shown, absolute; "/": all of it
 }
 
@@ -40,8 +39,9 @@ func (t *Tree) Mounts(ctx context.Context) ([]Mount, error) {
 // mount is one filesystem to be mounted in the guest's view.
 type mount struct {
 	point  string
-	volume int32
+	volume int32  // or Drives, at "/" only
 	dir    string // of the volume, absolute: what is mounted; "" or "/": all of it
+	bind   string // of the view, absolute: what is mounted instead of a volume
 }
 
 func (t *Tree) stitch(ctx context.Context) (*stitch, error) {
@@ -80,164 +80,41 @@ func (s *stitcher) problem(where, format string, args ...any) {
 // mounts gives what to mount, the root first.
 func (s *stitcher) mounts(ctx context.Context) ([]mount, error) {
 	if d, _ := s.tree.Document(); d != nil { // Problems says that it is damaged
-		if mounts := s.fromDocument(d.Mounts); len(mounts) > 0 && mounts[0].point == "/" {
-			return mounts, nil
+		mounts, err := s.fromDocument(ctx, d.Mounts)
+		if err != nil || len(mounts) > 0 && mounts[0].point == "/" {
+			return mounts, err
 		}
 		s.problems = nil // what its list lacks, others may still tell
 	}
 	if g := s.tree.manifest.Guest; g != nil {
-		if mounts := s.fromAgent(g.Filesystems); len(mounts) > 0 && mounts[0].point == "/" {
-			return mounts, nil
+		mounts, err := s.fromAgent(ctx, g.Filesystems)
+		if err != nil || len(mounts) > 0 && mounts[0].point == "/" {
+			return mounts, err
 		}
 		s.problems = nil
 	}
-	root, entries, err := s.findRoot(ctx)
+	root, err := s.findRoot(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return s.fromFstab(root, entries), nil
+	if root.volume == Drives {
+		return fromRegistry(root.system, root.devices), nil
+	}
+	return s.fromFstab(ctx, root)
 }
 
-// fromAgent matches the mounts that the stock agent listed with volumes.
-func (s *stitcher) fromAgent(listed []restorepoint.Mount) []mount {
-	var mounts []mount
-	if len(listed) > maxMounts {
-		s.problem("/", "the inside agent listed %d mounts; only the first %d are shown", len(listed), maxMounts)
-		listed = listed[:maxMounts]
-	}
-	for _, m := range listed {
-		if !strings.HasPrefix(m.Mountpoint, "/") {
-			s.problem(m.Mountpoint, "drive letters are not stitched together yet; see volumes/")
-			continue
-		}
-		if index := s.volumeOf(m); index >= 0 {
-			mounts = append(mounts, mount{point: path.Clean(m.Mountpoint), volume: index})
-		} else {
-			s.problem(m.Mountpoint, "no volume found for %s (%s), which was mounted here", m.Name, m.Type)
-		}
-	}
-	return shallowFirst(mounts)
-}
-
-// volumeOf finds the volume that an agent's mount lies on, or -1: by the
-// serial of its disk, else by the kernel's name of it, with the partition's
-// number from the device name.
-func (s *stitcher) volumeOf(m restorepoint.Mount) int32 {
-	for _, below := range m.Disks {
-		kernel, partition := splitDevice(strings.TrimPrefix(below.Dev, "/dev/"))
-		for i, v := range s.list {
-			if v.Disk == "" || v.Partition != partition {
-				continue
-			}
-			if serial := s.serial(v.Disk); serial != "" && below.Serial != "" {
-				if serial == below.Serial {
-					return int32(i)
-				}
-			} else if v.Disk == kernel {
-				return int32(i)
-			}
-		}
-	}
-	if len(m.Disks) > 0 {
-		return -1
-	}
-	for i, v := range s.list {
-		if matchSpec("/dev/"+m.Name, v) {
-			return int32(i)
-		}
-	}
-	return -1
-}
-
-func (s *stitcher) serial(disk string) string {
-	for _, d := range s.tree.manifest.Disks {
-		if d.Name == disk {
-			return d.Serial
-		}
-	}
-	return ""
-}
-
-// findRoot finds the volume of "/" by its /etc/fstab: the one whose fstab
-// names itself as "/"; else the only one that has an fstab; else, without any
-// fstab, the only volume that can be opened.
-func (s *stitcher) findRoot(ctx context.Context) (root int32, entries []fstabEntry, err error) {
-	var opened, tabled []int32
-	tables := map[int32][]fstabEntry{}
-	var lastErr error
-	for i := range s.list {
-		index := int32(i)
-		view, err := s.tree.Volume(ctx, index)
-		if err != nil {
-			if !Lasting(err) {
-				return 0, nil, err
-			}
-			lastErr = err
-			continue
-		}
-		opened = append(opened, index)
-		text, err := view.readSmall(ctx, "/etc/fstab")
-		if err != nil {
-			if !Lasting(err) {
-				return 0, nil, err
-			}
-			continue
-		}
-		tabled = append(tabled, index)
-		tables[index] = parseFstab(text)
-		for _, e := range tables[index] {
-			if e.point == "/" && matchSpec(e.spec, s.list[i]) {
-				return index, tables[index], nil
-			}
-		}
-	}
-	switch {
-	case len(tabled) > 0:
-		if len(tabled) > 1 {
-			s.problem("/", "%d volumes have an /etc/fstab and none names itself as the root; %s was chosen", len(tabled), s.list[tabled[0]].Name)
-		}
-		return tabled[0], tables[tabled[0]], nil
-	case len(opened) == 1:
-		return opened[0], nil, nil
-	case len(opened) > 1:
-		return 0, nil, fmt.Errorf("%d volumes and none has an /etc/fstab: %w; see volumes/", len(opened), ErrNoRoot)
-	case lastErr != nil:
-		return 0, nil, fmt.Errorf("%w: %w", ErrNoRoot, lastErr)
-	}
-	return 0, nil, fmt.Errorf("%w: no volume on any disk", ErrNoRoot)
-}
-
-func (s *stitcher) fromFstab(root int32, entries []fstabEntry) []mount {
-	mounts := []mount{{point: "/", volume: root}}
-	for _, e := range entries {
-		point := path.Clean(e.point)
-		if point == "/" {
-			continue
-		}
-		index := int32(-1)
-		for i, v := range s.list {
-			if matchSpec(e.spec, v) {
-				index = int32(i)
-				break
-			}
-		}
-		switch {
-		case index >= 0 && !e.has("noauto"):
-			mounts = append(mounts, mount{point: point, volume: index})
-		case index < 0 && !e.has("noauto") && e.kind != "iso9660" && e.kind != "udf":
-			s.problem(point, "no volume found for %s, which /etc/fstab mounts here", e.spec)
-		}
-	}
-	return shallowFirst(mounts)
-}
-
-// shallowFirst sorts mounts so that each comes behind the one it lies in.
+// shallowFirst sorts mounts so that each comes behind the one it lies in, and
+// those of directories of the view behind all others.
 func shallowFirst(mounts []mount) []mount {
 	depth := func(m mount) int {
-		if m.point == "/" {
+		deep := strings.Count(m.point, "/")
+		switch {
+		case m.point == "/":
 			return 0
+		case m.bind != "":
+			return deep + 1<<20
 		}
-		return strings.Count(m.point, "/")
+		return deep
 	}
 	sort.SliceStable(mounts, func(i, j int) bool { return depth(mounts[i]) < depth(mounts[j]) })
 	return mounts
@@ -262,12 +139,30 @@ func (s *stitcher) mountAll(ctx context.Context, mounts []mount) (*View, error) 
 			if ctx.Err() != nil {
 				return nil, err
 			}
-			s.problem(m.point, "%s cannot be mounted here: %v", s.list[m.volume].Name, err)
+			what := m.bind
+			if what == "" {
+				what = s.list[m.volume].Name
+			}
+			s.problem(m.point, "%s cannot be mounted here: %v", what, err)
 			continue
 		}
-		s.made = append(s.made, Mount{m.point, m.volume, path.Join("/", m.dir)})
+		s.made = append(s.made, s.plain(m))
 	}
 	return view, nil
+}
+
+// plain says of a mount which directory of which volume it shows.
+func (s *stitcher) plain(m mount) Mount {
+	if m.bind == "" {
+		return Mount{m.point, m.volume, path.Join("/", m.dir)}
+	}
+	of, rest := s.made[0], m.bind // the mount that has the directory: the longest that fits
+	for _, made := range s.made {
+		if below, ok := strings.CutPrefix(m.bind, strings.TrimSuffix(made.Path, "/")); ok && (below == "" || below[0] == '/') && len(below) <= len(rest) {
+			of, rest = made, below
+		}
+	}
+	return Mount{m.point, of.Volume, path.Join("/", of.Dir, rest)}
 }
 
 // source finds what a mount shows, in its volume.
@@ -276,12 +171,16 @@ func (s *stitcher) source(ctx context.Context, m mount) (*Place, error) {
 	if err != nil {
 		return nil, err
 	}
-	pos, err := view.walk(ctx, view.Root(), m.dir, false)
+	return directory(ctx, view, m.dir, false)
+}
+
+func directory(ctx context.Context, view *View, dir string, follow bool) (*Place, error) {
+	pos, err := view.walk(ctx, view.Root(), dir, follow)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("%s, which was mounted: %w", m.dir, err)
+		return nil, fmt.Errorf("%s, which was mounted: %w", dir, err)
 	case !pos.dir:
-		return nil, fmt.Errorf("%s, which was mounted, is a single file: %w", m.dir, filesystem.ErrNotDir)
+		return nil, fmt.Errorf("%s, which was mounted, is a single file: %w", dir, filesystem.ErrNotDir)
 	}
 	return pos.place, nil
 }
@@ -290,9 +189,18 @@ func (s *stitcher) source(ctx context.Context, m mount) (*Place, error) {
 const maxMountDepth = 256
 
 func (s *stitcher) cover(ctx context.Context, view *View, m mount) error {
-	source, err := s.source(ctx, m)
+	var source *Place
+	var err error
+	if m.bind != "" {
+		source, err = directory(ctx, view, m.bind, true)
+	} else {
+		source, err = s.source(ctx, m)
+	}
 	if err != nil {
 		return err
+	}
+	if view.root.Volume == Drives && isDrive(m.point) {
+		return s.addDrive(view, m.point[1:], source)
 	}
 	pos, err := view.walk(ctx, view.Root(), m.point, true)
 	if err != nil {
@@ -302,7 +210,7 @@ func (s *stitcher) cover(ctx context.Context, view *View, m mount) error {
 		return filesystem.ErrNotDir
 	}
 	top, covered := source.Node, pos.place.Node
-	if top == covered && m.dir != "" {
+	if top == covered && (m.dir != "" || m.bind != "") {
 		return nil // a directory mounted onto itself shows the same
 	}
 	if max(source.Depth, pos.place.Depth) > maxMountDepth {
@@ -313,6 +221,18 @@ func (s *stitcher) cover(ctx context.Context, view *View, m mount) error {
 		return errors.New("it would be found again inside itself")
 	}
 	view.mounts[covered] = top
+	return nil
+}
+
+// addDrive puts a drive letter into the root of a Windows guest's view.
+func (s *stitcher) addDrive(view *View, letter string, source *Place) error {
+	if _, err := view.lookupDrive(letter); err == nil {
+		return errors.New("another volume has this letter")
+	}
+	if !s.layout.add(view.Root(), source) {
+		return errors.New("it would be found again inside itself")
+	}
+	view.drives = append(view.drives, drive{letter, source.Node})
 	return nil
 }
 

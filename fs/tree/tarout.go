@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,7 +19,7 @@ import (
 // TarOut writes what is at from, with everything in it, to w as a tar archive
 // in the PAX format (POSIX.1-2001, pax(1)), below the name name: owners by
 // number, modes, times to the nanosecond, hard links, device nodes, extended
-// attributes as SCHILY.xattr.*, ACLs among them, and holes as GNU tar's sparse
+// attributes as SCHILY.xattr.*, ACLs as SCHILY.acl.*, and holes as GNU tar's sparse
 // format 1.0. tar --xattrs --xattrs-include='*' --acls brings all of it back.
 //
 // What cannot be read is a failure in the result and left out. A file that
@@ -49,11 +51,7 @@ func (t *tarrer) Failed(path string, err error) error {
 	if t.fatal != nil {
 		return fmt.Errorf("%s: %w", path, t.fatal)
 	}
-	if len(t.done.Failures) < maxFailures {
-		t.done.Failures = append(t.done.Failures, Failure{path, err})
-	} else {
-		t.done.MoreFailures++
-	}
+	t.done.fail(path, err)
 	return nil
 }
 
@@ -89,19 +87,33 @@ func (t *tarrer) header(i *Item) (*tar.Header, error) {
 		Format: tar.FormatPAX, Name: i.Path, Mode: int64(a.Mode & 0o7777), Uid: int(a.UID), Gid: int(a.GID),
 		ModTime: tarTime(a.Mtime), AccessTime: tarTime(a.Atime), PAXRecords: map[string]string{},
 	}
+	if i.Again {
+		return h, nil // its first name has them
+	}
 	xattrs, err := t.view.tree.Xattrs(t.ctx, i.Node)
 	if err != nil {
 		return nil, fmt.Errorf("extended attributes: %w", err)
 	}
 	for _, x := range xattrs {
 		if strings.ContainsAny(x.Name, "=\x00") {
-			t.done.NotKept = append(t.done.NotKept, Loss{"an extended attribute", "tar cannot hold its name", 1, i.Path})
+			t.done.lose(i.Path, "an extended attribute", errNoTarName)
+			continue
+		}
+		if kind, ok := strings.CutPrefix(x.Name, "system.posix_acl_"); ok {
+			text, err := aclText(x.Value)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", x.Name, err)
+			}
+			h.PAXRecords["SCHILY.acl."+kind] = text
 			continue
 		}
 		h.PAXRecords["SCHILY.xattr."+x.Name] = string(x.Value)
 	}
 	return h, nil
 }
+
+// errNoTarName: "=" ends a name in a PAX header.
+var errNoTarName = errors.New("tar cannot hold its name")
 
 func tarTime(t filesystem.Time) time.Time { return time.Unix(t.Sec, int64(t.Nsec)) }
 
@@ -114,7 +126,7 @@ func (t *tarrer) Take(i *Item) error {
 	kind := i.Attr.Mode & filesystem.ModeType
 	switch {
 	case i.Again:
-		h.Typeflag, h.Linkname, h.PAXRecords = tar.TypeLink, t.first[i.Link], nil
+		h.Typeflag, h.Linkname = tar.TypeLink, t.first[i.Link]
 		t.done.Links++
 		err = t.write(h)
 	case kind == filesystem.ModeRegular:
@@ -271,7 +283,8 @@ func paxTime(t time.Time) string {
 // where LENGTH counts itself.
 func paxRecords(records map[string]string) []byte {
 	var b []byte
-	for k, v := range records {
+	for _, k := range slices.Sorted(maps.Keys(records)) {
+		v := records[k]
 		size := len(k) + len(v) + len(" =\n")
 		n := size + len(strconv.Itoa(size))
 		if size+len(strconv.Itoa(n)) != n {

@@ -35,8 +35,16 @@ type Volume struct {
 	UUID      string
 	PartUUID  string
 	PartLabel string
-	Reason    string          // why it cannot be opened; "" when it can, as far as known
-	Extents   []volume.Extent // where it lies on the point's disks; empty when that is not simple
+	Start     int64 // of a partition: its offset on what has it, bytes
+
+	Group, Logical         string // of a logical volume: the names of its group and its own
+	GroupUUID, LogicalUUID string // as lvm prints them
+	Array                  string // of what lies on an array: its name below /dev
+	ArrayUUID              string // as blkid prints it
+
+	Reason string // why it cannot be opened; "" when it can, as far as known
+	// Extents is where it lies on the point's disks; empty when that is not simple.
+	Extents []volume.Extent
 }
 
 // Volumes is what a scan of a point's disks found.
@@ -56,7 +64,7 @@ type Scanner func(ctx context.Context) (Volumes, error)
 // Node is an inode of one of a tree's volumes. Node numbers are the same
 // whenever the same point is opened.
 type Node struct {
-	Volume int32 // index in Tree.Volumes
+	Volume int32 // index in Tree.Volumes, or Drives
 	Ino    filesystem.Ino
 }
 
@@ -123,6 +131,9 @@ func (t *Tree) Reader(ctx context.Context, index int32) (filesystem.Reader, erro
 	f, err := t.load(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if index == Drives {
+		return drives{}, nil
 	}
 	if index < 0 || int(index) >= len(f.readers) {
 		return nil, fmt.Errorf("volume %d of %d: %w", index, len(f.readers), filesystem.ErrNotExist)

@@ -13,6 +13,7 @@ type View struct {
 	tree   *Tree
 	root   Node
 	mounts map[Node]Node // covered directory → root of what is mounted there; nil for one volume
+	drives []drive       // of a Windows guest: what is in its root, which is the only node of Drives
 }
 
 // Entry is one name in a directory of a view.
@@ -82,6 +83,9 @@ func (v *View) Root() *Place { return &Place{Node: v.root} }
 
 // Lookup finds a name in a directory. A mount point gives what is mounted.
 func (v *View) Lookup(ctx context.Context, dir Node, name string) (Node, error) {
+	if dir.Volume == Drives {
+		return v.lookupDrive(name)
+	}
 	r, err := v.tree.Reader(ctx, dir.Volume)
 	if err != nil {
 		return Node{}, err
@@ -96,6 +100,9 @@ func (v *View) Lookup(ctx context.Context, dir Node, name string) (Node, error) 
 // ReadDir calls fn for each entry from cookie on (0: the start) until fn
 // returns false. A damaged part is skipped and its error returned at the end.
 func (v *View) ReadDir(ctx context.Context, dir Node, cookie uint64, fn func(Entry) bool) error {
+	if dir.Volume == Drives {
+		return v.readDrives(ctx, cookie, fn)
+	}
 	r, err := v.tree.Reader(ctx, dir.Volume)
 	if err != nil {
 		return err

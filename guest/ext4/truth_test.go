@@ -82,3 +82,14 @@ func TestTruth(t *testing.T) {
 		})
 	}
 }
+
+// TestTruthLarge does so with 100,000 names, in the long run.
+func TestTruthLarge(t *testing.T) {
+	if !filesystemtest.Long() {
+		t.Skip("only with CAIRN_LONG=1")
+	}
+	image := populated(t, 1<<30, filesystemtest.LargeScale(), "mkfs.ext4", "-q", "-N", "200000")
+	want := filesystemtest.Truth(t, image, "ro")
+	open := func(t *testing.T) filesystem.Reader { return openImage(t, image) }
+	filesystemtest.TestReader(t, open, want, filesystemtest.AllFields)
+}

@@ -6,12 +6,18 @@ import (
 
 	"cairn/guest/ext4"
 	"cairn/guest/filesystem"
+	"cairn/guest/ntfs"
+	"cairn/guest/vfat"
+	"cairn/guest/xfs"
 )
 
 // kind is what can be done with a type of volume.
 type kind struct {
 	// open is the reader; nil: there is none and reason says why.
-	open      func(ctx context.Context, r io.ReaderAt, size int64) (filesystem.Reader, error)
+	open func(ctx context.Context, r io.ReaderAt, size int64) (filesystem.Reader, error)
+	// openSeveral is that of a filesystem that may lie on several volumes.
+	openSeveral func(ctx context.Context, parts []Part) (filesystem.Reader, error)
+
 	reason    string
 	encrypted bool
 }
@@ -20,15 +26,15 @@ const noReader = "Cairn has no reader for this filesystem yet; its raw bytes are
 
 // kinds has one row for each type that probe may give.
 var kinds = map[string]kind{
-	"ext2": {open: openExt},
-	"ext3": {open: openExt},
-	"ext4": {open: openExt},
+	"ext2":  {open: reader(ext4.Open)},
+	"ext3":  {open: reader(ext4.Open)},
+	"ext4":  {open: reader(ext4.Open)},
+	"xfs":   {open: reader(xfs.Open)},
+	"ntfs":  {open: reader(ntfs.Open)},
+	"vfat":  {open: reader(vfat.Open)},
+	"exfat": {open: reader(vfat.Open)},
 
-	"xfs":      {reason: noReader},
 	"btrfs":    {reason: noReader},
-	"ntfs":     {reason: noReader},
-	"vfat":     {reason: noReader},
-	"exfat":    {reason: noReader},
 	"iso9660":  {reason: noReader},
 	"squashfs": {reason: noReader},
 	"erofs":    {reason: noReader},
@@ -39,20 +45,42 @@ var kinds = map[string]kind{
 
 	"luks":      {reason: "encrypted by the guest (LUKS)", encrypted: true},
 	"bitlocker": {reason: "encrypted by the guest (BitLocker)", encrypted: true},
-	"lvm2-pv":   {reason: "a physical volume of LVM; logical volumes are not assembled yet"},
-	"md-member": {reason: "a member of a Linux software RAID; arrays are not assembled yet"},
+	"lvm2-pv":   {reason: "a physical volume of LVM"},
+	"md-member": {reason: "a member of a Linux software RAID"},
 	"jbd":       {reason: "an external journal of an ext filesystem, no files"},
 	"swap":      {reason: "swap space, no files"},
-	"swsuspend": {reason: "swap space that holds the memory of a hibernated system, no files"},
+	"swsuspend": {reason: "swap space with the memory of the guest, which was hibernating; no files"},
 	"unknown":   {reason: "nothing known was found on it"},
+
+	"bcache":         {reason: "a device of bcache, whose newest data may lie on its cache; it is not assembled"},
+	"bcachefs":       {reason: noReader},
+	"ceph_bluestore": {reason: "an object store of Ceph, no files"},
+	"dm-integrity":   {reason: "a device of dm-integrity; it is not assembled"},
+	"dm-verity":      {reason: "checksums of dm-verity, no files"},
+	"drbd":           {reason: "the metadata of DRBD, and nothing else that is known"},
+	"gfs2":           {reason: noReader},
+	"jfs":            {reason: noReader},
+	"nilfs2":         {reason: noReader},
+	"ocfs2":          {reason: noReader},
+	"oracleasm":      {reason: "a disk of Oracle ASM; it is not assembled"},
+	"reiserfs":       {reason: noReader},
+	"stratis":        {reason: "a device of a Stratis pool; it is not assembled"},
+	"udf":            {reason: noReader},
+	"vdo":            {reason: "a device of VDO; it is not assembled"},
+	"vmfs":           {reason: "a datastore of VMware (VMFS), for which there is no reader"},
+	"zfs-member":     {reason: "a device of a ZFS pool, for which there is no reader"},
 }
 
-func openExt(ctx context.Context, r io.ReaderAt, size int64) (filesystem.Reader, error) {
-	fs, err := ext4.Open(ctx, r, size)
-	if err != nil {
-		return nil, err // a typed nil must not become a Reader
+// reader makes a kind's open of a reader's own: a typed nil must not become a
+// Reader.
+func reader[FS filesystem.Reader](open func(context.Context, io.ReaderAt, int64) (FS, error)) func(context.Context, io.ReaderAt, int64) (filesystem.Reader, error) {
+	return func(ctx context.Context, r io.ReaderAt, size int64) (filesystem.Reader, error) {
+		fs, err := open(ctx, r, size)
+		if err != nil {
+			return nil, err
+		}
+		return fs, nil
 	}
-	return fs, nil
 }
 
 // partTypeReasons says what partitions without a filesystem are for.

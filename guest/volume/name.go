@@ -21,17 +21,7 @@ func (s *Set) nameVolumes() {
 }
 
 func (v *Volume) baseName() string {
-	name := sanitise(v.Disk)
-	if name == "" {
-		name = "disk"
-	}
-	if v.Partition > 0 {
-		if last := name[len(name)-1]; last >= '0' && last <= '9' {
-			name += "p" // nvme0n1p1
-		}
-		name += fmt.Sprint(v.Partition)
-	}
-	name += "-" + v.Type
+	name := v.stem + "-" + v.Type
 	if label := sanitise(v.Label); label != "" {
 		return name + "-" + label
 	}
@@ -39,6 +29,22 @@ func (v *Volume) baseName() string {
 		return name + "-" + label
 	}
 	return name
+}
+
+// stem makes the beginning of a volume's name of that of its device.
+func stem(device, otherwise string) string {
+	if s := sanitise(device); s != "" {
+		return s
+	}
+	return otherwise
+}
+
+// partitionStem names a partition as Linux does: vda1, nvme0n1p1, md0p1.
+func partitionStem(of Volume, number int) string {
+	if last := of.stem[len(of.stem)-1]; last >= '0' && last <= '9' || of.Logical != "" {
+		return fmt.Sprintf("%sp%d", of.stem, number)
+	}
+	return fmt.Sprintf("%s%d", of.stem, number)
 }
 
 // sanitise keeps letters, digits, '.', '-' and '_' of at most 48 runes, and

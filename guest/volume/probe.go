@@ -2,9 +2,14 @@ package volume
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
+
+	"cairn/guest/filesystem"
+	"cairn/guest/volume/lvm"
+	"cairn/guest/volume/md"
 )
 
 // headBytes is what probing reads from the start of a volume: up to the
@@ -27,14 +32,14 @@ func (h *head) has(off int, magic string) bool {
 // beginning of what they contain may show through.
 var probes = []func(h *head, v *Volume) bool{
 	probeLUKS, probeMD, probeLVM, probeBitLocker,
-	probeExt, probeXFS, probeBtrfs, probeISO, probeRest,
-	probeNTFS, probeExFAT, probeFAT, probeSwap,
+	probeExt, probeXFS, probeBtrfs, probeISO, probeMagic,
+	probeNTFS, probeExFAT, probeFAT, probeSwap, probeFar,
 }
 
 // probe finds out what a volume holds and fills Type, Label, UUID and Reason.
-func probe(r io.ReaderAt, v *Volume) {
+func probe(r io.ReaderAt, v *Volume, kinds map[string]kind) {
 	h := &head{b: make([]byte, min(headBytes, v.Size)), r: r, size: v.Size}
-	v.Type = "unknown"
+	v.Type, v.Reason = "unknown", ""
 	if _, err := r.ReadAt(h.b, 0); err != nil && err != io.EOF {
 		v.Reason = fmt.Sprintf("it cannot be read: %v", err)
 		return
@@ -44,7 +49,9 @@ func probe(r io.ReaderAt, v *Volume) {
 			break
 		}
 	}
-	v.Reason = kinds[v.Type].reason
+	if v.Reason == "" {
+		v.Reason = kinds[v.Type].reason
+	}
 	if why, ok := partTypeReasons[v.PartType]; ok && v.Type == "unknown" {
 		v.Reason = why
 	}
@@ -70,61 +77,42 @@ func probeLUKS(h *head, v *Volume) bool {
 	if !h.has(0, "LUKS\xBA\xBE") || len(h.b) < 512 {
 		return false
 	}
+	version := be.Uint16(h.b[6:])
 	v.Type, v.UUID = "luks", text(h.b[168:208])
-	if be.Uint16(h.b[6:]) == 2 {
-		v.Label = text(h.b[24:72])
+	v.Reason = fmt.Sprintf("encrypted by the guest (LUKS%d, UUID %s)", version, v.UUID)
+	if version == 2 {
+		if v.Label = text(h.b[24:72]); v.Label != "" {
+			v.Reason = fmt.Sprintf("encrypted by the guest (LUKS2, label %q, UUID %s)", v.Label, v.UUID)
+		}
 	}
 	return true
 }
 
-// probeMD: the superblock lies at the start (1.1), 4 KiB behind it (1.2), or
-// near the end (1.0, 0.90).
+// probeMD looks for a member of an array; package md knows where.
 func probeMD(h *head, v *Volume) bool {
-	const magic = "\xFC\x4E\x2B\xA9"
-	for _, off := range []int{0, 4096} {
-		if h.has(off, magic) && len(h.b) >= off+256 && le.Uint32(h.b[off+4:]) == 1 {
-			return v.setMD(h.b[off:])
-		}
+	s, err := md.Find(h.r, h.size)
+	if s == nil {
+		return false
 	}
-	b := make([]byte, 256)
-	at := func(off int64) bool {
-		if off <= 0 || off > h.size-int64(len(b)) {
-			return false
-		}
-		_, err := h.r.ReadAt(b, off)
-		return err == nil && string(b[:4]) == magic
+	v.Type, v.UUID, v.Label = "md-member", s.UUID, s.Name
+	if err != nil {
+		v.Reason = fmt.Sprintf("a member of a Linux software RAID that cannot be used: %v", err)
 	}
-	if at((h.size/512-16)&^7*512) && le.Uint32(b[4:]) == 1 {
-		return v.setMD(b)
-	}
-	if at(h.size&^0xFFFF-0x10000) && le.Uint32(b[4:]) == 0 {
-		v.Type = "md-member"
-		v.UUID = uuid(bytes.Join([][]byte{b[20:24], b[52:64]}, nil))
-		return true
-	}
-	return false
-}
-
-func (v *Volume) setMD(b []byte) bool {
-	v.Type, v.UUID, v.Label = "md-member", uuid(b[16:]), text(b[32:64])
 	return true
 }
 
-// probeLVM: the label lies in one of the first four sectors.
+// probeLVM looks for a physical volume; package lvm knows where.
 func probeLVM(h *head, v *Volume) bool {
-	for off := 0; off < 4*512; off += 512 {
-		if h.has(off, "LABELONE") && h.has(off+24, "LVM2 001") && len(h.b) >= off+64 {
-			id := h.b[off+32 : off+64]
-			parts := make([]string, 0, 7)
-			for _, n := range []int{6, 4, 4, 4, 4, 4, 6} {
-				parts = append(parts, string(id[:n]))
-				id = id[n:]
-			}
-			v.Type, v.UUID = "lvm2-pv", strings.Join(parts, "-")
-			return true
-		}
+	pv, err := lvm.Find(h.r, h.size)
+	switch {
+	case errors.Is(err, filesystem.ErrCorrupt):
+		v.Type, v.Reason = "lvm2-pv", fmt.Sprintf("a physical volume of LVM that cannot be used: %v", err)
+	case err != nil || pv == nil:
+		return false
+	default:
+		v.Type, v.UUID = "lvm2-pv", pv.UUID
 	}
-	return false
+	return true
 }
 
 func probeBitLocker(h *head, v *Volume) bool {
@@ -177,7 +165,9 @@ func probeBtrfs(h *head, v *Volume) bool {
 	if !h.has(super+0x40, "_BHRfS_M") || len(h.b) < super+0x22B {
 		return false
 	}
-	v.Type, v.UUID, v.Label = "btrfs", uuid(h.b[super+0x20:]), text(h.b[super+0x12B:super+0x22B])
+	s := h.b[super:]
+	v.Type, v.UUID, v.Label = "btrfs", uuid(s[0x20:]), text(s[0x12B:0x22B])
+	v.several = &several{filesystem: v.UUID, part: uuid(s[0x10B:]), number: le.Uint64(s[0xC9:]), count: le.Uint64(s[0x88:])}
 	return true
 }
 
@@ -194,28 +184,6 @@ func probeISO(h *head, v *Volume) bool {
 		v.UUID = strings.Join([]string{t[:4], t[4:6], t[6:8], t[8:10], t[10:12], t[12:14], t[14:16]}, "-")
 	}
 	return true
-}
-
-// probeRest names filesystems that have a plain magic number.
-func probeRest(h *head, v *Volume) bool {
-	for _, m := range []struct {
-		off         int
-		magic, name string
-	}{
-		{0, "hsqs", "squashfs"},
-		{1024, "\xE2\xE1\xF5\xE0", "erofs"},
-		{1024, "\x10\x20\xF5\xF2", "f2fs"},
-		{3, "ReFS\x00", "refs"},
-		{1024, "H+\x00\x04", "hfsplus"},
-		{1024, "HX\x00\x05", "hfsplus"},
-		{32, "NXSB", "apfs"},
-	} {
-		if h.has(m.off, m.magic) {
-			v.Type = m.name
-			return true
-		}
-	}
-	return false
 }
 
 func probeNTFS(h *head, v *Volume) bool {
@@ -269,19 +237,19 @@ func probeFAT(h *head, v *Volume) bool {
 	return true
 }
 
-// probeSwap: the magic ends the first page, whose size is the guest's.
+// probeSwap: the magic ends the first page, whose size is the guest's. Where it
+// slept, the image of its memory has another one.
 func probeSwap(h *head, v *Volume) bool {
 	for _, page := range []int{4096, 8192, 16384, 65536} {
-		kind := ""
 		switch {
 		case h.has(page-10, "SWAPSPACE2"), h.has(page-10, "SWAP-SPACE"):
-			kind = "swap"
+			v.Type = "swap"
 		case h.has(page-10, "S1SUSPEND\x00"), h.has(page-10, "S2SUSPEND\x00"), h.has(page-10, "ULSUSPEND\x00"), h.has(page-10, "LINHIB0001"):
-			kind = "swsuspend"
+			v.Type = "swsuspend"
 		default:
 			continue
 		}
-		v.Type, v.UUID, v.Label = kind, uuid(h.b[1024+12:]), text(h.b[1024+28:1024+44])
+		v.UUID, v.Label = uuid(h.b[1024+12:]), text(h.b[1024+28:1024+44])
 		return true
 	}
 	return false

@@ -49,10 +49,10 @@ const maxPartitions = 256
 // fit gives the partitions that lie on the disk. What leaves the disk is
 // clipped, what lies outside is noted and left out, what overlaps an earlier
 // one is kept but refused.
-func (t *table) fit(d Disk) []Volume {
+func (t *table) fit(size int64) []Volume {
 	var kept []Volume
 	for _, v := range t.parts {
-		if v.Start <= 0 || v.Start >= d.Size || v.Size <= 0 {
+		if v.Start <= 0 || v.Start >= size || v.Size <= 0 {
 			t.note("partition %d lies outside the disk and is ignored", v.Partition)
 			continue
 		}
@@ -60,15 +60,16 @@ func (t *table) fit(d Disk) []Volume {
 			t.note("the disk has more than %d partitions; the rest is ignored", maxPartitions)
 			break
 		}
-		v.Disk = d.Name
-		if v.Size > d.Size-v.Start {
-			v.Size = d.Size - v.Start
+		if v.Size > size-v.Start {
+			v.Size = size - v.Start
 			t.note("partition %d ends behind the disk; what is there is shown", v.Partition)
 		}
-		for _, k := range kept {
-			if v.Start < k.Start+k.Size && k.Start < v.Start+v.Size {
-				v.Reason = fmt.Sprintf("overlaps partition %d", k.Partition)
-				break
+		for i := range kept {
+			if k := &kept[i]; v.Start < k.Start+k.Size && k.Start < v.Start+v.Size {
+				k.shared, v.shared = true, true
+				if v.Reason == "" {
+					v.Reason = fmt.Sprintf("overlaps partition %d", k.Partition)
+				}
 			}
 		}
 		kept = append(kept, v)

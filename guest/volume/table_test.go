@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -89,13 +90,18 @@ func TestPartitionsThatLeaveTheDisk(t *testing.T) {
 		t.Error("a partition that overlaps was opened")
 	}
 	for i := range s.Volumes {
-		r := s.Section(&s.Volumes[i])
+		r := io.NewSectionReader(s.Image(&s.Volumes[i]), 0, 1<<40)
 		if n, err := io.Copy(io.Discard, r); err != nil || n != s.Volumes[i].Size {
 			t.Errorf("%s: %d raw bytes, %v", s.Volumes[i].Name, n, err)
 		}
 	}
-	if s.Section(&Volume{Disk: "vda", Start: 1 << 19, Size: 1 << 20}) != nil || s.Section(&Volume{Disk: "vdz"}) != nil {
-		t.Error("a section outside the disks")
+	for i, want := range []int{0, 0, 1} { // two that overlap
+		if got := len(s.Volumes[i].Extents); got != want {
+			t.Errorf("%s: %d extents, want %d", s.Volumes[i].Name, got, want)
+		}
+	}
+	if s.Image(&Volume{Disk: "vda", Start: 1 << 19, Size: 1 << 20}) != nil {
+		t.Error("the image of a volume that the scan did not find")
 	}
 }
 
@@ -190,7 +196,7 @@ func TestProbe(t *testing.T) {
 				t.Errorf("got %s %q %q, blkid says %s %q %q", v.Type, v.Label, v.UUID, want["TYPE"], want["LABEL"], want["UUID"])
 			}
 			_, err = s.Open(context.Background(), &v)
-			if opens := strings.HasPrefix(v.Type, "ext"); opens != (err == nil) {
+			if opens := !slices.Contains([]string{"jbd", "swap", "luks", "btrfs"}, v.Type); opens != (err == nil) {
 				t.Errorf("%s: open: %v", v.Type, err)
 			}
 			if err != nil && v.Reason == "" {
@@ -207,10 +213,15 @@ func TestProbeMagics(t *testing.T) {
 		want, label, uuid string
 		pieces            map[int64]string
 	}{
-		{"lvm2-pv", "", "abcdef-ghij-klmn-opqr-stuv-wxyz-012345", map[int64]string{512: "LABELONE", 536: "LVM2 001", 544: "abcdefghijklmnopqrstuvwxyz012345"}},
-		{"md-member", "host:0", "01020304-0506-0708-090a-0b0c0d0e0f10", map[int64]string{4096: "\xFC\x4E\x2B\xA9\x01", 4112: "\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0A\x0B\x0C\x0D\x0E\x0F\x10host:0"}},
-		{"md-member", "", "", map[int64]string{size - 8192: "\xFC\x4E\x2B\xA9\x01", 0: "XFSB"}},
-		{"md-member", "", "", map[int64]string{size - 65536: "\xFC\x4E\x2B\xA9\x00", 0: "XFSB"}},
+		{"lvm2-pv", "", "", map[int64]string{512: "LABELONE", 536: "LVM2 001", 544: "abcdefghijklmnopqrstuvwxyz012345"}},
+		{"md-member", "", "00000000-0000-0000-0000-000000000000", map[int64]string{size - 65536: "\xFC\x4E\x2B\xA9\x00", 0: "XFSB"}},
+		{"luks", "secret", "11112222-3333", map[int64]string{0: "LUKS\xBA\xBE\x00\x02", 24: "secret", 168: "11112222-3333"}},
+		{"swsuspend", "", "", map[int64]string{4086: "S1SUSPEND\x00"}},
+		{"vmfs", "", "", map[int64]string{1 << 20: "\x0D\xD0\x01\xC0"}},
+		{"zfs-member", "", "", map[int64]string{150 << 10: "\x0C\xB1\xBA\x00\x00\x00\x00\x00"}},
+		{"drbd", "", "", map[int64]string{size - 4096 + 60: "\x83\x74\x02\x6B"}},
+		{"bcache", "", "", map[int64]string{4120: "\xC6\x85\x73\xF6\x4E\x1A\x45\xCA\x82\x65\xF5\x7F\x48\xBA\x6D\x81"}},
+		{"jbd", "", "", map[int64]string{1024 + 4: "\x01", 1024 + 0x38: "\x53\xEF", 1024 + 0x60: "\x08"}},
 		{"bitlocker", "", "", map[int64]string{3: "-FVE-FS-"}},
 		{"iso9660", "DEBIAN 12", "2023-06-10-08-53-19-00", map[int64]string{0x8000: "\x01CD001", 0x8028: "DEBIAN 12   ", 0x8000 + 830: "2023061008531900"}},
 		{"squashfs", "", "", map[int64]string{0: "hsqs"}},
@@ -230,19 +241,22 @@ func TestProbeMagics(t *testing.T) {
 
 // TestNames are unique and cannot lead out of a directory.
 func TestNames(t *testing.T) {
+	vda, vdb, nvme := Volume{stem: stem("vda", "disk")}, Volume{stem: stem("vdb", "disk")}, Volume{stem: stem("nvme0n1", "disk")}
 	s := &Set{Volumes: []Volume{
-		{Disk: "vda", Partition: 1, Type: "ext4", Label: "../../etc"},
-		{Disk: "vda", Partition: 1, Type: "ext4", Label: "//etc"},
-		{Disk: "..", Type: "xfs"},
-		{Disk: "vdb", Type: "ntfs", Label: "Größe\x00\n 1", PartLabel: "not used"},
-		{Disk: "vdb", Partition: 2, Type: "ntfs", Label: "\xff\xfe", PartLabel: strings.Repeat("x", 200)},
+		{stem: partitionStem(vda, 1), Type: "ext4", Label: "../../etc"},
+		{stem: partitionStem(vda, 1), Type: "ext4", Label: "//etc"},
+		{stem: stem("..", "disk"), Type: "xfs"},
+		{stem: vdb.stem, Type: "ntfs", Label: "Größe\x00\n 1", PartLabel: "not used"},
+		{stem: partitionStem(vdb, 2), Type: "ntfs", Label: "\xff\xfe", PartLabel: strings.Repeat("x", 200)},
+		{stem: partitionStem(nvme, 3), Type: "xfs"},
+		{stem: partitionStem(Volume{stem: stem("vg-a/b", "lvm"), Logical: "a/b"}, 1), Type: "xfs"},
 	}}
 	s.nameVolumes()
 	var got []string
 	for _, v := range s.Volumes {
 		got = append(got, v.Name)
 	}
-	want := "vda1-ext4-etc vda1-ext4-etc-2 disk-xfs vdb-ntfs-Größe___1 vdb2-ntfs-" + strings.Repeat("x", 48)
+	want := "vda1-ext4-etc vda1-ext4-etc-2 disk-xfs vdb-ntfs-Größe___1 vdb2-ntfs-" + strings.Repeat("x", 48) + " nvme0n1p3-xfs vg-a_bp1-xfs"
 	if strings.Join(got, " ") != want {
 		t.Errorf("got  %s\nwant %s", strings.Join(got, " "), want)
 	}
@@ -311,12 +325,12 @@ func FuzzScan(f *testing.F) {
 		seen := make(map[string]bool)
 		for i := range s.Volumes {
 			v := &s.Volumes[i]
-			if seen[v.Name] || strings.Contains(v.Name, "/") || v.Start < 0 || v.Size <= 0 || v.Start+v.Size > image.size {
+			if seen[v.Name] || strings.Contains(v.Name, "/") || v.Start < 0 || v.Size <= 0 || v.Disk != "" && v.Start+v.Size > image.size {
 				t.Fatalf("volume %+v", v)
 			}
 			seen[v.Name] = true
-			if s.Section(v) == nil {
-				t.Fatalf("no section of %+v", v)
+			if s.Image(v) == nil && v.Reason == "" {
+				t.Fatalf("no image of %+v", v)
 			}
 			s.Open(context.Background(), v)
 		}

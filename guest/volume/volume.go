@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"cairn/guest/filesystem"
+	"cairn/guest/volume/device"
 )
 
 // Disk is one disk of a guest at one instant.
@@ -16,14 +17,20 @@ type Disk struct {
 	Size   int64 // bytes
 }
 
-// Volume is a part of a disk that may hold a filesystem.
+// Extent is a piece of a volume: Size bytes at Offset of it, and where they lie,
+// at DiskOffset of Disk.
+type Extent = device.Extent
+
+// Volume is a part of a disk, an array or a logical volume that may hold a
+// filesystem.
 type Volume struct {
-	// Name is <disk><partition>-<type>[-<label or partition name>]. It is
-	// safe as the name of a directory and unique in its Set.
+	// Name is <device>-<type>[-<label or partition name>], where device is
+	// "vda1", "md0", or "group-volume". It is safe as the name of a directory
+	// and unique in its Set.
 	Name      string
-	Disk      string
-	Partition int    // 0: the whole disk
-	Start     int64  // byte offset on the disk
+	Disk      string // "" when it is a logical volume or lies on an array
+	Partition int    // 0: the whole disk, array or logical volume
+	Start     int64  // byte offset on what has the partition
 	Size      int64  // bytes
 	Type      string // as blkid names it, with the exceptions in kind.go; "unknown"
 	Label     string
@@ -31,18 +38,26 @@ type Volume struct {
 	PartUUID  string
 	PartLabel string
 	PartType  string // GPT: lower-case UUID; MBR: "0x83"
-	Reason    string // why it cannot be opened as a tree; "" when it can
-	// Extents says where the volume's bytes lie on the disks, by ascending
-	// Offset; what is mirrored has several with one Offset. Empty when that
-	// cannot be said simply.
-	Extents []Extent
-}
 
-// Extent is a range of a volume that lies in one piece on a disk.
-type Extent struct {
-	Offset, Size int64 // bytes, in the volume
-	Disk         string
-	DiskOffset   int64 // bytes
+	Group, Logical         string // of a logical volume: the names of its group and its own
+	GroupUUID, LogicalUUID string // as lvm prints them
+	Array                  string // of what lies on an array: its name below /dev, "md0" or "data"
+	ArrayUUID              string // as blkid prints it
+
+	Reason string // why it cannot be opened as a tree; "" when it can
+
+	// Extents says where the volume's bytes lie, ascending by Offset, with all
+	// copies of those that are mirrored. It is empty when that cannot be said
+	// simply: thin volumes, snapshots and what has them, parity, filesystems on
+	// several volumes, and partitions that overlap.
+	Extents []Extent
+
+	stem     string // the beginning of Name
+	device   device.Device
+	shared   bool     // others use its bytes, too
+	overlaps bool     // and come before it
+	several  *several // of a filesystem that may lie on several volumes
+	parts    []Part   // of one that does
 }
 
 // Set is what was found on the disks of one restore point.
@@ -51,100 +66,61 @@ type Set struct {
 	// Notes says in plain words what was damaged or refused.
 	Notes []string
 
-	disks map[string]Disk
+	kinds map[string]kind
 }
 
-// Scan reads the partition tables and probes what lies in the partitions.
-// The only error is ctx's, or two disks of one name; what is damaged or
-// cannot be read is noted.
+// Scan finds the volumes on all disks of a point: partitions, what arrays and
+// volume groups are made of, and what lies in those in turn. The only error is
+// ctx's, or two disks of one name; what is damaged or cannot be read is noted.
 func Scan(ctx context.Context, disks []Disk) (*Set, error) {
-	s := &Set{disks: make(map[string]Disk, len(disks))}
-	for _, d := range disks {
-		if _, twice := s.disks[d.Name]; twice {
-			return nil, fmt.Errorf("volume: two disks are named %q", d.Name)
-		}
-		s.disks[d.Name] = d
-		if err := s.scanDisk(ctx, d); err != nil {
-			return nil, fmt.Errorf("volume: disk %s: %w", d.Name, err)
-		}
-	}
-	s.nameVolumes()
-	for i := range s.Volumes {
-		v := &s.Volumes[i]
-		v.Extents = []Extent{{Size: v.Size, Disk: v.Disk, DiskOffset: v.Start}}
-	}
-	return s, nil
+	return scanKinds(ctx, disks, kinds)
 }
 
-func (s *Set) note(disk, format string, args ...any) {
+func (s *Set) note(where, format string, args ...any) {
 	const maxNotes = 200
 	if len(s.Notes) < maxNotes {
-		s.Notes = append(s.Notes, disk+": "+fmt.Sprintf(format, args...))
+		s.Notes = append(s.Notes, where+": "+fmt.Sprintf(format, args...))
 	}
-}
-
-func (s *Set) scanDisk(ctx context.Context, d Disk) error {
-	if d.Size <= 0 || d.Image == nil {
-		s.note(d.Name, "the disk is empty")
-		return ctx.Err()
-	}
-	t, err := readTable(ctx, d)
-	if err != nil {
-		return err
-	}
-	parts := t.fit(d)
-	for _, n := range t.notes {
-		s.note(d.Name, "%s", n)
-	}
-	if !t.found {
-		v := Volume{Disk: d.Name, Size: d.Size}
-		probe(d.Image, &v)
-		s.Volumes = append(s.Volumes, v)
-		return nil
-	}
-	for _, v := range parts {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		refused := v.Reason
-		probe(io.NewSectionReader(d.Image, v.Start, v.Size), &v)
-		if refused != "" {
-			v.Reason = refused
-			s.note(d.Name, "partition %d: %s", v.Partition, refused)
-		}
-		s.Volumes = append(s.Volumes, v)
-	}
-	return nil
 }
 
 // Open opens the filesystem on a volume of this set. For what has no reader
 // the error wraps filesystem.ErrUnsupported (or ErrEncrypted) and says what
 // the volume is.
 func (s *Set) Open(ctx context.Context, v *Volume) (filesystem.Reader, error) {
+	k := s.kinds[v.Type]
 	if v.Reason != "" {
 		err := filesystem.ErrUnsupported
-		if kinds[v.Type].encrypted {
+		if k.encrypted {
 			err = filesystem.ErrEncrypted
 		}
 		return nil, fmt.Errorf("volume %s: %w: %s", v.Name, err, v.Reason)
 	}
-	open := kinds[v.Type].open
-	section := s.Section(v)
-	if open == nil || section == nil {
+	image := s.Image(v)
+	if image == nil || k.open == nil && k.openSeveral == nil {
 		return nil, fmt.Errorf("volume %s: %w: no reader for %s", v.Name, filesystem.ErrUnsupported, v.Type)
 	}
-	r, err := open(ctx, section, v.Size)
+	var r filesystem.Reader
+	var err error
+	if k.openSeveral != nil {
+		parts := v.parts
+		if len(parts) == 0 {
+			parts = []Part{{image, v.Size}}
+		}
+		r, err = k.openSeveral(ctx, parts)
+	} else {
+		r, err = k.open(ctx, image, v.Size)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("volume %s: %w", v.Name, err)
 	}
 	return r, nil
 }
 
-// Section gives a volume's raw bytes; nil when its disk is not in the set.
-func (s *Set) Section(v *Volume) *io.SectionReader {
-	d, ok := s.disks[v.Disk]
-	if !ok || d.Image == nil || v.Start < 0 || v.Size < 0 || v.Start > d.Size || v.Size > d.Size-v.Start {
-		return nil
+// Image gives a volume's raw bytes, v.Size of them; nil when they cannot be
+// read at all. Of a partition or a disk they come straight from the disk's image.
+func (s *Set) Image(v *Volume) io.ReaderAt {
+	if v.device == nil {
+		return nil // not an interface around a nil
 	}
-	return io.NewSectionReader(d.Image, v.Start, v.Size)
+	return v.device
 }

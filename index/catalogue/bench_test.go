@@ -249,12 +249,25 @@ func benchIncremental(b *testing.B, spread bool) {
 		}
 		root := run(0, first, attempt, nil)
 		for range repeats {
-			run(1, second, attempt, func(reader *chunkstore.Reader, open func(*savedDisk) *ext4.FS) (*Point, *Before) {
+			next := run(1, second, attempt, func(reader *chunkstore.Reader, open func(*savedDisk) *ext4.FS) (*Point, *Before) {
 				return &Point{Root: root, Nodes: NewCache(reader, 16<<20)}, &Before{Reader: open(first), Changed: func(ctx context.Context, fn func(start, end int64) error) error {
 					return second.m.Changed(ctx, first.m, fn)
 				}}
 			})
 			attempt++
+			if n == 0 { // what costs little must be right, too
+				fs, err := ext4.Open(context.Background(), restorepoint.NewImage(second.m, nil), second.size)
+				if err != nil {
+					b.Fatal(err)
+				}
+				walked, _ := build(b, &Memory{}, fs, nil, nil)
+				if got, want := next.Volumes[0].Top.Dir.Hash, walked.Root.Volumes[0].Top.Dir.Hash; got != want {
+					b.Errorf("hash %x, by a walk %x", got, want)
+				}
+				if err := NewChecker(s.NewReader(8<<20)).Root(context.Background(), next); err != nil {
+					b.Error(err)
+				}
+			}
 		}
 		n++
 	}

@@ -105,7 +105,7 @@ type Volume struct {
 // volume is what the guest shows at Path.
 type Mount struct {
 	Path   string `json:"path"`
-	Volume int    `json:"volume"` // index in Root.Volumes
+	Volume int    `json:"volume"` // index in Root.Volumes; Drives
 	Dir    string `json:"dir"`
 }
 

@@ -3,6 +3,7 @@ package catalogue
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"cairn/chunkstore/chunk"
 )
@@ -12,10 +13,12 @@ import (
 const maxMemory = 1 << 30
 
 // Memory is a Sink that keeps the records, and Records that gives them; its
-// pack is the zero PackRef. Other packs are read from Under. It is not written
-// to and read at the same time.
+// pack is the zero PackRef. Other packs are read from Under. It may be read by
+// many goroutines, also while one writes.
 type Memory struct {
-	Under   Records // nil: there are no others
+	Under Records // nil: there are no others
+
+	mu      sync.RWMutex
 	records [][]byte
 	size    int
 }
@@ -26,6 +29,8 @@ func (m *Memory) AddRecord(encode func(open int) ([]byte, error)) (chunk.RecordL
 	if err != nil {
 		return chunk.RecordLoc{}, err
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.size += len(b); m.size > maxMemory {
 		return chunk.RecordLoc{}, fmt.Errorf("a catalogue of more than %d MiB is not made in memory: store it with cairn catalogue", maxMemory>>20)
 	}
@@ -50,6 +55,8 @@ func (m *Memory) ReadRecord(ctx context.Context, ref chunk.PackRef, n int) ([]by
 		}
 		return m.Under.ReadRecord(ctx, ref, n)
 	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
 	if n < 0 || n >= len(m.records) {
 		return nil, fmt.Errorf("%w: record %d of %d", ErrCorrupt, n, len(m.records))
 	}

@@ -68,7 +68,7 @@ func DecodeRoot(body []byte) (*Root, error) {
 		r.Volumes[i].Top, r.Volumes[i].below = &list[0], below[0]
 	}
 	for _, m := range r.Mounts {
-		if m.Volume < 0 || m.Volume >= len(r.Volumes) {
+		if m.Volume < Drives || m.Volume >= len(r.Volumes) {
 			return nil, fmt.Errorf("%w: a mount of volume %d of %d", ErrCorrupt, m.Volume, len(r.Volumes))
 		}
 	}

@@ -96,6 +96,11 @@ func newView(ctx context.Context, root *Root, nodes Nodes, known interner) (*Vie
 	var problems []string
 	var guest cover
 	for i, m := range root.Mounts {
+		if m.Volume == Drives && i == 0 {
+			virtual, top := rootOfDrives(nodes, root.Mounts)
+			v.nodes, guest.top = virtual, &top
+			continue
+		}
 		if m.Volume < 0 || m.Volume >= len(root.Volumes) {
 			return nil, nil, fmt.Errorf("mount of %q names volume %d of %d: %w", m.Path, m.Volume, len(root.Volumes), ErrCorrupt)
 		}

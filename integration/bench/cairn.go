@@ -22,7 +22,7 @@ type cairn struct {
 	verified  bool // the incremental's restored disk was compared once
 }
 
-// backupSummary is the last line of `cairn backup --json`.
+// backupSummary is a line of `cairn backup --json`.
 type backupSummary struct {
 	Type        string `json:"message_type"`
 	VM          string `json:"vm"`

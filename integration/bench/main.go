@@ -51,7 +51,7 @@ type options struct {
 
 // allRows are what -only chooses from.
 func allRows() []string {
-	return []string{"full", "day", "lost", "second", "restore", "mount", "copy", "idle", "disks", "nbd", "guest", "push"}
+	return []string{"full", "day", "lost", "second", "restore", "mount", "copy", "idle", "disks", "nbd", "guest", "push", "tree"}
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {

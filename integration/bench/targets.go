@@ -60,6 +60,8 @@ func targets() []target {
 		{Row: "nbd", Metric: nbdMBs, Against: []string{"nbdcopy"}, Limit: 0.8, AtLeast: true, Text: "NBD read: MB/s / nbdcopy's on the same export"},
 		{Row: "push", Metric: pushMBs, Limit: 20, AtLeast: true, Text: "a file back into a running guest: MB/s"},
 		{Row: "push", Metric: pushMBs, Against: []string{"qemu-ga"}, Limit: 10, AtLeast: true, Text: "a file back into a running guest: MB/s / guest-file-write's"},
+		{Row: "walk", Metric: filesPerS, Against: []string{"kernel"}, Limit: 0.5, AtLeast: true, Text: "walk of 200,000 files: files/s / kernel's loop mount"},
+		{Row: "new-point", Metric: firstLsS, Limit: 0.1, Worst: true, Text: "first ls of fs/ of a new point, s (worst run)"},
 		{Metric: rssBytes, Limit: 200, Unit: mib, Worst: true, Text: "peak RSS everywhere, MiB (worst run)"},
 	}
 }

@@ -37,7 +37,11 @@ var guestTools = []string{
 }
 
 // rootModules are the modules that the root disk holds for modprobe.
-var rootModules = []string{"kernel/lib/libcrc32c.ko", "kernel/fs/xfs/xfs.ko", "kernel/drivers/md/dm-mod.ko"}
+var rootModules = []string{
+	"kernel/lib/libcrc32c.ko", "kernel/fs/xfs/xfs.ko", "kernel/drivers/md/dm-mod.ko",
+	"kernel/fs/fat/fat.ko", "kernel/fs/fat/vfat.ko", "kernel/fs/nls/nls_cp437.ko", "kernel/fs/nls/nls_ascii.ko", "kernel/fs/nls/nls_utf8.ko",
+	"kernel/fs/exfat/exfat.ko", "kernel/drivers/cdrom/cdrom.ko", "kernel/fs/isofs/isofs.ko",
+}
 
 // tree is a directory that becomes a filesystem. The first error sticks, so
 // that the contents can be written down as a list.

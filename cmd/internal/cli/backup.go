@@ -18,7 +18,8 @@ import (
 	"cairn/qmp"
 )
 
-// summaryMessage ends `cairn backup --json`, once for each VM.
+// summaryMessage is in `cairn backup --json` once for each VM. A catalogueMessage
+// for each point comes behind them all.
 type summaryMessage struct {
 	Type        string   `json:"message_type"`
 	VM          string   `json:"vm"`

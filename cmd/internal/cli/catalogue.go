@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"text/tabwriter"
@@ -25,7 +26,16 @@ type catalogueMessage struct {
 	Error string          `json:"error,omitempty"`
 	Made  *catalogue.Made `json:"made,omitempty"`
 	// Volumes are the trees in it, and why others are not.
-	Volumes []catalogue.Volume `json:"volumes,omitempty"`
+	Volumes []catalogueVolume `json:"volumes,omitempty"`
+}
+
+// catalogueVolume is a volume in a catalogue.
+type catalogueVolume struct {
+	Name   string `json:"name"`
+	Type   string `json:"type"`
+	UUID   string `json:"uuid,omitempty"`
+	Hash   string `json:"hash,omitempty"` // of the whole tree: equal hashes, equal trees
+	Reason string `json:"reason,omitempty"`
 }
 
 // States of a catalogue.
@@ -138,7 +148,15 @@ func (a *app) makeCatalogues(ctx context.Context, cat *wire.Catalogue, list []*r
 func message(vm, id string, at time.Time, state string, root *catalogue.Root, err error) catalogueMessage {
 	msg := catalogueMessage{Type: "catalogue", VM: vm, Point: id, Time: restorepoint.DirName(at), State: state}
 	if root != nil {
-		msg.Made, msg.Volumes = &root.Made, root.Volumes
+		msg.Made = &root.Made
+		for i := range root.Volumes {
+			v := &root.Volumes[i]
+			row := catalogueVolume{Name: v.Name, Type: v.Type, UUID: v.UUID, Reason: v.Reason}
+			if v.Top != nil && v.Top.Dir != nil {
+				row.Hash = hex.EncodeToString(v.Top.Dir.Hash[:])
+			}
+			msg.Volumes = append(msg.Volumes, row)
+		}
 	}
 	if err != nil {
 		msg.Error = err.Error()

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"archive/tar"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -235,7 +236,33 @@ func TestFilesOfAPoint(t *testing.T) {
 	if got, err := os.ReadFile(filepath.Join(to, file)); err != nil || string(got) != body || body == "" {
 		t.Errorf("restored %d bytes, cat gave %d, %v", len(got), len(body), err)
 	}
+	// Once more, as after an interrupt: it is there, and whole.
+	out, _ = h.must(exitOK, "restore", "web01:"+file, "--to", to, "--resume")
+	if !strings.Contains(out, "1 of them were there already") {
+		t.Errorf("resumed: %s", out)
+	}
+	h.must(exitFailed, "restore", "web01:"+file, "--to", to)
 	h.must(exitUsage, "cat", "web01:/no/such/file")
+	h.must(exitUsage, "cat", "web01:/small")
+	h.must(exitUsage, "cat", "web01:"+file+"/")
+	small, _ := h.must(exitOK, "cat", "web01:/small/f03")
+	stream, _ := h.must(exitOK, "cat", "web01:/small/")
+	found := false
+	for r := tar.NewReader(strings.NewReader(stream)); ; {
+		e, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(r); e.Name == "small/f03" {
+			found = err == nil && string(got) == small && small != ""
+		}
+	}
+	if !found {
+		t.Error("/small/f03 is not in the tar stream")
+	}
 
 	raw := filepath.Join(to, "disk.raw")
 	h.must(exitOK, "restore", "web01@latest", "--disk", "vda", "--to", raw)

@@ -252,11 +252,11 @@ func (d *demo) crash(ctx context.Context) error {
 
 // proof compares a restored disk with the stopped VM's, byte for byte.
 func (d *demo) proof(ctx context.Context) error {
-	d.tell("\nThe proof: the VM is stopped, backed up, and its disk compared with the restored one.")
+	d.tell("\nThe proof: the VM is stopped, backed up with every block, deleted files too, and its disk compared with the restored one.")
 	if err := d.guest.Command(ctx, "stop", nil, nil); err != nil {
 		return err
 	}
-	if _, err := d.cairn(ctx, "backup", "web01"); err != nil {
+	if _, err := d.cairn(ctx, "backup", "web01", "--full-read", "--every-block"); err != nil {
 		return err
 	}
 	if err := d.guest.CopyDisk(ctx, "vda", filepath.Join(d.dir, "truth.raw")); err != nil {

@@ -1,16 +1,19 @@
 package cli
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"cairn/cmd/internal/wire"
 	"cairn/fs/tree"
@@ -210,14 +213,22 @@ func safe(name string) string {
 }
 
 func (a *app) catCmd() *cobra.Command {
-	return &cobra.Command{Use: "cat POINT:PATH", Short: "Print a file of a guest", Args: args(1, 1), RunE: func(c *cobra.Command, argv []string) error {
+	return &cobra.Command{Use: "cat POINT:PATH", Short: "Print a file of a guest, or a folder as a tar stream", Args: args(1, 1), Long: `Print a file of a guest:
+  cairn cat web01@latest:/etc/fstab
+
+A path that ends in a slash is a folder; it is printed as a tar stream with
+owners, modes, times to the nanosecond, hard links, extended attributes, ACLs and
+holes, in the PAX format of GNU tar:
+  cairn cat web01@latest:/srv/www/ | tar -x --xattrs --xattrs-include='*' --acls --numeric-owner
+  cairn cat web01@latest:/srv/www/ | ssh web02 tar -x -C /srv --xattrs --numeric-owner
+What tar cannot hold, or cannot be read, is listed and ends in exit code 3.`, RunE: func(c *cobra.Command, argv []string) error {
 		point, p, ok := splitPath(argv[0])
 		if !ok {
 			return usagef("name a file: cairn cat POINT:PATH")
 		}
 		return a.withCatalogue(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
 			ctx := c.Context()
-			v, _, p, err := viewAt(ctx, cat, point, p)
+			v, m, p, err := viewAt(ctx, cat, point, p)
 			if err != nil {
 				return err
 			}
@@ -225,9 +236,12 @@ func (a *app) catCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if strings.HasSuffix(argv[0], "/") {
+				return a.catTar(ctx, v, at, p, m.VM.Name)
+			}
 			f, err := v.Tree().Open(ctx, at.Node)
 			if errors.Is(err, filesystem.ErrIsDir) {
-				return usagef("%s is a directory: list it with cairn ls, copy it with cairn restore %s --to FOLDER", p, argv[0])
+				return usagef("%s is a directory: list it with cairn ls, copy it with cairn restore %s --to FOLDER, or print it as a tar stream with cairn cat %s/", p, argv[0], argv[0])
 			}
 			if err != nil {
 				return err
@@ -236,6 +250,34 @@ func (a *app) catCmd() *cobra.Command {
 			return err
 		})
 	}}
+}
+
+// catTar prints a folder as a tar stream.
+func (a *app) catTar(ctx context.Context, v *tree.View, at *tree.Place, p, vm string) error {
+	attr, err := v.Tree().Attr(ctx, at.Node)
+	if err != nil {
+		return err
+	}
+	if !attr.IsDir() {
+		return usagef("%s is no directory: cairn cat without the slash prints a file", p)
+	}
+	if f, ok := a.stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return usagef("a tar stream is not for a terminal: pipe it, as in cairn cat … | tar -x")
+	}
+	name := path.Base(p)
+	if name == "/" {
+		name = vm
+	}
+	out := bufio.NewWriterSize(a.stdout, 1<<20)
+	done, err := tree.TarOut(ctx, v, at, out, name, nil)
+	if err == nil {
+		err = out.Flush()
+	}
+	a.sayLosses(done)
+	if err == nil && len(done.Failures)+len(done.NotKept) > 0 {
+		err = errWarnings
+	}
+	return err
 }
 
 // contextReader ends with its context.

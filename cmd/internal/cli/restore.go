@@ -239,16 +239,7 @@ func (a *app) printCopied(from, to string, done tree.Copied) error {
 		if done.Present > 0 {
 			fmt.Fprintf(a.stdout, "  %d of them were there already\n", done.Present)
 		}
-		for _, l := range done.NotKept {
-			fmt.Fprintf(a.stderr, "  not kept: %s of %d files (%s), as of %s\n", safe(l.What), l.Count, l.Why, safe(l.Example))
-		}
-		for i, f := range done.Failures {
-			if i == maxShown {
-				fmt.Fprintf(a.stderr, "  … and %d more (--json lists them)\n", failed-maxShown)
-				break
-			}
-			fmt.Fprintf(a.stderr, "  not restored: %s: %v\n", safe(f.Path), f.Err)
-		}
+		a.sayLosses(done)
 	}
 	switch {
 	case failed > 0 && done.Files+done.Dirs+done.Links+done.Others == 0:
@@ -257,4 +248,18 @@ func (a *app) printCopied(from, to string, done tree.Copied) error {
 		return errWarnings
 	}
 	return nil
+}
+
+// sayLosses lists what was not restored, and what of the rest was not kept.
+func (a *app) sayLosses(done tree.Copied) {
+	for _, l := range done.NotKept {
+		fmt.Fprintf(a.stderr, "  not kept: %s of %d files (%s), as of %s\n", safe(l.What), l.Count, l.Why, safe(l.Example))
+	}
+	for i, f := range done.Failures {
+		if i == maxShown {
+			fmt.Fprintf(a.stderr, "  … and %d more (--json lists them)\n", int64(len(done.Failures))+done.MoreFailures-maxShown)
+			return
+		}
+		fmt.Fprintf(a.stderr, "  not restored: %s: %v\n", safe(f.Path), f.Err)
+	}
 }

@@ -23,7 +23,8 @@ type FS struct {
 type Inode struct {
 	filesystem.Attr
 	Data     []byte
-	Holes    [][2]int64 // ranges [start, end) of Data that are holes
+	Holes    [][2]int64      // ranges [start, end) of Data that are holes
+	Contents filesystem.File // instead of Data, when not nil
 	Target   string
 	Xattrs   []filesystem.Xattr
 	Children []filesystem.Entry // Next is filled in when listed
@@ -214,6 +215,9 @@ func (fs *FS) Open(ctx context.Context, ino filesystem.Ino) (filesystem.File, er
 	}
 	if n.IsDir() {
 		return nil, filesystem.ErrIsDir
+	}
+	if n.Contents != nil {
+		return n.Contents, nil
 	}
 	return file{n}, nil
 }

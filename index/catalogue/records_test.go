@@ -12,10 +12,11 @@ import (
 	"cairn/guest/ext4"
 	"cairn/guest/filesystem"
 	"cairn/guest/filesystem/filesystemtest"
+	"cairn/guest/xfs"
 )
 
-// openExt4 opens an image with the real reader.
-func openExt4(t testing.TB, image string) filesystem.Reader {
+// openReal opens an image with the real reader.
+func openReal(t testing.TB, kind, image string) filesystem.Reader {
 	t.Helper()
 	f, err := os.Open(image)
 	if err != nil {
@@ -26,11 +27,16 @@ func openExt4(t testing.TB, image string) filesystem.Reader {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fs, err := ext4.Open(t.Context(), f, st.Size())
+	var r filesystem.Reader
+	if kind == "xfs" {
+		r, err = xfs.Open(t.Context(), f, st.Size())
+	} else {
+		r, err = ext4.Open(t.Context(), f, st.Size())
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fs
+	return r
 }
 
 // fileChanges compares two images block by block: what two disk maps tell.
@@ -126,14 +132,14 @@ func equalCatalogues(t testing.TB, what string, got, want *Point, m *Memory) {
 
 // chain builds each image's catalogue from the one before it, once by what
 // changed and once by a walk that shares, and holds both against a walk alone.
-func chain(t *testing.T, images []string) {
+func chain(t *testing.T, kind string, images []string) {
 	t.Helper()
 	var m, byHash Memory
 	var parent, sharing *Point
 	var before filesystem.Reader
 	compared, inodes := int64(0), int64(0)
 	for i, image := range images {
-		r := openExt4(t, image)
+		r := openReal(t, kind, image)
 		want, _ := build(t, &Memory{}, r, nil, nil)
 		var b *Before
 		var bh *Before
@@ -160,18 +166,29 @@ func chain(t *testing.T, images []string) {
 	}
 }
 
+// realKinds are the filesystems whose readers tell of inode records.
+var realKinds = []struct {
+	name, kind string
+	size       int64
+	mkfs       []string
+}{
+	{"ext4", "ext4", 96 << 20, []string{"mkfs.ext4", "-q", "-N", "16384", "-b", "4096"}},
+	{"ext4 small blocks", "ext4", 96 << 20, []string{"mkfs.ext4", "-q", "-N", "16384", "-b", "1024", "-I", "128"}},
+	{"xfs", "xfs", 300 << 20, []string{"mkfs.xfs", "-q"}},
+}
+
 // Goal: a catalogue made from its parent's by what changed on the disk is the
 // one that a walk gives, after hundreds of random changes by the kernel.
-// Method: rounds of Churn on a mounted ext4, on which much else lies.
+// Method: rounds of Churn on a mounted filesystem, on which much else lies.
 func TestIncrementalIsAWalk(t *testing.T) {
 	filesystemtest.NeedRoot(t)
-	filesystemtest.NeedTool(t, "mkfs.ext4")
-	for _, options := range [][]string{{"-b", "4096"}, {"-b", "1024", "-I", "128"}} {
-		t.Run(fmt.Sprint(options), func(t *testing.T) {
-			image := filesystemtest.Image(t, 96<<20, append([]string{"mkfs.ext4", "-q", "-N", "16384"}, options...)...)
-			rounds := 4
+	for _, k := range realKinds {
+		t.Run(k.name, func(t *testing.T) {
+			filesystemtest.NeedTool(t, k.mkfs[0])
+			image := filesystemtest.Image(t, k.size, k.mkfs...)
+			rounds := 3
 			if filesystemtest.Long() {
-				rounds = 40
+				rounds = 30
 			}
 			var images []string
 			for i := range rounds {
@@ -180,15 +197,13 @@ func TestIncrementalIsAWalk(t *testing.T) {
 					if err := filesystemtest.Populate(dir, filesystemtest.SmallScale()); err != nil {
 						t.Fatal(err)
 					}
-					for k := range 40 { // lies still
-						sub := fmt.Sprintf("%s/still/%d/deep/er", dir, k)
+					for n := range 4000 { // lie still
+						sub := fmt.Sprintf("%s/still/%d/deep/er", dir, n/100)
 						if err := os.MkdirAll(sub, 0o755); err != nil {
 							t.Fatal(err)
 						}
-						for n := range 100 {
-							if err := os.WriteFile(fmt.Sprintf("%s/%d", sub, n), nil, 0o644); err != nil {
-								t.Fatal(err)
-							}
+						if err := os.WriteFile(fmt.Sprintf("%s/%d", sub, n), nil, 0o644); err != nil {
+							t.Fatal(err)
 						}
 					}
 				}
@@ -198,7 +213,7 @@ func TestIncrementalIsAWalk(t *testing.T) {
 				unmount()
 				images = append(images, filesystemtest.CopyImage(t, image))
 			}
-			chain(t, images)
+			chain(t, k.kind, images)
 		})
 	}
 }
@@ -209,20 +224,27 @@ func TestIncrementalOfLiveCopies(t *testing.T) {
 	if filesystemtest.Long() {
 		n = 12
 	}
-	chainOf := filesystemtest.LiveCopies(t, 64<<20, n, "", "mkfs.ext4", "-q", "-N", "8192")
-	var m Memory
-	var parent *Point
-	var before filesystem.Reader
-	for i, image := range chainOf {
-		r := openExt4(t, image)
-		var b *Before
-		if i > 0 {
-			b = &Before{Reader: before, Changed: fileChanges(t, image, chainOf[i-1])}
+	for _, k := range realKinds {
+		if k.name == "ext4 small blocks" && !filesystemtest.Long() {
+			continue
 		}
-		got, stats := build(t, &m, r, parent, b)
-		want, _ := build(t, &Memory{}, r, nil, nil)
-		equalCatalogues(t, fmt.Sprint("copy ", i), got, want, &m)
-		t.Logf("copy %d: %+v", i, stats)
-		parent, before = got, r
+		t.Run(k.name, func(t *testing.T) {
+			images := filesystemtest.LiveCopies(t, k.size, n, "", k.mkfs...)
+			var m Memory
+			var parent *Point
+			var before filesystem.Reader
+			for i, image := range images {
+				r := openReal(t, k.kind, image)
+				var b *Before
+				if i > 0 {
+					b = &Before{Reader: before, Changed: fileChanges(t, image, images[i-1])}
+				}
+				got, stats := build(t, &m, r, parent, b)
+				want, _ := build(t, &Memory{}, r, nil, nil)
+				equalCatalogues(t, fmt.Sprint("copy ", i), got, want, &m)
+				t.Logf("copy %d: %+v", i, stats)
+				parent, before = got, r
+			}
+		})
 	}
 }
