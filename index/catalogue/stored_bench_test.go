@@ -154,6 +154,7 @@ func BenchmarkStored(b *testing.B) {
 	for _, change := range []int{200, 2000} {
 		b.Run(fmt.Sprintf("find, 100 points, %d changes", change), func(b *testing.B) {
 			s := storeMany(b, 100, change)
+			cpu := cpuTime()
 			for b.Loop() {
 				found := 0
 				q := Query{Pattern: "file77777.*", Problem: func(p Problem) { b.Fatal(p) }}
@@ -161,19 +162,23 @@ func BenchmarkStored(b *testing.B) {
 					b.Fatal(found, err)
 				}
 			}
+			b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/1000/float64(b.N), "cpu-ms/op")
 		})
 	}
 	b.Run("log, 1000 points, 20 changes", func(b *testing.B) {
 		s := storeMany(b, 1000, 20)
+		cpu := cpuTime()
 		for b.Loop() {
 			list, problems, err := past(b, s, s.list).Log(ctx, "/etc/app.conf", nil)
 			if err != nil || len(list) != 100 || len(problems) != 0 {
 				b.Fatal(len(list), problems, err)
 			}
 		}
+		b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/1000/float64(b.N), "cpu-ms/op")
 	})
 	b.Run("diff, 100 changes", func(b *testing.B) {
 		s := storeMany(b, 2, 100)
+		cpu := cpuTime()
 		for b.Loop() {
 			sides, err := past(b, s, s.list).Sides()
 			if err != nil {
@@ -184,5 +189,6 @@ func BenchmarkStored(b *testing.B) {
 				b.Fatal(len(d.List), err)
 			}
 		}
+		b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/1000/float64(b.N), "cpu-ms/op")
 	})
 }
