@@ -74,19 +74,9 @@ func (f *changesFile) write(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.summary.Parent == "" {
-		return fmt.Appendf(nil, "This is a first restore point: there is no earlier one that it could differ from.\n"), nil
-	}
-	var parent *restorepoint.Summary
-	for _, v := range l.vms {
-		for _, o := range v.points {
-			if o.summary.ID == p.summary.Parent {
-				parent = &o.summary
-			}
-		}
-	}
+	parent, note := earlier(l, p)
 	if parent == nil {
-		return fmt.Appendf(nil, "The restore point before this one, %.8s, is gone: what differed from it is not known any more.\n", p.summary.Parent), nil
+		return fmt.Appendf(nil, "This is the first restore point: there is no earlier one that it could differ from.\n"), nil
 	}
 	// It must be known before the kernel gives the request up.
 	bounded, cancel := context.WithTimeout(ctx, p.server.options.Deadline*3/4)
@@ -103,7 +93,30 @@ func (f *changesFile) write(ctx context.Context) ([]byte, error) {
 		}
 		return nil, errNotYet{fmt.Appendf(nil, "What differs from %s is not known: %s.\nThis finds out: cairn diff %.8s %.8s\n", pointName(parent.Time), why, parent.ID, p.summary.ID)}
 	}
-	return changesText(d, *parent, p.summary), nil
+	return append(changesText(d, *parent, p.summary), note...), nil
+}
+
+// earlier gives the point to compare one with: its parent, else the one before
+// it, and then a line that says so.
+func earlier(l *listing, p *point) (parent *restorepoint.Summary, note string) {
+	for _, v := range l.vms {
+		for i, o := range v.points {
+			if o.summary.ID == p.summary.Parent {
+				return &o.summary, ""
+			}
+			if o == p && i > 0 {
+				parent = &v.points[i-1].summary
+			}
+		}
+	}
+	switch {
+	case parent == nil:
+	case p.summary.Parent == "":
+		note = fmt.Sprintf("# compared with %s, the point before: this one has no parent\n", pointName(parent.Time))
+	default:
+		note = fmt.Sprintf("# compared with %s, the point before: the parent, %.8s, is gone\n", pointName(parent.Time), p.summary.Parent)
+	}
+	return parent, note
 }
 
 func (f *changesFile) differences(ctx context.Context, parent restorepoint.Summary) (*catalogue.Differences, error) {
