@@ -223,6 +223,9 @@ func (d *vmDir) lookup(ctx context.Context, name string) (child, error) {
 	if name == latest {
 		return v.latest(), nil
 	}
+	if name == historyName && d.server.options.Files != nil {
+		return d.historyChild(), nil
+	}
 	p := v.byName[name]
 	if p == nil {
 		return child{}, filesystem.ErrNotExist
@@ -244,10 +247,17 @@ func (d *vmDir) list(ctx context.Context, cookie uint64, fn func(child) bool) er
 	if err != nil {
 		return err
 	}
-	for i := cookie; i <= uint64(len(v.points)); i++ {
-		c := v.latest()
-		if i > 0 {
-			c = v.points[i-1].child(v.names[i-1], false)
+	children := []func() child{v.latest}
+	if d.server.options.Files != nil {
+		children = append(children, d.historyChild)
+	}
+	before := uint64(len(children)) // they come before the points
+	for i := cookie; i < before+uint64(len(v.points)); i++ {
+		var c child
+		if i < before {
+			c = children[i]()
+		} else {
+			c = v.points[i-before].child(v.names[i-before], false)
 		}
 		c.next = i + 1
 		if !fn(c) {

@@ -19,6 +19,7 @@ import (
 
 	"cairn/fs/tree"
 	"cairn/fs/tree/treetest"
+	"cairn/index/catalogue"
 	"cairn/index/restorepoint"
 )
 
@@ -50,6 +51,7 @@ func serve(name string, stdin io.Reader, stdout, stderr io.Writer) int {
 		RawLinks: os.Getenv(envRaw) != "",
 		Deadline: w.deadline,
 		Derive:   w.derive,
+		Files:    w.files,
 		Report:   func(err error) { fmt.Fprintln(stderr, "report:", err) },
 	})
 	if w.openTree != nil {
@@ -82,6 +84,7 @@ type world struct {
 	openTree  func(context.Context, *restorepoint.Manifest, func(string) (restorepoint.Image, error)) (*tree.Tree, error)
 	deadline  time.Duration
 	derive    Deriver
+	files     catalogue.Opener
 	manifests int // how many were read
 	listings  int
 	wrap      func(fuse.RawFileSystem) fuse.RawFileSystem

@@ -10,6 +10,8 @@
 //	    apps/containers/<name>/           and so are apps/users/<name>/
 //	    apps/document.json                all that the inside agent said, byte for byte
 //	    machine/                          the VM's configuration
+//	    changes                           what differs from the parent point
+//	MOUNT/<vm>/history/PATH/              what PATH was, over all points
 //
 // It promises:
 //
@@ -25,6 +27,13 @@
 //   - A system object's links lead into fs/, and to where the guest's path
 //     ends. One whose path is not in the point is in object.json alone. What was
 //     derived from files, for want of an agent's word, says so.
+//   - history/ mirrors the guest's paths of all points, also of files that are
+//     gone. A directory holds what any point has in it; a file is a directory
+//     with one entry for each distinct contents, named as the first point that
+//     has them, which is that point's file itself. Where a path was both, both
+//     are in it; where a guest's name is in the way of ours, ours gets a "~".
+//     A link leads to itself in its point's fs/. What is missing, and why, is in
+//     history/not-shown.txt. Volumes that are mounted nowhere are not in it.
 //   - st_ino is the same at every mount of the same point.
 //
 // # Node IDs
@@ -43,8 +52,8 @@
 // ENOSYS once and never asked again (the kernel then keeps its page cache and
 // directory cache, as with FOPEN_KEEP_CACHE and FOPEN_CACHE_DIR); directories
 // are listed with attributes; attributes and names, also names that do not
-// exist, stay valid for a day. Only the two upper levels, where points appear
-// and go, are asked for again after a second. Small files of a directory that
+// exist, stay valid for a day. Only the two upper levels and history/, where
+// points appear and go, are asked for again after a second. Small files of a directory that
 // somebody reads in order are put into the kernel's page cache ahead of him
 // (prefetch).
 //
@@ -55,6 +64,6 @@
 // taken in the order Server.listing, opened.finding, point.turn, Server.mu,
 // table.mu; none is held while a reader or the Source is called, except
 // opened.finding, point.turn and Server.listing, which are waited for with the
-// request's context. The locks of prefetch, fileCache, appCache and device are
-// taken with no other held.
+// request's context. The locks of prefetch, fileCache, appCache, histories,
+// history and device are taken with no other held.
 package fs

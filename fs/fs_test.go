@@ -34,6 +34,7 @@ var worlds = map[string]func(setting string) (*world, error){
 	"hostile": hostileWorld,
 	"damaged": damagedWorld,
 	"derived": derivedWorld,
+	"history": historyWorld,
 }
 
 var noon = time.Date(2026, 10, 12, 2, 0, 0, 5e8, time.UTC)

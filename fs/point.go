@@ -166,7 +166,13 @@ func (d *pointDir) children() []child {
 	guest.costly = true
 	apps := named("apps", filesystem.ModeDir, d.ino("apps", ""), nil)
 	apps.costly = true
-	return []child{json, guest, apps, sub("volumes", d.volumes), sub("disks", d.disks), sub("machine", d.machine)}
+	list := []child{json, guest, apps, sub("volumes", d.volumes), sub("disks", d.disks), sub("machine", d.machine)}
+	if d.point.server.options.Files != nil {
+		changes := named(changesName, filesystem.ModeRegular, d.ino(changesName), &changesFile{d.point, d.ino(changesName)})
+		changes.costly = true
+		list = append(list, changes)
+	}
+	return list
 }
 
 func (d *pointDir) lookup(ctx context.Context, name string) (child, error) {

@@ -89,7 +89,7 @@ func (r *raw) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name string,
 // negativeFor says how long a directory's lack of a name lasts.
 func negativeFor(d directory) time.Duration {
 	switch d.(type) {
-	case *top, *vmDir:
+	case *top, *vmDir, *historyDir:
 		return brief
 	}
 	return forever

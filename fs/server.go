@@ -11,6 +11,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"cairn/fs/tree"
+	"cairn/index/catalogue"
 	"cairn/index/restorepoint"
 )
 
@@ -39,6 +40,10 @@ type Options struct {
 	// Derive finds the system objects of points without an inside agent's
 	// metadata; nil: their apps/ is empty.
 	Derive Deriver
+	// Files gives the points' catalogues of files, for history/ and changes;
+	// nil: there are neither. It is asked for whole points: one that would take
+	// long should say no, in words for people.
+	Files catalogue.Opener
 	// Report is told why something could not be read, at most once for each
 	// failed request; nil: nobody is told. It must not use the mount.
 	Report func(error)
@@ -66,6 +71,8 @@ type Server struct {
 	files    fileCache
 	apps     appCache
 	prefetch prefetch
+
+	histories histories
 
 	mu        sync.Mutex // for the two below
 	open      []*point   // in the order they were opened

@@ -7,6 +7,9 @@
 // nothing. A node's hash covers all below it: where two points have equal
 // hashes, nothing differs.
 //
+// Questions are asked of a Past, many points looked at together (Find, Log,
+// Union), or of two of them (Diff). Points come from an Opener.
+//
 // It promises:
 //
 //   - What a catalogue says is what a walk of the point's volumes says; what
@@ -15,6 +18,11 @@
 //     a part of the backup. Nothing depends on it for correctness, and a
 //     point without one is walked.
 //   - Nodes are read as hostile input: damaged ones give an error.
+//   - A question reads what points share once, and one large directory's few
+//     forms at a time. What could not be read is told, and hides nothing else;
+//     it is never taken for removed.
+//   - Two versions of a file are told apart by size, times and inode. Where only
+//     times or the inode differ, the caller may have contents compared.
 //
 // FORMAT.md in this folder names every stored byte.
 //

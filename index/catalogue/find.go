@@ -228,6 +228,8 @@ type matcher struct {
 	fold    bool
 	path    bool     // the pattern is about the whole path
 	plain   bool     // the pattern is a name without magic
+	begin   string   // what every name that fits begins with, and …
+	end     string   // … ends with: most names are told apart by these
 	literal []string // directories that every match lies in
 }
 
@@ -245,7 +247,14 @@ func newMatcher(q Query) (*matcher, error) {
 	if !doublestar.ValidatePattern(m.pattern) {
 		return nil, fmt.Errorf("%w %q: a bracket or a brace is not closed, or nothing follows a backslash", ErrPattern, q.Pattern)
 	}
-	m.plain = !m.path && !strings.ContainsAny(m.pattern, `*?[]{}\`)
+	const magic = `*?[]{}\`
+	m.plain = !m.path && !strings.ContainsAny(m.pattern, magic)
+	if i := strings.IndexAny(m.pattern, magic); i >= 0 && !m.path {
+		m.begin = m.pattern[:i]
+		if !strings.Contains(m.pattern, `\`) { // which may be before what ends it
+			m.end = m.pattern[strings.LastIndexAny(m.pattern, magic)+1:]
+		}
+	}
 	if m.path && !m.fold {
 		base, _ := doublestar.SplitPattern(m.pattern)
 		m.literal = split(base)
@@ -266,6 +275,9 @@ func (m *matcher) name(at, name string) bool {
 	}
 	if m.plain {
 		return name == m.pattern
+	}
+	if !strings.HasPrefix(name, m.begin) || !strings.HasSuffix(name, m.end) {
+		return false
 	}
 	ok, _ := doublestar.Match(m.pattern, name) // it was validated
 	return ok

@@ -81,6 +81,11 @@ func TestFindOverPoints(t *testing.T) {
 		`"/boot/grub/grub.conf" 0-2*3 9`, `"/boot/grub/grub.conf" 3-3*1 10`,
 		`"/etc/nginx/nginx.conf" 0-0*1 100`, `"/etc/nginx/nginx.conf" 1-1*1 101`, `"/etc/nginx/nginx.conf" 3-3*1 102`,
 		`"volumes/vdb/dump.conf" 0-3*4 3`)
+	for _, pattern := range []string{"ng*x.conf", "nginx.{conf,x}", "[n]ginx.con[f]", `ngin\x.conf`, "n*", "*.co?f"} {
+		if got := find(t, p, catalogue.Query{Pattern: pattern}); !strings.Contains(got, `nginx.conf" 0-0*1 100`) {
+			t.Errorf("%s: %s", pattern, got)
+		}
+	}
 	expect(t, "plain name", find(t, p, catalogue.Query{Pattern: "fstab"}), `"/etc/fstab" 0-3*4 7`)
 	expect(t, "case", find(t, p, catalogue.Query{Pattern: "FSTAB", IgnoreCase: true}), `"/etc/fstab" 0-3*4 7`)
 	expect(t, "absolute path", find(t, p, catalogue.Query{Pattern: "/etc/*/mime.*"}), `"/etc/nginx/mime.types" 0-3*4 50`)

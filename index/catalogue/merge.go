@@ -3,6 +3,7 @@ package catalogue
 import (
 	"context"
 	"strings"
+	"sync"
 )
 
 // name is one name in a directory over many points.
@@ -34,16 +35,19 @@ func sameEntry(a, b *Entry) bool {
 }
 
 // merge gives the names of a directory that has several forms, sorted, with
-// the versions of each. One form is in memory at a time. A form that cannot be
+// the versions of each. Few forms are in memory at a time. A form that cannot be
 // read is told to failed and left out. Of what is no directory only what keep
 // (nil: all) says yes to is given.
 func (p *Past) merge(ctx context.Context, groups []group, keep func(name string) bool, failed func(group, error)) ([]name, error) {
 	var names []name
+	var read []result
 	for i, g := range groups {
-		d, err := p.read(ctx, g)
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
+		if k := i % parallel; k == 0 {
+			if read = p.readForms(ctx, groups[i:min(i+parallel, len(groups))]); ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
 		}
+		d, err := read[i%parallel].directory, read[i%parallel].err
 		if err != nil {
 			failed(g, err)
 			continue
@@ -80,6 +84,21 @@ func (p *Past) merge(ctx context.Context, groups []group, keep func(name string)
 	return names, nil
 }
 
+// readForms reads directories, several at once.
+func (p *Past) readForms(ctx context.Context, groups []group) []result {
+	out := make([]result, len(groups))
+	if len(groups) == 1 {
+		out[0].directory, out[0].err = p.read(ctx, groups[0])
+		return out
+	}
+	var wg sync.WaitGroup
+	for i, g := range groups {
+		wg.Go(func() { out[i].directory, out[i].err = p.read(ctx, g) })
+	}
+	wg.Wait()
+	return out
+}
+
 // addForm adds the entries of one form of a directory, the one with number
 // form, to the sorted names. It may change names.
 func addForm(names []name, at spot, d *Directory, form int32, keep func(string) bool) []name {
@@ -90,7 +109,7 @@ func addForm(names []name, at spot, d *Directory, form int32, keep func(string) 
 	i := 0
 	for k := range d.Entries {
 		e := &d.Entries[k]
-		if !isName(e.Name) || keep != nil && !e.IsDir() && !keep(e.Name) {
+		if keep != nil && !e.IsDir() && !keep(e.Name) || !isName(e.Name) {
 			continue
 		}
 		for i < len(names) && names[i].name < e.Name {
@@ -125,7 +144,7 @@ func addForm(names []name, at spot, d *Directory, form int32, keep func(string) 
 func appendForm(at spot, d *Directory, form int32, keep func(string) bool) []name {
 	wanted := func(k int) bool {
 		e := &d.Entries[k]
-		return isName(e.Name) && (k == 0 || d.Entries[k-1].Name < e.Name) && (keep == nil || e.IsDir() || keep(e.Name))
+		return (keep == nil || e.IsDir() || keep(e.Name)) && isName(e.Name) && (k == 0 || d.Entries[k-1].Name < e.Name)
 	}
 	var list []int
 	for k := range d.Entries {

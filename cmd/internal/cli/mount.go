@@ -17,6 +17,7 @@ import (
 
 	"cairn/cmd/internal/wire"
 	"cairn/fs"
+	"cairn/index/restorepoint"
 )
 
 // How the process in the background answers, and gets a secret that was
@@ -48,6 +49,8 @@ func (a *app) mountCmd() *cobra.Command {
                                   /apps/…       applications, containers, users: what each is, and links into fs/
                                   /machine/     how the VM was started
                                   /point.json   what the point is, and what could not be shown
+                                  /changes      what differs from the point before it
+  FOLDER/<vm>/history/PATH/…                    what PATH was: one entry for each distinct contents
 
 The command returns when the mount answers. End it with: umount FOLDER
 Symbolic links of a guest are shown so that they stay inside its tree; the raw
@@ -95,6 +98,10 @@ func (a *app) mountForeground(ctx context.Context, dir string, o fs.Options) err
 // answers; anything else is a code and an error.
 const readyAnswer = "ready"
 
+// errNotWalked is what a mount says of a point that has no good catalogue: to
+// look at all its files may take longer than whoever looks waits.
+var errNotWalked = errors.New("it has no catalogue of files, or a damaged one; cairn catalogue --all makes those that are missing")
+
 func (a *app) serveMount(ctx context.Context, dir string, o fs.Options, ready func(error)) error {
 	// The catalogue lives until the mount has ended, also after a signal.
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -106,6 +113,9 @@ func (a *app) serveMount(ctx context.Context, dir string, o fs.Options, ready fu
 	defer repo.Close()
 	cat := repo.NewCatalogue(life, mountCache)
 	defer cat.Close()
+	files := cat.NewOpener()
+	files.Walk = func(restorepoint.Summary, error) error { return errNotWalked }
+	o.Files = files
 	server, err := fs.Mount(ctx, dir, cat, o)
 	if err != nil {
 		return err

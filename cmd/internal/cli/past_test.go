@@ -189,6 +189,48 @@ func TestFindLogDiff(t *testing.T) {
 	h.must(exitUsage, "diff", "web01@2026-10-01")
 }
 
+// Stored catalogues and walked points give the same answers, and a stored one
+// that lacks is told of.
+func TestQuestionsOnStoredCatalogues(t *testing.T) {
+	h := pastHost(t)
+	questions := [][]string{{"find", "web01", "*"}, {"log", "web01:/etc/app.conf"}, {"diff", "web01@latest~3", "web01"}}
+	var walked []string
+	for _, q := range questions {
+		out, errs := h.must(exitOK, q...)
+		if !strings.Contains(errs, "has no catalogue of files") {
+			t.Errorf("%v says nothing of points without a catalogue: %s", q, errs)
+		}
+		walked = append(walked, out)
+	}
+	h.must(exitOK, "catalogue", "--all")
+	for i, q := range questions {
+		out, errs := h.must(exitOK, q...)
+		if out != walked[i] || strings.Contains(errs, "catalogue") {
+			t.Errorf("%v with stored catalogues:\n%s%s\nwithout:\n%s", q, out, errs, walked[i])
+		}
+	}
+}
+
+// Completion offers what there is, once.
+func TestQuestionsComplete(t *testing.T) {
+	h := pastHost(t)
+	h.must(exitOK, "vm", "add", "web01", "--qmp", "/nonexistent")
+	for _, c := range []struct {
+		argv []string
+		want string
+	}{
+		{[]string{"find", ""}, "web01\n"}, {[]string{"log", ""}, "web01:\n"}, {[]string{"diff", "web01@latest", "web01@2026-10-0"}, "web01@2026-10-04T02-00-00Z\n"},
+		{[]string{"find", "--point", "web01@l"}, "web01@latest\n"},
+	} {
+		if out, _ := h.must(exitOK, append([]string{"__complete"}, c.argv...)...); !strings.Contains(out, c.want) {
+			t.Errorf("%v: %s", c.argv, out)
+		}
+	}
+	if out, _ := h.must(exitOK, "__complete", "find", "web01", ""); strings.Contains(out, "web01") {
+		t.Errorf("a pattern is completed: %s", out)
+	}
+}
+
 func TestQuotedForAShell(t *testing.T) {
 	for _, word := range []string{"plain/path.txt", "with space", "it's", "a\nb'\\c\x1b\xff\u0085", "$HOME `id`", ""} {
 		out, err := exec.Command("bash", "-c", "printf %s "+quoted(word)).Output()
