@@ -2,230 +2,279 @@ package btrfs
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
+	"slices"
 	"sort"
 
 	"cairn/guest/filesystem"
 )
 
-// Types of chunks.
+// Types of a chunk ("On-disk format", "Block groups").
 const (
-	chunkData     = 1 << 0
-	chunkSystem   = 1 << 1
-	chunkMetadata = 1 << 2
-	chunkRAID0    = 1 << 3
-	chunkRAID1    = 1 << 4
-	chunkDUP      = 1 << 5
-	chunkRAID10   = 1 << 6
-	chunkRAID5    = 1 << 7
-	chunkRAID6    = 1 << 8
-	chunkRAID1C3  = 1 << 9
-	chunkRAID1C4  = 1 << 10
+	groupData     = 1 << 0
+	groupSystem   = 1 << 1
+	groupMetadata = 1 << 2
+	groupRAID0    = 1 << 3
+	groupRAID1    = 1 << 4
+	groupDUP      = 1 << 5
+	groupRAID10   = 1 << 6
+	groupRAID5    = 1 << 7
+	groupRAID6    = 1 << 8
+	groupRAID1C3  = 1 << 9
+	groupRAID1C4  = 1 << 10
 
-	chunkProfiles = chunkRAID0 | chunkRAID1 | chunkDUP | chunkRAID10 | chunkRAID5 | chunkRAID6 | chunkRAID1C3 | chunkRAID1C4
+	groupProfiles = groupRAID0 | groupRAID1 | groupDUP | groupRAID10 | groupRAID5 | groupRAID6 | groupRAID1C3 | groupRAID1C4
 )
 
-const (
-	maxChunks  = 1 << 18 // a PiB of chunks of 4 GiB
-	maxStripes = 1024
-)
-
-// stripe is where a part of a chunk lies.
-type stripe struct {
-	device uint64
-	offset int64
-}
-
-// chunk maps a range of logical addresses to devices.
+// chunk maps a range of logical addresses, in which all trees and extents
+// are given, to devices.
 type chunk struct {
-	logical, size int64
-	length        int64 // of a stripe
-	kind          uint64
-	sub           int // copies of each stripe of RAID 10
-	stripes       []stripe
+	logical, length uint64
+	kind            uint64
+	stripeLen       uint64
+	subStripes      uint64
+	stripes         []stripe
 }
 
-// parseChunk reads a chunk item.
-func parseChunk(logical uint64, b []byte) (chunk, int, error) {
-	if len(b) < 80 {
-		return chunk{}, 0, corrupt("a chunk of %d bytes", len(b))
+// stripe is a chunk's part on one device.
+type stripe struct {
+	devID  uint64
+	offset uint64 // bytes on the device
+}
+
+func (c *chunk) end() uint64 { return c.logical + c.length }
+
+// dataStripes is over how many stripes the contents are spread.
+func (c *chunk) dataStripes() uint64 {
+	n := uint64(len(c.stripes))
+	switch c.kind & groupProfiles {
+	case groupRAID0:
+		return n
+	case groupRAID10:
+		return n / c.subStripes
+	case groupRAID5:
+		return n - 1
+	case groupRAID6:
+		return n - 2
 	}
-	c := chunk{logical: int64(logical), size: int64(le.Uint64(b)), length: int64(le.Uint64(b[16:])), kind: le.Uint64(b[24:]), sub: int(le.Uint16(b[46:]))}
+	return 1
+}
+
+// copies is how many whole copies of the contents there are.
+func (c *chunk) copies() int {
+	switch c.kind & groupProfiles {
+	case groupRAID0, groupRAID5, groupRAID6:
+		return 1
+	case groupRAID10:
+		return int(c.subStripes)
+	}
+	return len(c.stripes)
+}
+
+// locate gives the place of a chunk's byte in one copy, and how many bytes
+// follow it there.
+func (c *chunk) locate(offset uint64, copyNr int) (s stripe, n uint64) {
+	n = c.length - offset
+	striped := c.kind & (groupRAID0 | groupRAID10 | groupRAID5 | groupRAID6)
+	if striped == 0 {
+		s = c.stripes[copyNr]
+		s.offset += offset
+		return s, n
+	}
+	spread := c.dataStripes()
+	nr, inside := offset/c.stripeLen, offset%c.stripeLen
+	row, column := nr/spread, nr%spread
+	switch striped {
+	case groupRAID10:
+		column = column*c.subStripes + uint64(copyNr)
+	case groupRAID5, groupRAID6: // the parity moves by one device from row to row
+		column = (column + row) % uint64(len(c.stripes))
+	}
+	s = c.stripes[column]
+	s.offset += row*c.stripeLen + inside
+	return s, min(n, c.stripeLen-inside)
+}
+
+// stripeBytes is how much of a device one stripe takes.
+func (c *chunk) stripeBytes() uint64 { return c.length / c.dataStripes() }
+
+const (
+	chunkHead   = 48
+	stripeBytes = 32
+)
+
+// parseChunk reads a CHUNK_ITEM for the chunk at a logical address; used is
+// the item's size.
+func parseChunk(b []byte, logical uint64) (c chunk, used int, err error) {
+	if len(b) < chunkHead {
+		return c, 0, corrupt("chunk %d: item of %d bytes", logical, len(b))
+	}
+	c = chunk{
+		logical:    logical,
+		length:     le.Uint64(b),
+		stripeLen:  le.Uint64(b[16:]),
+		kind:       le.Uint64(b[24:]),
+		subStripes: uint64(le.Uint16(b[46:])),
+	}
 	n := int(le.Uint16(b[44:]))
-	size := 48 + 32*n
-	profile := c.kind & chunkProfiles
-	switch {
-	case n == 0 || n > maxStripes || size > len(b):
-		return c, 0, corrupt("a chunk of %d stripes", n)
-	case c.logical < 0 || c.size <= 0 || c.logical+c.size < 0:
-		return c, 0, corrupt("a chunk at %d of %d bytes", c.logical, c.size)
-	case c.length < 4096 || c.length > 1<<30 || c.length&(c.length-1) != 0:
-		return c, 0, corrupt("a chunk with stripes of %d bytes", c.length)
-	case profile&(profile-1) != 0:
-		return c, 0, corrupt("a chunk of profile %#x", profile)
-	case profile == chunkRAID10 && (c.sub < 1 || n%c.sub != 0), profile == chunkRAID5 && n < 2, profile == chunkRAID6 && n < 3:
-		return c, 0, corrupt("a chunk of profile %#x with %d stripes", profile, n)
+	used = chunkHead + n*stripeBytes
+	if n == 0 || used > len(b) {
+		return c, 0, corrupt("chunk %d: %d stripes in %d bytes", logical, n, len(b))
 	}
-	for i := range n {
-		s := b[48+32*i:]
-		c.stripes = append(c.stripes, stripe{le.Uint64(s), int64(le.Uint64(s[8:]))})
-		if c.stripes[i].offset < 0 {
-			return c, 0, corrupt("a stripe at %d", c.stripes[i].offset)
+	if c.length == 0 || c.length > 1<<62 || logical > 1<<62 {
+		return c, 0, corrupt("chunk %d of %d bytes", logical, c.length)
+	}
+	if c.stripeLen < 4096 || c.stripeLen > 1<<30 || c.stripeLen&(c.stripeLen-1) != 0 {
+		return c, 0, corrupt("chunk %d: stripes of %d bytes", logical, c.stripeLen)
+	}
+	least := 1
+	switch c.kind & groupProfiles {
+	case 0, groupRAID0:
+	case groupRAID5, groupRAID1, groupDUP:
+		least = 2
+	case groupRAID6, groupRAID1C3:
+		least = 3
+	case groupRAID1C4:
+		least = 4
+	case groupRAID10:
+		least = 2
+		if c.subStripes == 0 || uint64(n)%c.subStripes != 0 {
+			return c, 0, corrupt("chunk %d: %d stripes in groups of %d", logical, n, c.subStripes)
+		}
+	default:
+		return c, 0, corrupt("chunk %d: profiles %#x", logical, c.kind)
+	}
+	if n < least {
+		return c, 0, corrupt("chunk %d: %d stripes", logical, n)
+	}
+	c.stripes = make([]stripe, n)
+	for i := range c.stripes {
+		s := b[chunkHead+i*stripeBytes:]
+		c.stripes[i] = stripe{le.Uint64(s), le.Uint64(s[8:])}
+		if c.stripes[i].offset > 1<<62 {
+			return c, 0, corrupt("chunk %d: stripe at %d", logical, c.stripes[i].offset)
 		}
 	}
-	return c, size, nil
+	return c, used, nil
 }
 
-// copies gives the places of a byte of the chunk, and how many bytes from it
-// on lie together.
-func (c *chunk) copies(off int64) (places []stripe, n int64) {
-	nr, in := off/c.length, off%c.length
-	count := int64(len(c.stripes))
-	at := func(i, row int64) stripe {
-		s := c.stripes[i]
-		return stripe{s.device, s.offset + row*c.length + in}
-	}
-	switch c.kind & chunkProfiles {
-	case chunkRAID0:
-		return []stripe{at(nr%count, nr/count)}, c.length - in
-	case chunkRAID10:
-		factor := count / int64(c.sub)
-		for k := range int64(c.sub) {
-			places = append(places, at(nr%factor*int64(c.sub)+k, nr/factor))
-		}
-		return places, c.length - in
-	case chunkRAID5, chunkRAID6:
-		data := count - 1
-		if c.kind&chunkRAID6 != 0 {
-			data--
-		}
-		row := nr / data
-		return []stripe{at((row+nr%data)%count, row)}, c.length - in
-	}
-	for _, s := range c.stripes { // single, or the same on each
-		places = append(places, stripe{s.device, s.offset + off})
-	}
-	if c.kind&chunkProfiles == 0 {
-		places = places[:1]
-	}
-	return places, c.size - off
-}
+// chunkMap holds all chunks by their logical address. They do not overlap.
+type chunkMap []chunk
 
-// find gives the chunk with a logical address.
-func (fs *FS) find(logical int64) (*chunk, error) {
-	i := sort.Search(len(fs.chunks), func(i int) bool { return fs.chunks[i].logical+fs.chunks[i].size > logical })
-	if i == len(fs.chunks) || fs.chunks[i].logical > logical || logical < 0 {
-		return nil, corrupt("address %d is in no chunk", logical)
-	}
-	return &fs.chunks[i], nil
-}
-
-// addChunk takes over a chunk; one that is there already stays.
-func (fs *FS) addChunk(c chunk) {
-	i := sort.Search(len(fs.chunks), func(i int) bool { return fs.chunks[i].logical+fs.chunks[i].size > c.logical })
-	if i < len(fs.chunks) && fs.chunks[i].logical < c.logical+c.size {
-		return
-	}
-	fs.chunks = append(fs.chunks, chunk{})
-	copy(fs.chunks[i+1:], fs.chunks[i:])
-	fs.chunks[i] = c
-}
-
-// errMissing says that a device is not there.
-var errMissing = errors.New("device is missing")
-
-// readDevice reads from a device.
-func (fs *FS) readDevice(p []byte, s stripe) error {
-	d, ok := fs.devices[s.device]
-	if !ok {
-		return fmt.Errorf("%w: number %d", errMissing, s.device)
-	}
-	if s.offset < 0 || s.offset > d.Size-int64(len(p)) {
-		return corrupt("%d bytes at %d of device %d lie outside of it", len(p), s.offset, s.device)
-	}
-	n, err := d.Image.ReadAt(p, s.offset)
-	if n == len(p) {
+func (m chunkMap) find(logical uint64) *chunk {
+	i := sort.Search(len(m), func(i int) bool { return m[i].end() > logical })
+	if i == len(m) || m[i].logical > logical {
 		return nil
 	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("device %d at %d: %w", s.device, s.offset, err)
+	return &m[i]
 }
 
-// read reads from a logical address on, from any copy.
-func (fs *FS) read(p []byte, logical int64) error {
-	for len(p) > 0 {
-		c, err := fs.find(logical)
-		if err != nil {
-			return err
+// add puts a chunk in; one that is known is not put in again.
+func (m *chunkMap) add(c chunk) error {
+	i := sort.Search(len(*m), func(i int) bool { return (*m)[i].end() > c.logical })
+	if i < len(*m) && (*m)[i].logical < c.end() {
+		if (*m)[i].logical == c.logical && (*m)[i].length == c.length {
+			return nil
 		}
-		places, n := c.copies(logical - c.logical)
-		n = min(n, int64(len(p)), c.logical+c.size-logical)
-		for _, s := range places {
-			if err = fs.readDevice(p[:n], s); err == nil {
-				break
-			}
-		}
-		if err != nil {
-			return missing(err)
-		}
-		p, logical = p[n:], logical+n
+		return corrupt("chunk %d of %d bytes overlaps the one at %d", c.logical, c.length, (*m)[i].logical)
 	}
+	*m = slices.Insert(*m, i, c)
 	return nil
 }
 
-// missing makes the absence of a device a lasting error.
-func missing(err error) error {
-	if errors.Is(err, errMissing) {
-		return fmt.Errorf("%w: %w", filesystem.ErrUnsupported, err)
-	}
-	return err
-}
-
-// openChunks reads the system chunks from the superblock, and then all from
-// their tree.
-func (fs *FS) openChunks(ctx context.Context) error {
-	size := int(le.Uint32(fs.super.raw[0xA0:]))
-	if size > maxSys {
-		return corrupt("superblock: %d bytes of system chunks", size)
-	}
-	for b := fs.super.raw[sysArray : sysArray+size]; len(b) > 0; {
-		if len(b) < 17 || b[8] != typeChunk {
-			return corrupt("superblock: its system chunks")
+// readChunks fills the chunk map: first with the system chunks of the
+// superblock, then with what the tree in those says of all others and of the
+// devices. A damaged piece leaves its chunks out.
+func (fs *FS) readChunks(ctx context.Context) error {
+	for b := fs.sb.sysArray; len(b) > 0; {
+		if len(b) < keySize+chunkHead {
+			return corrupt("system chunk array ends in %d bytes", len(b))
 		}
-		c, n, err := parseChunk(le.Uint64(b[9:]), b[17:])
+		k := parseKey(b)
+		if k.typ != typeChunk {
+			return corrupt("system chunk array has an item of type %d", k.typ)
+		}
+		c, used, err := parseChunk(b[keySize:], k.off)
 		if err != nil {
-			return fmt.Errorf("superblock: %w", err)
+			return err
 		}
-		fs.addChunk(c)
-		b = b[17+n:]
+		if err := fs.chunks.add(c); err != nil {
+			return err
+		}
+		b = b[keySize+used:]
 	}
-	var damage error
-	err := fs.search(ctx, fs.super.chunks, key{firstChunkTree, typeChunk, 0}, func(k key, b []byte) (bool, error) {
-		if k.object != firstChunkTree || k.kind != typeChunk {
-			return false, nil
+	// The map is used for reading the tree that fills it.
+	found := slices.Clone(fs.chunks)
+	t := &tree{fs: fs, root: fs.sb.chunkRoot}
+	err := t.scan(ctx, key{}, maxKey, tolerant, func(k key, item []byte) error {
+		switch k.typ {
+		case typeChunk:
+			c, _, err := parseChunk(item, k.off)
+			if err == nil {
+				err = found.add(c)
+			}
+			if err != nil {
+				fs.note("%v; what lies there cannot be read", err)
+				fs.chunksDamaged = true
+			}
+		case typeDevItem:
+			fs.expectDevice(k.off)
 		}
-		c, _, err := parseChunk(k.offset, b)
-		if err != nil {
-			damage = err
-			return true, nil
-		}
-		if len(fs.chunks) == maxChunks {
-			return false, corrupt("more than %d chunks", maxChunks)
-		}
-		fs.addChunk(c)
-		return true, nil
+		return nil
 	})
-	if err == nil {
-		err = damage
-	}
-	if err != nil && errors.Is(err, filesystem.ErrCorrupt) {
-		fs.note("the map of chunks is damaged (%v): what lies in those that are lost cannot be read", err)
-		fs.doubt("its map of chunks is damaged")
+	fs.chunks = found
+	if err != nil && len(found) > 0 && ctx.Err() == nil {
+		fs.note("the chunk tree is damaged: %v", err)
+		fs.chunksDamaged = true
 		return nil
 	}
 	return err
 }
+
+// noteDevices tells in notes what missing devices and unreadable profiles
+// mean for the filesystem.
+func (fs *FS) noteDevices() {
+	lost, parity := 0, 0
+	for i := range fs.chunks {
+		c := &fs.chunks[i]
+		if c.kind&(groupRAID5|groupRAID6) != 0 {
+			parity++
+		}
+		if !fs.complete(c) {
+			lost++
+		}
+	}
+	for _, id := range fs.missing {
+		if lost == 0 {
+			fs.note("device %d is missing; all it holds has another copy", id)
+		} else {
+			fs.note("device %d is missing; %d of %d chunks have no other copy and cannot be read whole", id, lost, len(fs.chunks))
+		}
+	}
+	if parity > 0 && len(fs.missing) > 0 {
+		fs.note("RAID5 and RAID6 are not rebuilt from parity")
+	}
+}
+
+// complete says whether at least one copy of each byte of a chunk lies on
+// the given devices.
+func (fs *FS) complete(c *chunk) bool {
+	striped := c.kind&(groupRAID0|groupRAID10|groupRAID5|groupRAID6) != 0
+	group := len(c.stripes)
+	if striped {
+		group = max(1, int(c.subStripes))
+		if c.kind&groupRAID10 == 0 {
+			group = 1
+		}
+	}
+	for i := 0; i < len(c.stripes); i += group {
+		if !slices.ContainsFunc(c.stripes[i:][:group], func(s stripe) bool { return fs.devices[s.devID] != nil }) {
+			return false
+		}
+	}
+	return true
+}
+
+// ErrDeviceMissing is what reading gives where only a device that is not
+// there has the bytes.
+var ErrDeviceMissing = fmt.Errorf("%w: a device is missing", filesystem.ErrUnsupported)

@@ -4,220 +4,168 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"sort"
 
 	"cairn/guest/filesystem"
 )
 
-// Types of a file's extents, and ways in which they are compressed.
-const (
-	extentInline   = 0
-	extentRegular  = 1
-	extentPrealloc = 2
+// maxTarget bounds a symbolic link: more than Linux takes.
+const maxTarget = 4096
 
-	compressZlib = 1
-	compressLZO  = 2
-	compressZstd = 3
-)
-
-// extent is a range of a file.
-type extent struct {
-	off, size int64 // in the file
-	inline    []byte
-	logical   int64 // 0: a hole, or zeros
-	stored    int64 // bytes there
-	in        int64 // where the range begins in what is stored, decompressed
-	ram       int64 // bytes of all that is stored, decompressed
-	packed    uint8
-}
-
-// file is the contents of a regular file. It implements filesystem.File.
-type file struct {
-	fs      *FS
-	size    int64
-	extents []extent
-}
-
-const (
-	maxExtents = 2 << 20
-	maxPacked  = 128 << 10 // bytes of a compressed extent, stored or not
-	maxInline  = 64 << 10
-)
-
-// Open gives the contents of a regular file.
+// Open gives the contents of a regular file. It reads nothing but the inode;
+// ReadAt finds the extents in cached nodes.
 func (fs *FS) Open(ctx context.Context, ino filesystem.Ino) (filesystem.File, error) {
-	v, object, b, err := fs.inode(ctx, ino)
+	in, err := fs.inode(ctx, ino)
 	if err != nil {
 		return nil, err
 	}
-	switch typeOf(b) {
-	case filesystem.ModeRegular:
-	case filesystem.ModeDir:
-		return nil, filesystem.ErrIsDir
-	default:
-		return nil, fmt.Errorf("inode %d is not a regular file: %w", object, filesystem.ErrUnsupported)
-	}
-	f, err := fs.openFile(ctx, v, object, int64(le.Uint64(b[16:])))
-	if err != nil {
-		return nil, err
-	}
-	return f, nil
-}
-
-func (fs *FS) openFile(ctx context.Context, v *subvolume, object uint64, size int64) (*file, error) {
-	f := &file{fs: fs, size: size}
-	err := fs.search(ctx, v.root, key{object, typeExtent, 0}, func(k key, b []byte) (bool, error) {
-		if k.object != object || k.kind != typeExtent {
-			return false, nil
-		}
-		e, err := fs.parseExtent(int64(k.offset), b)
-		if err != nil {
-			return false, fmt.Errorf("extent at %d: %w", k.offset, err)
-		}
-		if n := len(f.extents); n > 0 && e.off < f.extents[n-1].off+f.extents[n-1].size {
-			return false, corrupt("extents overlap at %d", k.offset)
-		}
-		if len(f.extents) == maxExtents {
-			return false, fmt.Errorf("%w: a file of more than %d extents", filesystem.ErrUnsupported, maxExtents)
-		}
-		f.extents = append(f.extents, e)
-		return true, nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("inode %d of subvolume %d: %w", object, v.id, err)
-	}
-	return f, nil
-}
-
-func (fs *FS) parseExtent(off int64, b []byte) (extent, error) {
-	if len(b) < 21 || off < 0 {
-		return extent{}, corrupt("%d bytes", len(b))
-	}
-	e := extent{off: off, ram: int64(le.Uint64(b[8:])), packed: b[16]}
-	if b[17] != 0 || le.Uint16(b[18:]) != 0 {
-		return e, fmt.Errorf("%w: encoding %d, encryption %d", filesystem.ErrUnsupported, le.Uint16(b[18:]), b[17])
-	}
-	if e.packed > compressZstd {
-		return e, fmt.Errorf("%w: compression %d", filesystem.ErrUnsupported, e.packed)
-	}
-	if b[20] == extentInline {
-		e.inline = b[21:]
-		e.size = e.ram
-		if e.packed == 0 {
-			e.size = int64(len(e.inline))
-		}
-		if e.ram < 0 || e.ram > maxInline || e.size > maxInline {
-			return e, corrupt("%d bytes inline", e.ram)
-		}
-		return e, nil
-	}
-	if len(b) < 53 {
-		return e, corrupt("%d bytes", len(b))
-	}
-	e.logical, e.stored, e.in, e.size = int64(le.Uint64(b[21:])), int64(le.Uint64(b[29:])), int64(le.Uint64(b[37:])), int64(le.Uint64(b[45:]))
 	switch {
-	case e.size <= 0 || e.off+e.size < 0 || e.in < 0 || e.logical < 0 || e.stored < 0 || e.ram < 0 || e.in+e.size < 0:
-		return e, corrupt("impossible numbers")
-	case b[20] == extentPrealloc:
-		e.logical = 0
-	case b[20] != extentRegular:
-		return e, corrupt("type %d", b[20])
-	case e.logical == 0:
-	case e.packed == 0 && e.in+e.size > e.stored:
-		return e, corrupt("%d bytes at %d of %d", e.size, e.in, e.stored)
-	case e.packed != 0 && (e.stored > maxPacked || e.ram > maxPacked || e.in+e.size > e.ram):
-		return e, corrupt("%d compressed bytes, %d plain, of which %d at %d", e.stored, e.ram, e.size, e.in)
+	case in.stub || in.kind() == filesystem.ModeDir:
+		return nil, fmt.Errorf("inode %d: %w", ino, filesystem.ErrIsDir)
+	case in.kind() != filesystem.ModeRegular:
+		return nil, fmt.Errorf("inode %d: %w: not a regular file", ino, filesystem.ErrUnsupported)
 	}
-	return e, nil
+	return fs.newFile(in)
 }
 
-// Size implements filesystem.File.
+// file is the contents of an inode that is not changed any more.
+type file struct {
+	fs     *FS
+	in     inode
+	size   int64
+	verify bool // the data has checksums
+}
+
+func (fs *FS) newFile(in inode) (*file, error) {
+	f := &file{fs: fs, in: in, size: in.size(), verify: in.flags()&inodeNoDataSum == 0}
+	if f.size < 0 {
+		return nil, fmt.Errorf("inode %d: %w", in.ino, corrupt("size %d", f.size))
+	}
+	return f, nil
+}
+
+// Size in bytes.
 func (f *file) Size() int64 { return f.size }
 
-func (f *file) at(off int64) int {
-	return sort.Search(len(f.extents), func(i int) bool { return f.extents[i].off+f.extents[i].size > off })
-}
-
-// ReadAt implements io.ReaderAt.
+// ReadAt reads contents; what has no extent reads as zeros.
 func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
-		return 0, fmt.Errorf("btrfs: negative offset %d", off)
+		return 0, fmt.Errorf("inode %d: negative offset %d", f.in.ino, off)
 	}
 	if off >= f.size {
 		return 0, io.EOF
 	}
-	want := len(p)
-	p = p[:min(int64(len(p)), f.size-off)]
-	done := 0
-	for i := f.at(off); done < len(p); i++ {
-		at := off + int64(done)
-		if i == len(f.extents) {
-			clear(p[done:])
-			done = len(p)
-			break
-		}
-		e := &f.extents[i]
-		if e.off > at {
-			n := int(min(int64(len(p)-done), e.off-at))
-			clear(p[done : done+n])
-			if done += n; done == len(p) {
-				break
-			}
-			at = e.off
-		}
-		piece := p[done:min(int64(len(p)), int64(done)+e.off+e.size-at)]
-		if err := f.fs.readExtent(e, piece, at-e.off); err != nil {
-			return done, fmt.Errorf("at byte %d: %w", at, err)
-		}
-		done += len(piece)
+	var end error
+	if int64(len(p)) > f.size-off {
+		p, end = p[:f.size-off], io.EOF
 	}
-	if done < want {
-		return done, io.EOF
-	}
-	return done, nil
-}
-
-// readExtent reads from byte off of an extent on.
-func (fs *FS) readExtent(e *extent, p []byte, off int64) error {
-	switch {
-	case e.packed != 0 && (e.inline != nil || e.logical != 0):
-		b, err := fs.extents.get(fs, e)
+	n := 0
+	for n < len(p) {
+		k, err := f.readRun(p[n:], off+int64(n))
 		if err != nil {
-			return err
+			return n, fmt.Errorf("inode %d at %d: %w", f.in.ino, off+int64(n), err)
 		}
-		copy(p, b[e.in+off:])
-		return nil
-	case e.inline != nil:
-		copy(p, e.inline[off:])
-		return nil
-	case e.logical == 0:
-		clear(p)
-		return nil
+		n += k
 	}
-	return fs.read(p, e.logical+e.in+off)
+	return n, end
 }
 
-// NextData implements filesystem.File.
+// readRun fills the start of p from the extent or gap that off lies in.
+func (f *file) readRun(p []byte, off int64) (int, error) {
+	e, err := f.run(off)
+	if err != nil {
+		return 0, err
+	}
+	if n := e.end - off; n < int64(len(p)) {
+		p = p[:n]
+	}
+	skip := off - e.start
+	switch {
+	case e.isHole():
+		clear(p)
+	case e.compression != compressNone:
+		b, err := f.fs.unpacked(&e, f.verify)
+		if err != nil {
+			return 0, err
+		}
+		copyAt(p, b, skip+int64(e.offset))
+	case e.kind == extentInline:
+		copyAt(p, e.inline, skip)
+	default:
+		err = f.fs.readData(p, e.bytenr+e.offset+uint64(skip), f.verify)
+	}
+	return len(p), err
+}
+
+// copyAt fills p from byte off of b; behind b there are zeros.
+func copyAt(p, b []byte, off int64) {
+	n := 0
+	if off < int64(len(b)) {
+		n = copy(p, b[off:])
+	}
+	clear(p[n:])
+}
+
+// maxJoinedRuns bounds the work of one NextData; a longer piece of data is
+// given in parts.
+const maxJoinedRuns = 1 << 14
+
+// NextData gives the first range of data at or behind off. Preallocated
+// extents count as holes, as the kernel's SEEK_DATA has it.
 func (f *file) NextData(off int64) (start, end int64, err error) {
 	if off < 0 {
-		return 0, 0, fmt.Errorf("btrfs: negative offset %d", off)
+		return 0, 0, fmt.Errorf("inode %d: negative offset %d", f.in.ino, off)
 	}
-	for i := f.at(off); i < len(f.extents) && f.extents[i].off < f.size; i++ {
-		e := &f.extents[i]
-		if e.inline == nil && e.logical == 0 {
-			continue
-		}
-		start, end = max(off, e.off), e.off+e.size
-		if start >= f.size {
+	start = -1
+	pos := off
+	for range maxJoinedRuns {
+		if pos >= f.size {
 			break
 		}
-		for i++; i < len(f.extents) && f.extents[i].off == end && (f.extents[i].inline != nil || f.extents[i].logical != 0); i++ {
-			end += f.extents[i].size
+		e, err := f.run(pos)
+		if err != nil {
+			if start >= 0 {
+				break // what comes before the damage is good
+			}
+			return 0, 0, fmt.Errorf("inode %d at %d: %w", f.in.ino, pos, err)
 		}
-		if e.inline != nil { // it stands for a whole sector
-			end = max(end, f.size)
+		if e.isHole() && start >= 0 {
+			break
 		}
-		return start, min(end, f.size), nil
+		if !e.isHole() && start < 0 {
+			start = pos
+		}
+		pos = e.end
 	}
-	return 0, 0, io.EOF
+	switch {
+	case start >= 0:
+		return start, min(f.size, pos), nil
+	case pos >= f.size:
+		return 0, 0, io.EOF
+	}
+	// Too many holes in a row to walk at once: calling the rest data is
+	// correct, for holes read as zeros.
+	return pos, f.size, nil
+}
+
+// Readlink gives a symbolic link's target.
+func (fs *FS) Readlink(ctx context.Context, ino filesystem.Ino) (string, error) {
+	in, err := fs.inode(ctx, ino)
+	if err != nil {
+		return "", err
+	}
+	if in.stub || in.kind() != filesystem.ModeSymlink {
+		return "", fmt.Errorf("inode %d: %w", ino, filesystem.ErrNotSymlink)
+	}
+	f, err := fs.newFile(in)
+	if err != nil {
+		return "", err
+	}
+	if f.size > maxTarget {
+		return "", fmt.Errorf("inode %d: %w", ino, corrupt("symbolic link of %d bytes", f.size))
+	}
+	b := make([]byte, f.size)
+	if _, err := f.ReadAt(b, 0); err != nil && err != io.EOF {
+		return "", err
+	}
+	return string(b), nil
 }

@@ -2,152 +2,206 @@ package btrfs
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"slices"
+
+	"cairn/guest/filesystem"
 )
 
 const (
-	reserved = 1 << 20 // bytes in front of a device that are never allocated
-	maxFree  = 4 << 20 // ranges
-	minFree  = 32 << 10
+	// reservedHead is the start of a device that btrfs leaves to boot
+	// loaders. They may use it.
+	reservedHead = 1 << 20
+	// superRoom is what btrfs keeps clear around each superblock.
+	superRoom = 64 << 10
 )
 
-// Free gives what of the one device lies in no chunk, and what of the chunks no
-// extent takes. The last commit counts: what came after it is lost at a mount.
-// Never given are the first MiB, the superblocks, and system chunks.
+// span is the bytes from start to before end.
+type span struct{ start, end uint64 }
+
+// Free gives the space of the device that no chunk takes and the space in
+// chunks that no extent takes. It gives nothing of a filesystem on several
+// devices, and nothing when there is a log tree, for what that one holds is
+// not in the tree of extents. The first MiB and the room of superblocks are
+// never given.
 func (fs *FS) Free(ctx context.Context, fn func(start, end int64) error) error {
-	if fs.unsure != "" {
-		return fmt.Errorf("btrfs: free space is not told: %s", fs.unsure)
+	if fs.sb.numDevices != 1 || len(fs.devices) != 1 || len(fs.missing) > 0 || fs.sb.logRoot.bytenr != 0 || fs.chunksDamaged {
+		return nil
 	}
-	limit := min(fs.super.deviceSize, fs.devices[fs.super.DevID].Size)
-	var used, free [][2]int64
-	for _, off := range superOffsets() {
-		used = append(used, [2]int64{off, off + 64<<10})
-	}
-	used = append(used, [2]int64{0, reserved})
-	for i := range fs.chunks {
-		c := &fs.chunks[i]
-		if c.kind&(chunkProfiles&^chunkDUP) != 0 {
-			return fmt.Errorf("btrfs: free space is not told: chunks of profile %#x on one device", c.kind&chunkProfiles)
-		}
-		for _, s := range c.stripes {
-			if s.device != fs.super.DevID {
-				return fmt.Errorf("btrfs: free space is not told: a chunk is on device %d", s.device)
-			}
-			used = append(used, [2]int64{s.offset, s.offset + c.size})
-		}
-	}
-	inChunks, err := fs.gaps(ctx)
+	extents, err := fs.findTree(ctx, treeExtent)
 	if err != nil {
-		return fmt.Errorf("btrfs: free space is not told: %w", err)
+		return err
 	}
-	free = subtract([][2]int64{{0, limit}}, used)
-	// In chunks: the places of what is free, but for superblocks.
-	free = append(free, subtract(inChunks, used[:len(superOffsets())+1])...)
-	slices.SortFunc(free, func(a, b [2]int64) int { return int(min(1, max(-1, a[0]-b[0]))) })
-	last := int64(0)
-	for _, r := range free {
-		if err := ctx.Err(); err != nil {
+	taken, err := fs.taken(ctx)
+	if err != nil {
+		return err
+	}
+	f := freeSpace{fs: fs, extents: extents, fn: fn}
+	at := uint64(0)
+	for _, t := range taken {
+		if err := f.give(at, t.start); err != nil {
 			return err
 		}
-		if r[0] = max(r[0], last); r[0] >= min(r[1], limit) {
-			continue
+		if t.chunk != nil && t.start >= at {
+			if err := f.inChunk(ctx, t.chunk, t.start); err != nil {
+				return err
+			}
 		}
-		last = min(r[1], limit)
-		if err := fn(r[0], last); err != nil {
-			return err
-		}
+		at = max(at, t.end)
 	}
-	return nil
+	d := fs.devices[fs.sb.devID]
+	if d == nil {
+		return nil
+	}
+	return f.give(at, min(fs.sb.devBytes, uint64(d.Size)))
 }
 
-// gaps gives what no extent takes in chunks of data and metadata, as ranges of
-// the device.
-func (fs *FS) gaps(ctx context.Context) ([][2]int64, error) {
-	b, err := fs.item(ctx, fs.super.root, key{extentTree, typeRoot, 0})
-	if err == nil && len(b) < 239 {
-		err = corrupt("no extent tree")
+// takenSpan is a part of the device that is taken, by a stripe of a chunk or,
+// with nil, by something else.
+type takenSpan struct {
+	span
+	chunk *chunk
+}
+
+// taken lists what is taken of the device, by chunks and by what the tree of
+// devices says of it, in order.
+func (fs *FS) taken(ctx context.Context) ([]takenSpan, error) {
+	var taken []takenSpan
+	for i := range fs.chunks {
+		c := &fs.chunks[i]
+		for _, s := range c.stripes {
+			t := takenSpan{span{s.offset, s.offset + c.stripeBytes()}, c}
+			if p := c.kind & groupProfiles; p != 0 && p != groupDUP {
+				t.chunk = nil
+			}
+			taken = append(taken, t)
+		}
 	}
+	devices, err := fs.findTree(ctx, treeDevice)
 	if err != nil {
 		return nil, err
 	}
-	var list [][2]int64
-	i, at := 0, int64(0) // the chunk, and the first byte in it that no extent was found for
-	emit := func(start, end int64) error {
-		if end-start < minFree {
-			return nil
-		}
-		c := &fs.chunks[i]
-		for _, s := range c.stripes {
-			if len(list) == maxFree {
-				return corrupt("more than %d ranges", maxFree)
+	err = devices.scan(ctx, key{0, typeDevExtent, 0}, maxKey, strict, func(k key, item []byte) error {
+		if k.typ == typeDevExtent && len(item) >= 32 {
+			length := le.Uint64(item[24:])
+			if length > 1<<62 || k.off > 1<<62 {
+				return corrupt("device extent of %d bytes at %d", length, k.off)
 			}
-			list = append(list, [2]int64{s.offset + start - c.logical, s.offset + end - c.logical})
+			taken = append(taken, takenSpan{span{k.off, k.off + length}, nil})
 		}
 		return nil
-	}
-	// advance goes on to the chunk that holds an address.
-	advance := func(to int64) error {
-		for i < len(fs.chunks) && fs.chunks[i].logical+fs.chunks[i].size <= to {
-			c := &fs.chunks[i]
-			if at = max(at, c.logical); c.kind&chunkSystem == 0 {
-				if err := emit(at, c.logical+c.size); err != nil {
-					return err
-				}
-			}
-			i++
-		}
-		return nil
-	}
-	err = fs.search(ctx, treeRoot{le.Uint64(b[176:]), b[238]}, key{}, func(k key, _ []byte) (bool, error) {
-		if k.kind != typeExtItem && k.kind != typeMetaItem {
-			return true, nil
-		}
-		start, size := int64(k.object), int64(k.offset)
-		if k.kind == typeMetaItem {
-			size = fs.super.node
-		}
-		if start < 0 || size <= 0 || start+size < 0 {
-			return false, corrupt("an extent of %d bytes at %d", size, start)
-		}
-		if err := advance(start); err != nil {
-			return false, err
-		}
-		if i == len(fs.chunks) || start < fs.chunks[i].logical || start+size > fs.chunks[i].logical+fs.chunks[i].size {
-			return false, corrupt("an extent of %d bytes at %d is in no chunk", size, start)
-		}
-		if at = max(at, fs.chunks[i].logical); fs.chunks[i].kind&chunkSystem == 0 {
-			if err := emit(at, start); err != nil {
-				return false, err
-			}
-		}
-		at = max(at, start+size)
-		return true, nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return list, advance(1<<63 - 1)
-}
-
-// subtract takes ranges away from others.
-func subtract(from, away [][2]int64) [][2]int64 {
-	away = slices.Clone(away)
-	slices.SortFunc(away, func(a, b [2]int64) int { return int(min(1, max(-1, a[0]-b[0]))) })
-	var out [][2]int64
-	for _, r := range from {
-		for _, a := range away {
-			if a[1] <= r[0] || a[0] >= r[1] {
-				continue
-			}
-			if a[0] > r[0] {
-				out = append(out, [2]int64{r[0], a[0]})
-			}
-			r[0] = a[1]
+	slices.SortStableFunc(taken, func(a, b takenSpan) int {
+		if a.start != b.start {
+			return int(min(1, max(-1, int64(a.start)-int64(b.start))))
 		}
-		if r[0] < r[1] {
-			out = append(out, r)
+		return 0 // chunks come first
+	})
+	// Space of which two claim to be the owner is nobody's to give away.
+	end, last := uint64(0), -1
+	for i := range taken {
+		if taken[i].chunk == nil {
+			continue
+		}
+		if last >= 0 && taken[i].start < end {
+			taken[i].chunk, taken[last].chunk = nil, nil
+		}
+		if taken[i].end > end {
+			end, last = taken[i].end, i
 		}
 	}
-	return out
+	return taken, nil
+}
+
+// freeSpace passes on what is free.
+type freeSpace struct {
+	fs      *FS
+	extents *tree
+	fn      func(start, end int64) error
+}
+
+// give passes on a free part of the device, without the parts that are never
+// given.
+func (f *freeSpace) give(start, end uint64) error {
+	start = max(start, reservedHead)
+	for _, off := range superOffsets {
+		room := span{uint64(off), uint64(off) + superRoom}
+		if room.end <= start || room.start >= end {
+			continue
+		}
+		if start < room.start {
+			if err := f.fn(int64(start), int64(room.start)); err != nil {
+				return err
+			}
+		}
+		start = room.end
+	}
+	if start >= end {
+		return nil
+	}
+	return f.fn(int64(start), int64(end))
+}
+
+// inChunk gives what no extent takes of a chunk whose stripe starts at byte
+// physical of the device. What lies behind a damaged node is not given.
+func (f *freeSpace) inChunk(ctx context.Context, c *chunk, physical uint64) error {
+	d := f.fs.devices[f.fs.sb.devID]
+	if c.end()-c.logical+physical > uint64(d.Size) {
+		return nil
+	}
+	at := c.logical
+	give := func(start, end uint64) error {
+		if start >= end {
+			return nil
+		}
+		return f.give(start-c.logical+physical, end-c.logical+physical)
+	}
+	// An extent does not begin in one chunk and end in another, but damage may
+	// say so.
+	k, item, err := f.extents.floor(ctx, key{c.logical, 0, 0})
+	if err == nil && item != nil {
+		at = max(at, f.extentEnd(k))
+	}
+	var giving error
+	if err == nil {
+		err = f.extents.scan(ctx, key{c.logical, 0, 0}, key{c.end() - 1, 255, 1<<64 - 1}, strict, func(k key, _ []byte) error {
+			end := f.extentEnd(k)
+			if end == 0 {
+				return nil
+			}
+			if giving = give(at, k.oid); giving != nil {
+				return errStop
+			}
+			at = max(at, end)
+			return nil
+		})
+	}
+	switch {
+	case giving != nil:
+		return giving
+	case err != nil && (ctx.Err() != nil || !errors.Is(err, filesystem.ErrCorrupt)):
+		return err
+	case err != nil:
+		return nil
+	}
+	return give(at, c.end())
+}
+
+// extentEnd gives where an extent ends; 0 for other items.
+func (f *freeSpace) extentEnd(k key) uint64 {
+	length := k.off
+	switch k.typ {
+	case typeExtent:
+	case typeMetadata:
+		length = uint64(f.fs.sb.nodeSize)
+	default:
+		return 0
+	}
+	if k.oid+length < k.oid {
+		return 1<<64 - 1
+	}
+	return k.oid + length
 }

@@ -2,71 +2,78 @@ package btrfs
 
 import (
 	"context"
-	"strings"
+	"os"
 	"testing"
 
+	"cairn/guest/filesystem"
 	"cairn/guest/filesystem/filesystemtest"
 )
 
+// TestFree writes rubbish over all that is called free; no difference may be
+// seen.
 func TestFree(t *testing.T) {
-	scale := filesystemtest.SmallScale()
-	scale.Entries, scale.Extents = 300, 300
-	for _, mkfs := range [][]string{nil, {"-M"}} {
-		path := image(t, 200<<20, scale, "", mkfs...)
-		want := stubs(filesystemtest.Truth(t, filesystemtest.CopyImage(t, path), "ro"))
-		filesystemtest.TestFree(t, path, openAny, want, filesystemtest.AllFields, 0.7, nil)
+	for _, l := range layouts[:5] {
+		t.Run(l.name, func(t *testing.T) {
+			t.Parallel()
+			image := populated(t, l.size, filesystemtest.SmallScale(), l.options, l.mkfs...)
+			want := withoutStubTimes(filesystemtest.Truth(t, image, "ro"))
+			open := func(t *testing.T, image string) filesystem.Reader { return timeless{openImage(t, image)} }
+			filesystemtest.TestFree(t, image, open, want, filesystemtest.AllFields, 0.9, nil)
+		})
 	}
 }
 
-// TestFreeAsTheKernelSees: the kernel mounts what was spoiled, reads it, writes
-// to it, and finds it whole.
-func TestFreeAsTheKernelSees(t *testing.T) {
-	scale := filesystemtest.SmallScale()
-	scale.Entries, scale.Extents = 100, 100
-	path := image(t, 200<<20, scale, "compress=zstd")
-	want := stubs(filesystemtest.Truth(t, path, "ro"))
-	fs := openImage(t, path)
-	f := openWritable(t, path)
-	rubbish := []byte(strings.Repeat("rubbish!", 8<<10))
-	err := fs.Free(context.Background(), func(start, end int64) error {
-		for start < end {
-			n, err := f.WriteAt(rubbish[:min(int64(len(rubbish)), end-start)], start)
+// TestFreeForTheKernel spoils an image and lets the kernel and btrfs check
+// read it.
+func TestFreeForTheKernel(t *testing.T) {
+	for _, l := range []int{0, 3} {
+		t.Run(layouts[l].name, func(t *testing.T) {
+			t.Parallel()
+			image := populated(t, layouts[l].size, filesystemtest.SmallScale(), layouts[l].options, layouts[l].mkfs...)
+			want := withoutStubTimes(filesystemtest.Truth(t, image, "ro"))
+			f, err := os.OpenFile(image, os.O_RDWR, 0)
 			if err != nil {
-				return err
+				t.Fatal(err)
 			}
-			start += int64(n)
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	filesystemtest.Run(t, "btrfs", "check", "--readonly", "--check-data-csum", path)
-	for _, d := range filesystemtest.Compare(want, stubs(filesystemtest.Truth(t, path, "ro")), filesystemtest.AllFields) {
-		t.Error(d)
+			defer f.Close()
+			ctx := context.Background()
+			err = openImage(t, image).Free(ctx, func(start, end int64) error {
+				b := make([]byte, end-start)
+				for i := range b {
+					b[i] = 0x5A
+				}
+				_, err := f.WriteAt(b, start)
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			filesystemtest.Run(t, "btrfs", "check", "--check-data-csum", image)
+			got := withoutStubTimes(filesystemtest.Truth(t, image, "ro"))
+			for _, d := range filesystemtest.Compare(want, got, filesystemtest.AllFields) {
+				t.Error(d)
+			}
+		})
 	}
 }
 
-// TestLiveCopies reads copies of a busy filesystem: what the last commit left,
-// which is what the kernel shows without the log tree.
-func TestLiveCopies(t *testing.T) {
-	filesystemtest.NeedRoot(t)
-	filesystemtest.NeedTool(t, "mkfs.btrfs")
-	for _, path := range filesystemtest.LiveCopies(t, 160<<20, 2, "commit=1", "mkfs.btrfs", "-q") {
-		fs := openImage(t, path)
-		want := filesystemtest.Truth(t, filesystemtest.CopyImage(t, path), "ro,rescue=nologreplay")
-		got, err := filesystemtest.Walk(context.Background(), fs)
-		if err != nil {
-			t.Fatal(err)
+// TestNothingFree: several devices tell nothing, a log tree hides all.
+func TestNothingFree(t *testing.T) {
+	none := func(fs *FS) {
+		t.Helper()
+		if err := fs.Free(context.Background(), func(start, end int64) error {
+			t.Errorf("%d to %d is called free", start, end)
+			return errStop
+		}); err != nil {
+			t.Error(err)
 		}
-		for _, d := range filesystemtest.Compare(want, got, filesystemtest.AllFields) {
-			t.Error(d)
-		}
-		notes := strings.Join(fs.Info().Notes, "; ")
-		err = fs.Free(context.Background(), func(int64, int64) error { return nil })
-		if log := fs.super.log != 0; log != strings.Contains(notes, "log tree") || log != (err != nil) {
-			t.Errorf("a log tree: %v; notes %q; free: %v", log, notes, err)
-		}
-		t.Logf("%d names, notes %q", len(got), notes)
 	}
+	images, _ := array(t, 2, 160*mib, "-d", "single", "-m", "raid1")
+	none(openImage(t, images...))
+	image := logged(t, func(dir string) {})
+	fs := openImage(t, image)
+	if fs.sb.logRoot.bytenr == 0 {
+		t.Fatal("the image has no log tree")
+	}
+	none(fs)
 }

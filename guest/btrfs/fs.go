@@ -4,30 +4,34 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"sync"
+
+	"github.com/klauspost/compress/zstd"
 
 	"cairn/guest/filesystem"
 )
 
-// Device is one device of a filesystem.
-type Device struct {
-	Image io.ReaderAt
-	Size  int64 // bytes
-}
-
-// FS is one btrfs. It implements filesystem.Reader and filesystem.FreeSpace.
+// FS is one btrfs filesystem. It implements filesystem.Reader and
+// filesystem.FreeSpace.
 type FS struct {
-	super      Super
-	devices    map[uint64]Device
-	chunks     []chunk // by logical address
-	cache      *blockCache
-	extents    extentCache
-	volumes    []subvolume // by id; the top first
-	home       string
-	unsure     string // why nothing can be told of free space
-	unverified bool   // metadata is not held to its checksums: for tests
+	devices  map[uint64]*device // by devid
+	missing  []uint64           // devids that the chunk tree names
+	sb       *super
+	skipSums bool // tests only: no checksum is looked at
+	chunks   chunkMap
+	// chunksDamaged says that chunks may be missing in the map.
+	chunksDamaged bool
+	nodes         *nodeCache
+	plain         clock[plainKey, []byte]
+	zstd          *zstd.Decoder
+
+	rootTree tree
+	sums     *tree // of data checksums; nil: there is none
+	volumes  []subvolume
+	home     string
+
+	rootDamage error // of the part of the root tree that names subvolumes
 
 	mu    sync.Mutex
 	notes []string
@@ -38,74 +42,94 @@ var (
 	_ filesystem.FreeSpace = (*FS)(nil)
 )
 
-// Open opens the filesystem that lies on the devices, in any order. Devices
-// that are missing are noted; what lies on them alone cannot be read. The error
-// wraps ErrCorrupt when there is no usable superblock and ErrUnsupported when
-// the filesystem needs a feature that is not known here.
+// Open reads the filesystem that lies on the given devices, in any order; each
+// one's superblock tells which it is. Devices may be missing when another copy
+// of what must be read is there. The error wraps ErrCorrupt when nothing can
+// be read, ErrUnsupported when the filesystem needs a feature that is not known
+// here, and ErrDeviceMissing, with the device's number, when nothing can be
+// read without it.
 func Open(ctx context.Context, devices []Device) (*FS, error) {
 	return open(ctx, devices, false)
 }
 
-func open(ctx context.Context, devices []Device, unverified bool) (*FS, error) {
-	fs := &FS{devices: map[uint64]Device{}, unverified: unverified}
-	if len(devices) == 0 {
-		return nil, fmt.Errorf("btrfs: no device: %w", filesystem.ErrNotExist)
-	}
-	var supers []Super
-	for _, d := range devices {
-		s, err := Probe(ctx, d.Image, d.Size)
-		if err != nil {
-			return nil, err
-		}
-		if len(supers) > 0 && s.FSID != supers[0].FSID {
-			return nil, fmt.Errorf("btrfs: devices of two filesystems, %s and %s", supers[0].FSID, s.FSID)
-		}
-		if _, twice := fs.devices[s.DevID]; twice {
-			return nil, fmt.Errorf("btrfs: two devices have number %d: one is a copy", s.DevID)
-		}
-		fs.devices[s.DevID] = d
-		supers = append(supers, s)
-	}
-	// A device that was away for a while is behind; what it has would be wrong.
-	newest := slices.MaxFunc(supers, func(a, b Super) int { return int(min(1, max(-1, int64(a.generation)-int64(b.generation)))) })
-	for _, s := range supers {
-		if s.generation+1 < newest.generation { // one commit may be under way
-			delete(fs.devices, s.DevID)
-			fs.note("device %d is out of date and is not read", s.DevID)
-		}
-	}
-	fs.super = newest
-	if have := uint64(len(fs.devices)); have < newest.Devices {
-		fs.note("%d of %d devices are there; what lies on the others alone cannot be read", have, newest.Devices)
-	}
-	if err := fs.openTrees(ctx); err != nil {
+func open(ctx context.Context, devices []Device, skipSums bool) (*FS, error) {
+	fs := &FS{devices: make(map[uint64]*device), skipSums: skipSums}
+	if err := fs.open(ctx, devices); err != nil {
 		return nil, fmt.Errorf("btrfs: %w", err)
 	}
 	return fs, nil
 }
 
-func (fs *FS) openTrees(ctx context.Context) error {
-	fs.cache = newCache(fs.super.node)
-	if err := fs.openChunks(ctx); err != nil {
+func (fs *FS) open(ctx context.Context, devices []Device) error {
+	if err := fs.openDevices(ctx, devices); err != nil {
 		return err
 	}
-	if len(fs.chunks) == 0 {
-		return corrupt("no chunk is known")
-	}
-	if fs.super.Devices != 1 {
-		fs.doubt("it lies on several devices")
-	}
-	if fs.super.log != 0 {
-		fs.doubt("its log tree was not replayed")
-		fs.note("the log tree was not replayed: what was synced since the last commit, 30 seconds at most, may be missing")
-	}
-	if err := fs.openVolumes(ctx); err != nil {
+	fs.nodes = newNodeCache(fs.sb.nodeSize)
+	fs.plain.init(plainBytes / maxCompressed)
+	var err error
+	fs.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(2), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(maxCompressed))
+	if err != nil {
 		return err
 	}
-	if _, _, err := fs.locate(fs.Root()); err != nil {
+	if err := fs.readChunks(ctx); err != nil {
+		return fmt.Errorf("chunk tree: %w", err)
+	}
+	fs.noteDevices()
+	fs.rootTree = tree{fs: fs, root: fs.sb.root}
+	if err := fs.readRoots(ctx); err != nil {
+		return fmt.Errorf("root tree: %w", err)
+	}
+	if err := fs.replayLog(ctx); err != nil {
 		return err
 	}
-	return ctx.Err()
+	return fs.findHome(ctx)
+}
+
+// openDevices reads the superblocks. The newest of all decides.
+func (fs *FS) openDevices(ctx context.Context, devices []Device) error {
+	if len(devices) == 0 {
+		return errors.New("no device given")
+	}
+	var supers []*super
+	for i, d := range devices {
+		s, err := readSuper(ctx, d.Image, d.Size, fs.skipSums)
+		if err != nil {
+			if len(devices) == 1 || ctx.Err() != nil {
+				return err
+			}
+			return fmt.Errorf("device %d of %d given: %w", i+1, len(devices), err)
+		}
+		supers = append(supers, s)
+		if fs.sb == nil || s.generation > fs.sb.generation {
+			fs.sb = s
+		}
+	}
+	for i, s := range supers {
+		if s.fsid != fs.sb.fsid {
+			return fmt.Errorf("%w: the devices belong to different filesystems, %s and %s", filesystem.ErrUnsupported, uuidText(s.fsid), uuidText(fs.sb.fsid))
+		}
+		if s.sectorSize != fs.sb.sectorSize || s.nodeSize != fs.sb.nodeSize {
+			return corrupt("device %d says nodes of %d bytes, device %d of %d", s.devID, s.nodeSize, fs.sb.devID, fs.sb.nodeSize)
+		}
+		stale := s.generation != fs.sb.generation
+		if d := fs.devices[s.devID]; d != nil {
+			fs.note("device %d was given twice; the newer one is used", s.devID)
+			if !d.stale {
+				continue
+			}
+		}
+		fs.devices[s.devID] = &device{devices[i], stale}
+		if stale {
+			fs.note("device %d missed the commits from %d to %d and is read last", s.devID, s.generation+1, fs.sb.generation)
+		}
+		if s.copyNr > 0 {
+			fs.note("device %d: copy %d of the superblock is used, for the ones before are damaged or older", s.devID, s.copyNr)
+		}
+		if uint64(devices[i].Size) < s.devBytes {
+			fs.note("device %d ends %d bytes before the filesystem does; what lies there cannot be read", s.devID, s.devBytes-uint64(devices[i].Size))
+		}
+	}
+	return nil
 }
 
 func (fs *FS) note(format string, args ...any) {
@@ -117,24 +141,21 @@ func (fs *FS) note(format string, args ...any) {
 	}
 }
 
-// doubt says that nothing can be told of free space. The first reason stays.
-func (fs *FS) doubt(why string) {
-	if fs.unsure == "" {
-		fs.unsure = why
-	}
-}
-
-// Info describes the filesystem. Free is what no extent takes, before copies
-// are counted.
+// Info describes the filesystem. Sizes are sums over all devices; FreeBytes
+// counts what is stored twice as used once, as the superblock does. btrfs has
+// no limit of inodes.
 func (fs *FS) Info() filesystem.Info {
 	fs.mu.Lock()
 	notes := slices.Clone(fs.notes)
 	fs.mu.Unlock()
 	return filesystem.Info{
-		Type: "btrfs", Label: fs.super.Label, UUID: fs.super.FSID, BlockSize: fs.super.sector, Home: fs.home,
-		TotalBytes: fs.super.total, FreeBytes: max(0, fs.super.total-fs.super.used), Notes: notes,
+		Type:       "btrfs",
+		Label:      fs.sb.label,
+		UUID:       uuidText(fs.sb.fsid),
+		BlockSize:  int64(fs.sb.sectorSize),
+		TotalBytes: int64(fs.sb.totalBytes),
+		FreeBytes:  int64(fs.sb.totalBytes - min(fs.sb.bytesUsed, fs.sb.totalBytes)),
+		Home:       fs.home,
+		Notes:      notes,
 	}
 }
-
-// damaged says whether an error is damage, which does not hide the rest.
-func damaged(err error) bool { return errors.Is(err, filesystem.ErrCorrupt) }

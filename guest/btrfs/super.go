@@ -1,162 +1,190 @@
 package btrfs
 
 import (
+	"bytes"
 	"context"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"cairn/guest/filesystem"
 )
 
-var le = binary.LittleEndian
-
-// corrupt is an error that wraps ErrCorrupt.
-func corrupt(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", filesystem.ErrCorrupt, fmt.Sprintf(format, args...))
-}
-
 const (
 	superSize  = 4096
 	superMagic = "_BHRfS_M"
-	sysArray   = 0x32B // offset of the system chunks
-	maxSys     = 2048
+
+	sysArrayOffset = 811
+	sysArraySize   = 2048
+
+	flagSeeding = 1 << 32
 )
 
-// superOffsets are the places of a superblock and its copies, in bytes.
-func superOffsets() []int64 { return []int64{64 << 10, 64 << 20, 256 << 30} }
+// superOffsets are where the superblock and its two copies lie on a device.
+var superOffsets = [...]int64{64 << 10, 64 << 20, 256 << 30}
 
-// Incompatible features (include/uapi/linux/btrfs.h).
-const (
-	incompatMixedGroups  = 1 << 2
-	incompatRAID56       = 1 << 7
-	incompatMetadataUUID = 1 << 10
-	incompatZoned        = 1 << 12
-	incompatExtentTreeV2 = 1 << 13
-	incompatStripeTree   = 1 << 14
-
-	// knownIncompat are mixed backrefs, default subvolume, mixed groups, lzo,
-	// zstd, big metadata, extended inode references, RAID 5 and 6, skinny
-	// metadata, no holes, metadata UUID, RAID1C3 and C4, and simple quotas.
-	knownIncompat = 1<<12 - 1 | 1<<16
-)
-
-// incompatNames are those that are not known.
-var incompatNames = map[uint64]string{incompatZoned: "zoned", incompatExtentTreeV2: "extent-tree-v2", incompatStripeTree: "raid-stripe-tree"}
-
-// Super is what a device's superblock says.
-type Super struct {
-	FSID       string // with dashes
-	Label      string
-	DeviceUUID string
-	DevID      uint64
-	Devices    uint64 // of the whole filesystem
-
-	raw        []byte
-	generation uint64
-	root       treeRoot
-	chunks     treeRoot
-	log        uint64
-	total      int64
-	used       int64
-	sector     int64
-	node       int64
-	sum        uint16
-	incompat   uint64
-	deviceSize int64
-	rootDir    uint64
+// super is what the reader keeps of a superblock ("On-disk format",
+// "Superblock").
+type super struct {
+	fsid, metadataUUID   [16]byte
+	generation           uint64
+	root, chunkRoot      nodeRef
+	logRoot              nodeRef
+	totalBytes           uint64 // of all devices
+	bytesUsed            uint64
+	rootDir              uint64 // of the root tree
+	numDevices           uint64
+	sectorSize, nodeSize int
+	incompat             uint64
+	flags                uint64
+	sum                  checksum
+	devID                uint64
+	devBytes             uint64 // of this device
+	devUUID              [16]byte
+	label                string
+	sysArray             []byte
+	copyNr               int // 0: the first superblock
 }
 
-// Probe reads the superblock of one device: of its copies the newest that is
-// whole.
+// Super is what a device's superblock tells for putting devices together.
+type Super struct {
+	FSID       string // of the filesystem, lower-case with dashes
+	DeviceUUID string
+	DevID      uint64
+	NumDevices uint64 // of the filesystem
+	Label      string
+	Generation uint64 // of the last commit that reached this device
+}
+
+// Probe reads the newest valid superblock of the device that fills the first
+// size bytes of r. The error wraps ErrCorrupt when there is none, and
+// ErrUnsupported when the filesystem needs a feature that is not known here.
 func Probe(ctx context.Context, r io.ReaderAt, size int64) (Super, error) {
-	var best Super
-	var first error
-	for _, off := range superOffsets() {
+	s, err := readSuper(ctx, r, size, false)
+	if err != nil {
+		return Super{}, fmt.Errorf("btrfs: %w", err)
+	}
+	return Super{
+		FSID: uuidText(s.fsid), DeviceUUID: uuidText(s.devUUID), DevID: s.devID,
+		NumDevices: s.numDevices, Label: s.label, Generation: s.generation,
+	}, nil
+}
+
+func uuidText(u [16]byte) string {
+	return fmt.Sprintf("%x-%x-%x-%x-%x", u[0:4], u[4:6], u[6:8], u[8:10], u[10:16])
+}
+
+// readSuper finds the valid superblock of a device with the highest
+// generation. The device's own size decides how many copies there are.
+func readSuper(ctx context.Context, r io.ReaderAt, size int64, skipSums bool) (*super, error) {
+	var best *super
+	var errs []error
+	for i, off := range superOffsets {
 		if err := ctx.Err(); err != nil {
-			return best, err
+			return nil, err
 		}
-		if off+superSize > size {
+		if off > size-superSize {
 			break
 		}
 		b := make([]byte, superSize)
-		n, err := r.ReadAt(b, off)
-		if n < len(b) {
-			if err == nil || errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
-			if first == nil {
-				first = fmt.Errorf("superblock at %d: %w", off, err)
-			}
+		if n, err := r.ReadAt(b, off); n < superSize {
+			errs = append(errs, fmt.Errorf("superblock at %d: %w", off, noEOF(err)))
 			continue
 		}
-		s, err := parseSuper(b, off)
+		s, err := parseSuper(b, off, skipSums)
 		if err != nil {
-			if first == nil {
-				first = fmt.Errorf("superblock at %d: %w", off, err)
-			}
+			errs = append(errs, fmt.Errorf("superblock at %d: %w", off, err))
 			continue
 		}
-		if best.raw == nil || s.generation > best.generation {
+		s.copyNr = i
+		if best == nil || s.generation > best.generation {
 			best = s
 		}
 	}
-	if best.raw == nil {
-		if first == nil {
-			first = corrupt("a device of %d bytes", size)
-		}
-		return best, fmt.Errorf("btrfs: %w", first)
+	if best != nil {
+		return best, nil
 	}
-	return best, nil
+	if len(errs) == 0 {
+		return nil, corrupt("no superblock: the image has only %d bytes", size)
+	}
+	// A readable copy that is refused says more than the lack of another.
+	for _, err := range errs {
+		if errors.Is(err, filesystem.ErrUnsupported) || !errors.Is(err, filesystem.ErrCorrupt) {
+			return nil, err
+		}
+	}
+	return nil, errs[0]
 }
 
-func parseSuper(b []byte, off int64) (Super, error) {
-	s := Super{raw: b}
-	if string(b[0x40:0x48]) != superMagic || le.Uint64(b[0x30:]) != uint64(off) {
-		return s, corrupt("no btrfs superblock")
+// noEOF turns the end of an image into an error of reading it.
+func noEOF(err error) error {
+	if err == nil || err == io.EOF {
+		return io.ErrUnexpectedEOF
 	}
-	s.sum = le.Uint16(b[0xC4:])
-	if err := verify(s.sum, b); err != nil {
-		return s, err
+	return err
+}
+
+// parseSuper reads the superblock that lies at byte off of a device.
+func parseSuper(b []byte, off int64, skipSums bool) (*super, error) {
+	if len(b) < superSize || string(b[64:72]) != superMagic {
+		return nil, corrupt("no btrfs superblock")
 	}
-	s.FSID = uuid(b[0x20:])
-	s.generation = le.Uint64(b[0x48:])
-	s.root = treeRoot{le.Uint64(b[0x50:]), b[0xC6]}
-	s.chunks = treeRoot{le.Uint64(b[0x58:]), b[0xC7]}
-	s.log = le.Uint64(b[0x60:])
-	s.total, s.used = int64(le.Uint64(b[0x70:])), int64(le.Uint64(b[0x78:]))
-	s.rootDir, s.Devices = le.Uint64(b[0x80:]), le.Uint64(b[0x88:])
-	s.sector, s.node = int64(le.Uint32(b[0x90:])), int64(le.Uint32(b[0x94:]))
-	s.incompat = le.Uint64(b[0xBC:])
-	dev := b[0xC9:]
-	s.DevID, s.deviceSize, s.DeviceUUID = le.Uint64(dev), int64(le.Uint64(dev[8:])), uuid(dev[66:])
-	label, _, _ := strings.Cut(string(b[0x12B:0x22B]), "\x00")
-	s.Label = label
-	power := func(n, low, high int64) bool { return n >= low && n <= high && n&(n-1) == 0 }
-	if !power(s.sector, 512, 64<<10) || !power(s.node, s.sector, 64<<10) {
-		return s, corrupt("superblock: sectors of %d bytes, nodes of %d", s.sector, s.node)
+	s := &super{
+		generation: le.Uint64(b[72:]),
+		totalBytes: le.Uint64(b[112:]),
+		bytesUsed:  le.Uint64(b[120:]),
+		rootDir:    le.Uint64(b[128:]),
+		numDevices: le.Uint64(b[136:]),
+		incompat:   le.Uint64(b[188:]),
+		flags:      le.Uint64(b[56:]),
+		sum:        checksum(le.Uint16(b[196:])),
+		devID:      le.Uint64(b[201:]),
+		devBytes:   le.Uint64(b[209:]),
 	}
-	if s.total < 0 || s.used < 0 || s.deviceSize < 0 || s.root.level > maxLevel || s.chunks.level > maxLevel {
-		return s, corrupt("superblock: impossible sizes or levels")
+	if s.sum >= sumKinds {
+		return nil, fmt.Errorf("%w: checksum type %d", filesystem.ErrUnsupported, s.sum)
+	}
+	if !skipSums && !s.sum.fits(b, b[sumField:superSize]) {
+		return nil, corrupt("wrong checksum")
+	}
+	if at := le.Uint64(b[48:]); at != uint64(off) {
+		return nil, corrupt("it says that it lies at %d", at)
 	}
 	if unknown := s.incompat &^ knownIncompat; unknown != 0 {
-		var names []string
-		for bit := uint64(1); bit != 0; bit <<= 1 {
-			if name := incompatNames[bit]; unknown&bit != 0 && name != "" {
-				names = append(names, name)
-			} else if unknown&bit != 0 {
-				names = append(names, fmt.Sprintf("incompatible feature %#x", bit))
-			}
-		}
-		return s, fmt.Errorf("%w: btrfs with %s", filesystem.ErrUnsupported, strings.Join(names, ", "))
+		return nil, fmt.Errorf("%w: %s", filesystem.ErrUnsupported, featureNames(unknown))
 	}
+	if s.flags&flagSeeding != 0 && s.numDevices > 1 {
+		return nil, fmt.Errorf("%w: a seed of several devices", filesystem.ErrUnsupported)
+	}
+	sector, node := le.Uint32(b[144:]), le.Uint32(b[148:])
+	if sector < 4096 || sector > 65536 || sector&(sector-1) != 0 {
+		return nil, corrupt("sectors of %d bytes", sector)
+	}
+	if node < sector || node > 65536 || node&(node-1) != 0 {
+		return nil, corrupt("nodes of %d bytes", node)
+	}
+	s.sectorSize, s.nodeSize = int(sector), int(node)
+	if s.totalBytes == 0 || s.totalBytes > 1<<62 || s.numDevices == 0 || s.devID == 0 {
+		return nil, corrupt("%d bytes on %d devices, this one %d", s.totalBytes, s.numDevices, s.devID)
+	}
+	s.root = nodeRef{bytenr: le.Uint64(b[80:]), gen: s.generation, level: b[198]}
+	s.chunkRoot = nodeRef{bytenr: le.Uint64(b[88:]), gen: le.Uint64(b[164:]), level: b[199]}
+	s.logRoot = nodeRef{bytenr: le.Uint64(b[96:]), gen: s.generation + 1, level: b[200]}
+	if s.root.level >= maxLevels || s.chunkRoot.level >= maxLevels || s.logRoot.level >= maxLevels {
+		return nil, corrupt("trees of %d, %d and %d levels", s.root.level, s.chunkRoot.level, s.logRoot.level)
+	}
+	n := le.Uint32(b[160:])
+	if n > sysArraySize {
+		return nil, corrupt("system chunk array of %d bytes", n)
+	}
+	s.sysArray = bytes.Clone(b[sysArrayOffset:][:n])
+	copy(s.fsid[:], b[32:])
+	s.metadataUUID = s.fsid
+	if s.incompat&incompatMetadataUUID != 0 {
+		copy(s.metadataUUID[:], b[571:])
+	}
+	copy(s.devUUID[:], b[267:])
+	label, _, _ := bytes.Cut(b[299:299+256], []byte{0})
+	s.label = string(label)
 	return s, nil
-}
-
-func uuid(b []byte) string {
-	h := hex.EncodeToString(b[:16])
-	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }

@@ -1,0 +1,115 @@
+package btrfs
+
+import (
+	"cairn/guest/filesystem"
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"cairn/guest/filesystem/filesystemtest"
+)
+
+// hostDir is a directory on a filesystem that clones files.
+func hostDir(t testing.TB) string {
+	t.Helper()
+	filesystemtest.NeedRoot(t)
+	filesystemtest.NeedTool(t, "mkfs.xfs")
+	dir, _ := filesystemtest.LoopMount(t, filesystemtest.Image(t, 2<<30, "mkfs.xfs", "-q", "-m", "reflink=1"), "")
+	return dir
+}
+
+// logged makes an image that was copied just after a file was synced, with
+// the log tree not yet committed.
+func logged(t testing.TB, work func(dir string)) string {
+	t.Helper()
+	filesystemtest.NeedTool(t, "mkfs.btrfs")
+	host := hostDir(t)
+	image := filepath.Join(host, "live")
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(image, 256*mib); err != nil {
+		t.Fatal(err)
+	}
+	filesystemtest.Run(t, "mkfs.btrfs", "-q", image)
+	dir, unmount := filesystemtest.LoopMount(t, image, "commit=300")
+	work(dir)
+	f, err := os.Create(dir + "/synced")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString("synced"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	to := filepath.Join(host, "copy")
+	filesystemtest.Run(t, "cp", "--reflink=always", image, to)
+	unmount()
+	return to
+}
+
+// compareReplayed holds our view of a dirty image against the kernel's, which
+// replays the log of a copy.
+func compareReplayed(t *testing.T, image string, least int) *FS {
+	t.Helper()
+	fs := openImage(t, image)
+	got, err := filesystemtest.Walk(context.Background(), timeless{fs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	replayed := image + ".kernel"
+	filesystemtest.Run(t, "cp", "--reflink=auto", "--sparse=always", image, replayed)
+	mounted := time.Now().Unix()
+	want := withoutStubTimes(filesystemtest.Truth(t, replayed, "rw"))
+	os.Remove(replayed)
+	for path, w := range want {
+		// The kernel's replay sets some times to the present.
+		g := got[path]
+		if w.Mtime.Sec >= mounted {
+			w.Mtime, g.Mtime = filesystem.Time{}, filesystem.Time{}
+		}
+		if w.Ctime.Sec >= mounted {
+			w.Ctime, g.Ctime = filesystem.Time{}, filesystem.Time{}
+		}
+		if _, ok := got[path]; ok {
+			want[path], got[path] = w, g
+		}
+	}
+	for _, d := range filesystemtest.Compare(want, got, filesystemtest.AllFields) {
+		t.Error(d)
+	}
+	t.Logf("%d names, %q", len(want), fs.Info().Notes)
+	if len(want) < least {
+		t.Errorf("only %d names: the test does not test much", len(want))
+	}
+	return fs
+}
+
+// TestReplayOfLiveCopies copies the disk under a running filesystem, as a
+// crash-consistent restore point does.
+func TestReplayOfLiveCopies(t *testing.T) {
+	filesystemtest.NeedTool(t, "mkfs.btrfs")
+	n := 3
+	if filesystemtest.Long() {
+		n = 12
+	}
+	for _, l := range []struct {
+		name, options string
+		mkfs          []string
+	}{
+		{"default", "", nil},
+		{"no-holes-off-4k", "commit=1,compress=zstd", []string{"-n", "4096", "-O", "^no-holes"}},
+	} {
+		t.Run(l.name, func(t *testing.T) {
+			t.Parallel()
+			for _, image := range filesystemtest.LiveCopies(t, 256*mib, n, l.options, append([]string{"mkfs.btrfs", "-q"}, l.mkfs...)...) {
+				compareReplayed(t, image, 2)
+			}
+		})
+	}
+}
