@@ -248,6 +248,15 @@ func at(t testing.TB, fs *FS, path string) filesystem.Ino {
 	return ino
 }
 
+func mustNumber(t *testing.T, p place) filesystem.Ino {
+	t.Helper()
+	ino, err := p.number()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ino
+}
+
 // TestHome finds the default subvolume.
 func TestHome(t *testing.T) {
 	filesystemtest.NeedRoot(t)
@@ -266,6 +275,15 @@ func TestHome(t *testing.T) {
 			t.Errorf("home %q: %+v", home, info)
 		}
 		at(t, fs, "sub/file")
+		for _, v := range fs.volumes {
+			path, err := fs.Subvolume(context.Background(), v.id)
+			if err != nil || v.id != treeFS && at(t, fs, path) != mustNumber(t, place{vol: &v, oid: v.top}) {
+				t.Errorf("subvolume %d is at %q, %v", v.id, path, err)
+			}
+		}
+		if _, err := fs.Subvolume(context.Background(), 99_999); err == nil {
+			t.Error("a subvolume that is not there has a path")
+		}
 		want := filesystemtest.Truth(t, image, "ro")
 		got, err := filesystemtest.Walk(context.Background(), fs)
 		if err != nil {
