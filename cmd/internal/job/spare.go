@@ -23,10 +23,12 @@ type Spare struct {
 }
 
 // Sparer finds what of the disks of a point nobody will ever read: what its
-// filesystems have free, and contents of swap space. m has the disks and what
-// the guest's agents said; image opens a disk, until Sparer returns. In doubt
-// a range is not given. Notes say in plain words what was not looked at.
-type Sparer func(ctx context.Context, m *restorepoint.Manifest, image func(disk string) (restorepoint.Image, error)) (found []Spare, notes []string, err error)
+// filesystems have free, and contents of swap space. m has the disks, what
+// the guest's agents said and what stood frozen; off says that the VM does not
+// run. image opens a disk, until Sparer returns. In doubt a range is not given:
+// points that are read incrementally after this one lack it, too. Notes say in
+// plain words what was not looked at.
+type Sparer func(ctx context.Context, m *restorepoint.Manifest, off bool, image func(disk string) (restorepoint.Image, error)) (found []Spare, notes []string, err error)
 
 const (
 	// spareTimeout bounds the search, which reads no more than allocation maps.
@@ -86,7 +88,7 @@ func (b *Backup) findSpare(ctx context.Context, sources []qmp.Source) ([]Spare, 
 			images[d.Name] = &fleeceImage{ctx: sctx, source: sources[i], blocks: map[int64][]byte{}}
 		}
 	}
-	found, notes, err := b.Spare(sctx, &m, func(disk string) (restorepoint.Image, error) {
+	found, notes, err := b.Spare(sctx, &m, b.isOff(), func(disk string) (restorepoint.Image, error) {
 		if image := images[disk]; image != nil {
 			return image, nil
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"sort"
 
 	"cairn/cmd/internal/job"
@@ -23,8 +24,10 @@ const maxSpares = 4 << 20
 // Spare is the job.Sparer of this program. It looks at the filesystems that
 // the guest mounts, by its mount table or its fstab, and at no others: on what
 // lies unused a signature may be left over from before, and what is there now
-// would be taken for free.
-func Spare(ctx context.Context, m *restorepoint.Manifest, image func(disk string) (restorepoint.Image, error)) ([]job.Spare, []string, error) {
+// would be taken for free. Of a guest that runs it looks at those that stood
+// frozen: others write contents before the maps that say so, and a later
+// incremental point would have the maps and not the contents.
+func Spare(ctx context.Context, m *restorepoint.Manifest, off bool, image func(disk string) (restorepoint.Image, error)) ([]job.Spare, []string, error) {
 	t, err := tree.Open(ctx, m, image)
 	if err != nil {
 		return nil, nil, err
@@ -37,19 +40,26 @@ func Spare(ctx context.Context, m *restorepoint.Manifest, image func(disk string
 	if err != nil {
 		return nil, nil, err
 	}
-	mounted := map[int32]bool{}
-	for _, m := range mounts {
-		mounted[m.Volume] = true
+	mounted, stood := map[int32]bool{}, map[int32]bool{}
+	for _, mount := range mounts {
+		mounted[mount.Volume] = true
+	}
+	if !off {
+		if stood, err = standing(t, m, volumes, mounts); err != nil {
+			return nil, nil, err
+		}
 	}
 	s := &spares{}
 	var notes []string
 	for i := range volumes {
-		v := &volumes[i]
+		v, index := &volumes[i], int32(i)
 		switch {
 		case v.Type == "swap":
 			err = s.add(v, swapHeader, v.Size, true)
-		case mounted[int32(i)]:
-			err = s.filesystem(ctx, t, int32(i), v)
+		case mounted[index] && (off || stood[index]):
+			err = s.filesystem(ctx, t, index, v)
+		case mounted[index]:
+			notes = append(notes, fmt.Sprintf("%s was not frozen and is read whole", v.Name))
 		case v.Reason == "":
 			notes = append(notes, fmt.Sprintf("%s is mounted nowhere and read whole", v.Name))
 		}
@@ -64,6 +74,45 @@ func Spare(ctx context.Context, m *restorepoint.Manifest, image func(disk string
 	}
 	return s.list, notes, nil
 }
+
+// standing gives the mounted volumes of a running guest that stood frozen when
+// the point was taken. The inside agent says it of each; the stock agent
+// freezes all that it lists and Linux can freeze, without a word about others.
+func standing(t *tree.Tree, m *restorepoint.Manifest, volumes []tree.Volume, mounts []tree.Mount) (map[int32]bool, error) {
+	stood := map[int32]bool{}
+	if m.Consistency.Level == restorepoint.ConsistencyCrash || m.Consistency.Level == "" {
+		return stood, nil
+	}
+	doc, err := t.Document()
+	if err != nil {
+		return nil, err
+	}
+	frozen := map[string]bool{} // by mount point: whether all that is mounted there was
+	note := func(point string, yes bool) {
+		before, twice := frozen[path.Clean(point)]
+		frozen[path.Clean(point)] = yes && (before || !twice)
+	}
+	switch {
+	case doc != nil:
+		for _, mount := range doc.Mounts {
+			note(mount.Mountpoint, mount.Frozen)
+		}
+	case m.Guest != nil:
+		for _, mount := range m.Guest.Filesystems {
+			note(mount.Mountpoint, freezable[mount.Type])
+		}
+	}
+	for _, mount := range mounts {
+		if i := mount.Volume; i >= 0 && frozen[mount.Path] && freezable[volumes[i].Type] {
+			stood[i] = true
+		}
+	}
+	return stood, nil
+}
+
+// freezable are the types that have a reader and that Linux freezes: FIFREEZE
+// of others is refused, and the stock agent passes over that in silence.
+var freezable = map[string]bool{"ext2": true, "ext3": true, "ext4": true, "xfs": true, "btrfs": true}
 
 var errMaxSpares = fmt.Errorf("more than %d ranges are free; only those are left out", maxSpares)
 
