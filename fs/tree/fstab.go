@@ -40,6 +40,21 @@ func parseFstab(text string) []fstabEntry {
 	return list
 }
 
+// parseSwapFiles gives the files that an /etc/fstab names as swap space.
+func parseSwapFiles(text string) []string {
+	var list []string
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) < 3 || f[2] != "swap" || len(list) == maxMounts {
+			continue
+		}
+		if name := unescapeFstab(f[0]); strings.HasPrefix(name, "/") && !strings.HasPrefix(name, "/dev/") {
+			list = append(list, name)
+		}
+	}
+	return list
+}
+
 // isBind says whether the entry mounts a directory that is seen elsewhere.
 func (e fstabEntry) isBind() bool { return e.has("bind") || e.has("rbind") }
 

@@ -260,3 +260,13 @@ func (v *View) readSmall(ctx context.Context, name string) (string, error) {
 	}
 	return string(text[:n]), nil
 }
+
+// SwapFiles gives the files that the view's /etc/fstab names as swap space;
+// none when it cannot be read.
+func (v *View) SwapFiles(ctx context.Context) []string {
+	text, err := v.readSmall(ctx, "/etc/fstab")
+	if err != nil {
+		return nil
+	}
+	return parseSwapFiles(text)
+}

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -44,7 +45,11 @@ func Spare(ctx context.Context, m *restorepoint.Manifest, off bool, image func(d
 	for _, mount := range mounts {
 		mounted[mount.Volume] = true
 	}
-	if !off {
+	if off {
+		if where := hibernates(ctx, t, volumes); where != "" {
+			return nil, nil, fmt.Errorf("%w (%s)", job.ErrHibernates, where)
+		}
+	} else {
 		if stood, err = standing(t, m, volumes, mounts); err != nil {
 			return nil, nil, err
 		}
@@ -73,6 +78,59 @@ func Spare(ctx context.Context, m *restorepoint.Manifest, off bool, image func(d
 		}
 	}
 	return s.list, notes, nil
+}
+
+// hibernates says where a guest that is off has left its memory; "" when it has
+// not. What it resumes to has its own idea of what is free, and of what it has
+// swapped out.
+func hibernates(ctx context.Context, t *tree.Tree, volumes []tree.Volume) string {
+	for i, v := range volumes {
+		switch v.Type {
+		case "swsuspend":
+			return v.Name
+		case "ntfs":
+			view, err := t.Volume(ctx, int32(i))
+			if err == nil && sleepsIn(ctx, view, "/hiberfil.sys") {
+				return v.Name + "/hiberfil.sys"
+			}
+		}
+	}
+	guest, err := t.Guest(ctx)
+	if err != nil {
+		return "" // and nothing is mounted
+	}
+	for _, name := range guest.SwapFiles(ctx) {
+		if sleepsIn(ctx, guest, name) {
+			return name
+		}
+	}
+	return ""
+}
+
+// sleepsIn says whether a file begins as an image of a guest's memory does:
+// Linux' swap file (kernel/power/swap.c, struct swsusp_header) or Windows'
+// hiberfil.sys.
+func sleepsIn(ctx context.Context, view *tree.View, name string) bool {
+	p, err := view.Walk(ctx, view.Root(), name, true)
+	if err != nil {
+		return false
+	}
+	f, err := view.Tree().Open(ctx, p.Node)
+	if err != nil {
+		return false
+	}
+	b := make([]byte, swapHeader)
+	n, _ := f.ReadAt(b, 0)
+	b = b[:n]
+	if bytes.HasPrefix(b, []byte("hibr")) || bytes.HasPrefix(b, []byte("HIBR")) {
+		return true
+	}
+	for _, page := range []int{4096, 8192, 16384, 65536} {
+		if len(b) >= page && bytes.HasSuffix(b[:page-1], []byte("SUSPEND")) {
+			return true
+		}
+	}
+	return false
 }
 
 // standing gives the mounted volumes of a running guest that stood frozen when

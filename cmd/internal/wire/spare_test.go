@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -49,7 +50,31 @@ func TestSpare(t *testing.T) {
 		"vda": {f}, "vdb": imageOf(t, 8<<20, "mkswap"), "vdc": imageOf(t, 8<<20, "mke2fs", "-q", "-t", "ext4"),
 		"vdd": imageOf(t, 8<<20, "mkswap"),
 	}
-	// A hibernated guest's memory lies in its swap space.
+	m := &restorepoint.Manifest{}
+	for _, d := range []string{"vda", "vdb", "vdc", "vdd"} {
+		m.Disks = append(m.Disks, restorepoint.Disk{Name: d, Size: images[d].Size()})
+	}
+	open := func(disk string) (restorepoint.Image, error) { return images[disk], nil }
+	found, notes, err := Spare(t.Context(), m, true, open)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := map[string]int64{}
+	for _, s := range found {
+		if s.Swap != (s.Disk == "vdb" || s.Disk == "vdd") || s.Start < 0 || s.End > images[s.Disk].Size() || s.End-s.Start < 64<<10 {
+			t.Errorf("%+v", s)
+		}
+		sum[s.Disk] += s.End - s.Start
+	}
+	if sum["vda"] < 8<<20 || sum["vdb"] != 8<<20-swapHeader || sum["vdc"] != 0 || sum["vdd"] != 8<<20-swapHeader {
+		t.Errorf("left out: %v", sum)
+	}
+	if all := strings.Join(notes, "\n"); !strings.Contains(all, "vdc") || strings.Contains(all, "vda") {
+		t.Errorf("notes %q", notes)
+	}
+
+	// A hibernated guest's memory lies in its swap space, and has its own idea
+	// of what is free.
 	w, err := os.OpenFile(images["vdd"].Name(), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -58,28 +83,49 @@ func TestSpare(t *testing.T) {
 	if _, err := w.WriteAt([]byte("S1SUSPEND\x00"), 4096-10); err != nil {
 		t.Fatal(err)
 	}
-	m := &restorepoint.Manifest{}
-	for _, d := range []string{"vda", "vdb", "vdc", "vdd"} {
-		m.Disks = append(m.Disks, restorepoint.Disk{Name: d, Size: images[d].Size()})
+	if found, _, err := Spare(t.Context(), m, true, open); !errors.Is(err, job.ErrHibernates) || len(found) > 0 {
+		t.Errorf("of a guest that hibernates: %v, %v", found, err)
 	}
-	found, notes, err := Spare(t.Context(), m, true, func(disk string) (restorepoint.Image, error) { return images[disk], nil })
+	var _ job.Sparer = Spare
+}
+
+// TestSleepsIn: hibernated guests, by the file that has their memory.
+func TestSleepsIn(t *testing.T) {
+	dir, name := debianImage(t)
+	swap := make([]byte, 64<<10)
+	copy(swap[4096-10:], "S1SUSPEND\x00")
+	files := map[string]string{"etc/fstab": "/dev/vda / ext4 defaults 0 1\n/var/swap\\040file none swap sw 0 0\n", "var/swap file": string(swap), "awake": "SWAPSPACE2", "win": "hibr" + strings.Repeat("x", 5000)}
+	for file, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := exec.Command("mke2fs", "-q", "-F", "-t", "ext4", "-d", dir, name).CombinedOutput(); err != nil {
+		t.Fatalf("mke2fs: %v: %s", err, out)
+	}
+	f, err := os.Open(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sum := map[string]int64{}
-	for _, s := range found {
-		if s.Swap != (s.Disk == "vdb") || s.Start < 0 || s.End > images[s.Disk].Size() || s.End-s.Start < 64<<10 {
-			t.Errorf("%+v", s)
+	defer f.Close()
+	m := &restorepoint.Manifest{Disks: []restorepoint.Disk{{Name: "vda", Size: fileImage{f}.Size()}}}
+	open := func(string) (restorepoint.Image, error) { return fileImage{f}, nil }
+	if found, _, err := Spare(t.Context(), m, true, open); !errors.Is(err, job.ErrHibernates) {
+		t.Errorf("with a swap file that holds the memory: %d ranges, %v", len(found), err)
+	}
+	tr, err := tree.Open(t.Context(), m, open)
+	if err != nil {
+		t.Fatal(err)
+	}
+	view, err := tr.Guest(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]bool{"/var/swap file": true, "/win": true, "/awake": false, "/none": false} {
+		if sleepsIn(t.Context(), view, file) != want {
+			t.Errorf("%s: want %t", file, want)
 		}
-		sum[s.Disk] += s.End - s.Start
 	}
-	if sum["vda"] < 8<<20 || sum["vdb"] != 8<<20-swapHeader || sum["vdc"] != 0 || sum["vdd"] != 0 {
-		t.Errorf("left out: %v", sum)
-	}
-	if all := strings.Join(notes, "\n"); !strings.Contains(all, "vdc") || strings.Contains(all, "vda") {
-		t.Errorf("notes %q", notes)
-	}
-	var _ job.Sparer = Spare
 }
 
 // TestSpareOfRunningGuest: Linux writes a file's contents before the maps that
