@@ -40,16 +40,14 @@ func parseFstab(text string) []fstabEntry {
 	return list
 }
 
-// parseSwapFiles gives the files that an /etc/fstab names as swap space.
-func parseSwapFiles(text string) []string {
+// parseSwap gives what an /etc/fstab names as swap space: devices, as in
+// fstabEntry, and files.
+func parseSwap(text string) []string {
 	var list []string
 	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
-		if len(f) < 3 || f[2] != "swap" || len(list) == maxMounts {
-			continue
-		}
-		if name := unescapeFstab(f[0]); strings.HasPrefix(name, "/") && !strings.HasPrefix(name, "/dev/") {
-			list = append(list, name)
+		if len(f) >= 3 && !strings.HasPrefix(f[0], "#") && f[2] == "swap" && len(list) < maxMounts {
+			list = append(list, unescapeFstab(f[0]))
 		}
 	}
 	return list

@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"path"
@@ -18,6 +19,12 @@ import (
 // swapHeader is what is kept of swap space: its header is in the first page,
 // which has at most 64 KiB (mkswap(8)).
 const swapHeader = 64 << 10
+
+// Types of swap partitions.
+const (
+	swapMBR = "0x82"
+	swapGPT = "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f"
+)
 
 // maxSpares bounds what is gathered: some 200 MiB.
 const maxSpares = 4 << 20
@@ -54,13 +61,19 @@ func Spare(ctx context.Context, m *restorepoint.Manifest, off bool, image func(d
 			return nil, nil, err
 		}
 	}
+	swap := map[int32]bool{}
+	if guest, err := t.Guest(ctx); err == nil {
+		swap, _ = guest.Swap(ctx)
+	}
 	s := &spares{}
 	var notes []string
 	for i := range volumes {
-		v, index := &volumes[i], int32(i)
+		v, index, err := &volumes[i], int32(i), error(nil)
 		switch {
+		case v.Type == "swap" && (swap[index] || v.PartType == swapMBR || v.PartType == swapGPT):
+			err = s.swap(v, image)
 		case v.Type == "swap":
-			err = s.add(v, swapHeader, v.Size, true)
+			notes = append(notes, fmt.Sprintf("%s looks like swap space that nothing uses, and is read whole", v.Name))
 		case mounted[index] && (off || stood[index]):
 			err = s.filesystem(ctx, t, index, v)
 		case mounted[index]:
@@ -99,7 +112,8 @@ func hibernates(ctx context.Context, t *tree.Tree, volumes []tree.Volume) string
 	if err != nil {
 		return "" // and nothing is mounted
 	}
-	for _, name := range guest.SwapFiles(ctx) {
+	_, files := guest.Swap(ctx)
+	for _, name := range files {
 		if sleepsIn(ctx, guest, name) {
 			return name
 		}
@@ -193,6 +207,38 @@ func (s *spares) filesystem(ctx context.Context, t *tree.Tree, index int32, v *t
 		s.list = s.list[:before]
 	}
 	return err
+}
+
+// swap adds swap space as far as its header says that it goes (union
+// swap_header in the kernel's include/linux/swap.h): behind that may lie
+// anything. The header's numbers have the guest's order of bytes.
+func (s *spares) swap(v *tree.Volume, image func(disk string) (restorepoint.Image, error)) error {
+	if len(v.Extents) == 0 || v.Extents[0].Size < swapHeader {
+		return nil
+	}
+	disk, err := image(v.Extents[0].Disk)
+	if err != nil {
+		return err
+	}
+	b := make([]byte, swapHeader)
+	if n, err := disk.ReadAt(b, v.Extents[0].DiskOffset); n < len(b) {
+		return err
+	}
+	page := int64(0)
+	for _, size := range []int64{4096, 8192, 16384, 65536} {
+		if page == 0 && string(b[size-10:size]) == "SWAPSPACE2" {
+			page = size
+		}
+	}
+	var order binary.ByteOrder = binary.LittleEndian
+	if order.Uint32(b[1024:]) != 1 {
+		order = binary.BigEndian
+	}
+	end := (int64(order.Uint32(b[1028:])) + 1) * page
+	if order.Uint32(b[1024:]) != 1 || end > v.Size {
+		return errors.New("the header of the swap space is damaged")
+	}
+	return s.add(v, swapHeader, end, true)
 }
 
 // add adds a range of a volume where it lies on the disks.

@@ -37,10 +37,17 @@ func imageOf(t *testing.T, size int64, command ...string) fileImage {
 }
 
 // TestSpare finds what a guest's mounted filesystem has free and its swap
-// space, and leaves alone what is mounted nowhere: what lies there may be
-// something else by now.
+// space, and leaves alone what is mounted or used nowhere: what lies there may
+// be something else by now.
 func TestSpare(t *testing.T) {
-	_, name := debianImage(t)
+	dir, name := debianImage(t)
+	fstab := debian["etc/fstab"] + "/dev/vdb none swap sw 0 0\n/dev/vdd none swap sw 0 0\n"
+	if err := os.WriteFile(filepath.Join(dir, "etc/fstab"), []byte(fstab), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mke2fs", "-q", "-F", "-t", "ext4", "-d", dir, name).CombinedOutput(); err != nil {
+		t.Fatalf("mke2fs: %v: %s", err, out)
+	}
 	f, err := os.Open(name)
 	if err != nil {
 		t.Fatal(err)
@@ -48,10 +55,14 @@ func TestSpare(t *testing.T) {
 	defer f.Close()
 	images := map[string]fileImage{
 		"vda": {f}, "vdb": imageOf(t, 8<<20, "mkswap"), "vdc": imageOf(t, 8<<20, "mke2fs", "-q", "-t", "ext4"),
-		"vdd": imageOf(t, 8<<20, "mkswap"),
+		"vdd": imageOf(t, 8<<20, "mkswap"), "vde": imageOf(t, 8<<20, "mkswap"),
+	}
+	// What lies behind swap space is none.
+	if err := os.Truncate(images["vdb"].Name(), 12<<20); err != nil {
+		t.Fatal(err)
 	}
 	m := &restorepoint.Manifest{}
-	for _, d := range []string{"vda", "vdb", "vdc", "vdd"} {
+	for _, d := range []string{"vda", "vdb", "vdc", "vdd", "vde"} {
 		m.Disks = append(m.Disks, restorepoint.Disk{Name: d, Size: images[d].Size()})
 	}
 	open := func(disk string) (restorepoint.Image, error) { return images[disk], nil }
@@ -66,10 +77,10 @@ func TestSpare(t *testing.T) {
 		}
 		sum[s.Disk] += s.End - s.Start
 	}
-	if sum["vda"] < 8<<20 || sum["vdb"] != 8<<20-swapHeader || sum["vdc"] != 0 || sum["vdd"] != 8<<20-swapHeader {
+	if sum["vda"] < 8<<20 || sum["vdb"] != 8<<20-swapHeader || sum["vdc"] != 0 || sum["vdd"] != 8<<20-swapHeader || sum["vde"] != 0 {
 		t.Errorf("left out: %v", sum)
 	}
-	if all := strings.Join(notes, "\n"); !strings.Contains(all, "vdc") || strings.Contains(all, "vda") {
+	if all := strings.Join(notes, "\n"); !strings.Contains(all, "vdc") || !strings.Contains(all, "vde") || strings.Contains(all, "vda") {
 		t.Errorf("notes %q", notes)
 	}
 
