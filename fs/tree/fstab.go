@@ -40,6 +40,19 @@ func parseFstab(text string) []fstabEntry {
 	return list
 }
 
+// parseSwap gives what an /etc/fstab names as swap space: devices, as in
+// fstabEntry, and files.
+func parseSwap(text string) []string {
+	var list []string
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) >= 3 && !strings.HasPrefix(f[0], "#") && f[2] == "swap" && len(list) < maxMounts {
+			list = append(list, unescapeFstab(f[0]))
+		}
+	}
+	return list
+}
+
 // isBind says whether the entry mounts a directory that is seen elsewhere.
 func (e fstabEntry) isBind() bool { return e.has("bind") || e.has("rbind") }
 

@@ -77,7 +77,7 @@ func (s *scanned) List() []Volume {
 	for _, v := range s.set.Volumes {
 		list = append(list, Volume{
 			Name: v.Name, Disk: v.Disk, Partition: v.Partition, Size: v.Size, Type: v.Type, Label: v.Label,
-			UUID: v.UUID, PartUUID: v.PartUUID, PartLabel: v.PartLabel, Start: v.Start, Reason: v.Reason,
+			UUID: v.UUID, PartUUID: v.PartUUID, PartLabel: v.PartLabel, PartType: v.PartType, Start: v.Start, Reason: v.Reason,
 			Group: v.Group, Logical: v.Logical, GroupUUID: v.GroupUUID, LogicalUUID: v.LogicalUUID,
 			Array: v.Array, ArrayUUID: v.ArrayUUID, Extents: v.Extents,
 		})

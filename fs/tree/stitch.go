@@ -260,3 +260,29 @@ func (v *View) readSmall(ctx context.Context, name string) (string, error) {
 	}
 	return string(text[:n]), nil
 }
+
+// Swap gives the volumes and the files that the view's /etc/fstab names as swap
+// space; none when it cannot be read.
+func (v *View) Swap(ctx context.Context) (volumes map[int32]bool, files []string) {
+	volumes = map[int32]bool{}
+	text, err := v.readSmall(ctx, "/etc/fstab")
+	if err != nil {
+		return volumes, nil
+	}
+	list, err := v.tree.Volumes(ctx)
+	if err != nil {
+		return volumes, nil
+	}
+	for _, spec := range parseSwap(text) {
+		if strings.HasPrefix(spec, "/") && !isDeviceSpec(spec) {
+			files = append(files, spec)
+			continue
+		}
+		for i := range list {
+			if matchSpec(spec, list[i]) {
+				volumes[int32(i)] = true
+			}
+		}
+	}
+	return volumes, files
+}

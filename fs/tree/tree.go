@@ -35,7 +35,8 @@ type Volume struct {
 	UUID      string
 	PartUUID  string
 	PartLabel string
-	Start     int64 // of a partition: its offset on what has it, bytes
+	PartType  string // GPT: lower-case UUID; MBR: "0x82"
+	Start     int64  // of a partition: its offset on what has it, bytes
 
 	Group, Logical         string // of a logical volume: the names of its group and its own
 	GroupUUID, LogicalUUID string // as lvm prints them

@@ -8,9 +8,12 @@ import (
 	"cairn/qmp"
 )
 
-// reasonAsked is the reason of a full read that the operator wanted. Part of
-// what manifests hold, do not change.
-const reasonAsked = "full read: asked for with --full-read"
+// Reasons of full reads that the operator wanted. Part of what manifests hold,
+// do not change.
+const (
+	reasonAsked      = "full read: asked for with --full-read"
+	reasonEveryBlock = "full read: asked for with --every-block, and the last point leaves something out"
+)
 
 // secondFallback gives the words to warn with when a disk falls back to a full
 // read twice in a row: one heals itself, two mean that something takes the
@@ -30,5 +33,5 @@ func secondFallback(vm, disk string, parent *restorepoint.Manifest, now qmp.Deci
 
 // fellBack says whether a disk was read whole although that was not wanted.
 func fellBack(incremental bool, reason string) bool {
-	return !incremental && reason != reasonAsked && reason != qmp.ReasonFirst
+	return !incremental && reason != reasonAsked && reason != reasonEveryBlock && reason != qmp.ReasonFirst
 }

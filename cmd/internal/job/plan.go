@@ -187,6 +187,9 @@ func (b *Backup) plan(ctx context.Context) error {
 		}
 		if records[d.Name] != nil {
 			p.spared = sparedOf(b.parent, d.Name)
+			if p.decision.Incremental && p.spared > 0 && b.Spare == nil {
+				p.decision = qmp.Decision{Reason: reasonEveryBlock, Remove: p.decision.Remove}
+			}
 			var err error
 			if p.parent, err = b.parentMap(ctx, d.Name, !p.decision.Incremental); err != nil {
 				return err

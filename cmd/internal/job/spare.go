@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"sync"
@@ -23,10 +24,16 @@ type Spare struct {
 }
 
 // Sparer finds what of the disks of a point nobody will ever read: what its
-// filesystems have free, and contents of swap space. m has the disks and what
-// the guest's agents said; image opens a disk, until Sparer returns. In doubt
-// a range is not given. Notes say in plain words what was not looked at.
-type Sparer func(ctx context.Context, m *restorepoint.Manifest, image func(disk string) (restorepoint.Image, error)) (found []Spare, notes []string, err error)
+// filesystems have free, and contents of swap space. m has the disks, what
+// the guest's agents said and what stood frozen; off says that the VM does not
+// run. image opens a disk, until Sparer returns. In doubt a range is not given:
+// points that are read incrementally after this one lack it, too. Notes say in
+// plain words what was not looked at.
+type Sparer func(ctx context.Context, m *restorepoint.Manifest, off bool, image func(disk string) (restorepoint.Image, error)) (found []Spare, notes []string, err error)
+
+// ErrHibernates is a Sparer's: the guest is off and goes on from an image of
+// its memory, which may need what its disks alone do not use.
+var ErrHibernates = errors.New("the guest hibernates")
 
 const (
 	// spareTimeout bounds the search, which reads no more than allocation maps.
@@ -37,19 +44,26 @@ const (
 )
 
 // leaveOut looks for what the full reads of the run may leave out, and gives
-// sources that do. That it finds nothing is never an error.
+// sources that do. That it finds nothing is never an error. An incremental read
+// becomes a full one where the parent lacks what a guest that hibernates may need.
 func (b *Backup) leaveOut(ctx context.Context, sources []qmp.Source) ([]qmp.Source, error) {
-	full := false
+	full, lacking := false, false
 	for i := range b.plans {
-		if !b.plans[i].decision.Incremental {
+		if b.plans[i].decision.Incremental {
+			lacking = lacking || b.plans[i].spared > 0 && b.isOff()
+		} else {
 			b.plans[i].spared = 0
 			full = full || sources[i].Anywhere()
 		}
 	}
-	if !full || b.Spare == nil {
+	if !full && !lacking || b.Spare == nil {
 		return sources, nil
 	}
 	found, err := b.findSpare(ctx, sources)
+	if errors.Is(err, ErrHibernates) {
+		b.Step("every block is read: %v", err)
+		return b.wholeAgain(slices.Clone(sources), err), nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +87,19 @@ func (b *Backup) leaveOut(ctx context.Context, sources []qmp.Source) ([]qmp.Sour
 	return out, nil
 }
 
-// findSpare asks the Sparer. Its error is ctx's.
+// wholeAgain reads the disks whole of which the parent leaves something out.
+func (b *Backup) wholeAgain(sources []qmp.Source, why error) []qmp.Source {
+	for i := range b.plans {
+		if p := &b.plans[i]; p.decision.Incremental && p.spared > 0 {
+			p.decision, p.spared = qmp.Decision{Reason: fmt.Sprintf("full read: %v, and the last point leaves something out", why)}, 0
+			sources[i] = sources[i].Whole()
+		}
+	}
+	b.explain()
+	return sources
+}
+
+// findSpare asks the Sparer. Its error is ctx's, or ErrHibernates.
 func (b *Backup) findSpare(ctx context.Context, sources []qmp.Source) ([]Spare, error) {
 	sctx, cancel := context.WithTimeout(ctx, spareTimeout)
 	defer cancel()
@@ -86,7 +112,7 @@ func (b *Backup) findSpare(ctx context.Context, sources []qmp.Source) ([]Spare, 
 			images[d.Name] = &fleeceImage{ctx: sctx, source: sources[i], blocks: map[int64][]byte{}}
 		}
 	}
-	found, notes, err := b.Spare(sctx, &m, func(disk string) (restorepoint.Image, error) {
+	found, notes, err := b.Spare(sctx, &m, b.isOff(), func(disk string) (restorepoint.Image, error) {
 		if image := images[disk]; image != nil {
 			return image, nil
 		}
@@ -94,6 +120,9 @@ func (b *Backup) findSpare(ctx context.Context, sources []qmp.Source) ([]Spare, 
 	})
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
+	}
+	if errors.Is(err, ErrHibernates) {
+		return nil, err
 	}
 	if err != nil {
 		b.Step("free space is read, too: %v", err)

@@ -3,6 +3,8 @@ package job
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"reflect"
@@ -20,6 +22,7 @@ type partsSource struct {
 	qmp.Source
 	disk  []byte
 	reads int
+	whole bool
 }
 
 func (s *partsSource) Size() int64 { return int64(len(s.disk)) }
@@ -93,6 +96,43 @@ func TestLeaveOut(t *testing.T) {
 		}
 		if spared < lacks || lacks > 0 && spared > 4*lacks+128<<10 {
 			t.Errorf("seed %d: %d bytes are counted as left out, %d are", seed, spared, lacks)
+		}
+	}
+}
+
+// partsSource is read incrementally until it is read whole.
+func (s *partsSource) Whole() qmp.Source { return &partsSource{disk: s.disk, whole: true} }
+func (s *partsSource) Anywhere() bool    { return true }
+
+// TestHibernatingGuest: the memory image of a guest that is off may need what
+// an earlier full read has left out, of swap above all: the disks that lack
+// something are read whole. A guest that just is off is read incrementally.
+func TestHibernatingGuest(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		spared int64
+		err    error
+		whole  bool
+	}{
+		{"hibernates", 1 << 20, fmt.Errorf("%w (vda2-swap)", ErrHibernates), true},
+		{"hibernates, and nothing is lacking", 0, fmt.Errorf("%w (vda2-swap)", ErrHibernates), false},
+		{"is off", 1 << 20, nil, false},
+		{"cannot be looked at", 1 << 20, errors.New("no root"), false},
+	} {
+		b := &Backup{Step: t.Logf, host: images{}, plans: []diskPlan{{spared: c.spared, decision: qmp.Decision{Incremental: true}}},
+			Spare: func(_ context.Context, _ *restorepoint.Manifest, off bool, _ func(string) (restorepoint.Image, error)) ([]Spare, []string, error) {
+				if !off {
+					t.Error("the Sparer is not told that the guest is off")
+				}
+				return nil, nil, c.err
+			}}
+		got, err := b.leaveOut(t.Context(), []qmp.Source{&partsSource{disk: make([]byte, 1<<20)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole := got[0].(*partsSource).whole
+		if whole != c.whole || b.plans[0].decision.Incremental == c.whole || (b.plans[0].spared == 0) != (c.whole || c.spared == 0) {
+			t.Errorf("%s: read whole %t, %+v", c.name, whole, b.plans[0])
 		}
 	}
 }
