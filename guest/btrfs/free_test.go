@@ -26,7 +26,10 @@ func TestFree(t *testing.T) {
 // TestFreeForTheKernel spoils an image and lets the kernel and btrfs check
 // read it.
 func TestFreeForTheKernel(t *testing.T) {
-	for _, l := range []int{0, 3} {
+	for _, l := range []int{3, 0} {
+		if l == 0 && !filesystemtest.Long() {
+			continue // the mixed groups of the other are the harder case
+		}
 		t.Run(layouts[l].name, func(t *testing.T) {
 			t.Parallel()
 			image := populated(t, layouts[l].size, filesystemtest.SmallScale(), layouts[l].options, layouts[l].mkfs...)

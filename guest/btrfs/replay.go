@@ -52,6 +52,7 @@ func (fs *FS) replayLog(ctx context.Context) error {
 		}
 		return nil
 	})
+	var done []string
 	if err == nil {
 		for _, l := range logs {
 			r := replay{ctx: ctx, fs: fs, v: l.v, log: l.tree, over: &overlay{}, counted: make(map[uint64]bool)}
@@ -59,10 +60,13 @@ func (fs *FS) replayLog(ctx context.Context) error {
 			if err = r.run(); err != nil {
 				break
 			}
-			fs.note("log tree replayed: subvolume %d, %d items", l.v.id, r.over.count)
+			done = append(done, fmt.Sprintf("log tree replayed: subvolume %d, %d items", l.v.id, r.over.count))
 		}
 	}
 	if err == nil {
+		for _, n := range done {
+			fs.note("%s", n)
+		}
 		return nil
 	}
 	if ctx.Err() != nil {
@@ -72,10 +76,6 @@ func (fs *FS) replayLog(ctx context.Context) error {
 	for i := range fs.volumes {
 		fs.volumes[i].over = nil
 	}
-	fs.mu.Lock()
-	fs.notes = fs.notes[:0:0]
-	fs.mu.Unlock()
-	fs.noteDevices()
 	fs.note("the log tree was not replayed, what was synced since the last commit is missing: %v", err)
 	return nil
 }
@@ -391,6 +391,9 @@ func (r *replay) countLinks(oid uint64) error {
 		e, _, err := nextDirItem(o.item)
 		if err == nil {
 			err = r.dropEntry(oid, e)
+		}
+		if err == nil {
+			err = r.set(o.key, nil) // also where no inode knows of it, or this had no end
 		}
 		if err != nil {
 			return err

@@ -94,7 +94,7 @@ func compareReplayed(t *testing.T, image string, least int) *FS {
 // crash-consistent restore point does.
 func TestReplayOfLiveCopies(t *testing.T) {
 	filesystemtest.NeedTool(t, "mkfs.btrfs")
-	n := 3
+	n := 1
 	if filesystemtest.Long() {
 		n = 12
 	}

@@ -212,7 +212,7 @@ func (r *replay) replayNames(k key, item []byte) error {
 	if k.typ == typeInodeRef && k.oid == k.off { // the top directory's own
 		return nil
 	}
-	missing := false
+	missing, dropped := false, false
 	err := eachName(k, item, func(n name) error {
 		there, err := r.exists(n.dir)
 		if err != nil {
@@ -222,38 +222,48 @@ func (r *replay) replayNames(k key, item []byte) error {
 			missing = true
 			return errStop
 		}
-		return r.replayName(k, item, n)
+		right, err := r.isNamed(k.oid, n)
+		if err != nil || right {
+			return err
+		}
+		if !dropped { // only once: the item may have thousands of names
+			if err := r.dropOldNames(k, item); err != nil {
+				return err
+			}
+			dropped = true
+		}
+		return r.replayName(k.oid, n)
 	})
 	if missing {
 		return nil
 	}
-	if err != nil {
-		return err
+	if err == nil && !dropped {
+		err = r.dropOldNames(k, item)
 	}
-	if err := r.dropOldNames(k, item); err != nil {
+	if err != nil {
 		return err
 	}
 	return r.set(k, bytes.Clone(item))
 }
 
-// replayName makes sure that a directory has a name of the inode.
-func (r *replay) replayName(k key, item []byte, n name) error {
-	byIndex, err := r.get(key{n.dir, typeDirIndex, n.index})
-	if err != nil {
-		return err
+// isNamed says whether a directory has a name of an inode at its index.
+func (r *replay) isNamed(oid uint64, n name) (bool, error) {
+	for _, at := range []key{{n.dir, typeDirIndex, n.index}, {n.dir, typeDirItem, nameHash(n.name)}} {
+		item, err := r.get(at)
+		if err != nil {
+			return false, err
+		}
+		e := findDirItem(item, []byte(n.name))
+		if e == nil || e.location != (key{oid, typeInode, 0}) {
+			return false, nil
+		}
 	}
-	byName, err := r.get(key{n.dir, typeDirItem, nameHash(n.name)})
-	if err != nil {
-		return err
-	}
-	right := key{k.oid, typeInode, 0}
-	i, d := findDirItem(byIndex, []byte(n.name)), findDirItem(byName, []byte(n.name))
-	if i != nil && d != nil && i.location == right && d.location == right {
-		return nil
-	}
-	if err := r.dropOldNames(k, item); err != nil {
-		return err
-	}
+	return true, nil
+}
+
+// replayName gives an inode a name in a directory, in the place of what has
+// it there.
+func (r *replay) replayName(oid uint64, n name) error {
 	for _, at := range []key{{n.dir, typeDirIndex, n.index}, {n.dir, typeDirItem, nameHash(n.name)}} {
 		old, err := r.get(at)
 		if err != nil {
@@ -266,10 +276,10 @@ func (r *replay) replayName(k key, item []byte, n name) error {
 		}
 	}
 	// The same name by another index.
-	if err := r.unlink(n.dir, k.oid, n.name); err != nil {
+	if err := r.unlink(n.dir, oid, n.name); err != nil {
 		return err
 	}
-	return r.link(n.dir, k.oid, n.name, n.index, false)
+	return r.link(n.dir, oid, n.name, n.index, false)
 }
 
 // dropOldNames takes away the names that the subvolume has for an inode in a
@@ -279,11 +289,23 @@ func (r *replay) dropOldNames(k key, logged []byte) error {
 	if err != nil {
 		return err
 	}
+	keep := make(map[dirName]bool)
+	if err := eachName(k, logged, func(n name) error {
+		keep[dirName{n.dir, n.name}] = true
+		return nil
+	}); err != nil {
+		return err
+	}
 	return eachName(k, old, func(n name) error {
-		has, err := hasName(k, logged, n.dir, n.name)
-		if err != nil || has {
-			return err
+		if keep[dirName{n.dir, n.name}] {
+			return nil
 		}
 		return r.unlink(n.dir, k.oid, n.name)
 	})
+}
+
+// dirName is a name in a directory.
+type dirName struct {
+	dir  uint64
+	name string
 }

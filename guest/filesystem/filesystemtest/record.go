@@ -17,7 +17,7 @@ import (
 // Record walks a mounted directory and writes down what the kernel shows.
 // Access times are left out, for looking changes them.
 func Record(root string) (Tree, error) {
-	r := recorder{root: root, tree: make(Tree), data: make(map[uint64][]Range)}
+	r := recorder{root: root, tree: make(Tree), data: make(map[fileID][]Range)}
 	return r.tree, r.record(".")
 }
 
@@ -27,7 +27,14 @@ type recorder struct {
 	// data holds the ranges of files that have several names by inode. They
 	// are asked for once, for reading a file puts pages into the kernel's
 	// cache, and SEEK_DATA takes those in unwritten extents for data.
-	data map[uint64][]Range
+	data map[fileID][]Range
+}
+
+// fileID has the device as well: each subvolume of btrfs is one of its own and
+// counts its inodes by itself.
+type fileID struct {
+	major, minor uint32
+	ino          uint64
 }
 
 func (r *recorder) record(path string) error {
@@ -87,7 +94,7 @@ func (r *recorder) node(full string) (Node, error) {
 	case filesystem.ModeSymlink:
 		n.Target, err = os.Readlink(full)
 	case filesystem.ModeRegular:
-		err = r.contents(&n, full, st.Ino)
+		err = r.contents(&n, full, fileID{st.Dev_major, st.Dev_minor, st.Ino})
 	}
 	if err != nil {
 		return n, err
@@ -100,7 +107,7 @@ func statxTime(t unix.StatxTimestamp) filesystem.Time {
 	return filesystem.Time{Sec: t.Sec, Nsec: t.Nsec}
 }
 
-func (r *recorder) contents(n *Node, full string, ino uint64) error {
+func (r *recorder) contents(n *Node, full string, id fileID) error {
 	f, err := os.OpenFile(full, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, unix.ENOKEY) {
 		n.Err = "encrypted"
@@ -110,14 +117,14 @@ func (r *recorder) contents(n *Node, full string, ino uint64) error {
 		return err
 	}
 	defer f.Close()
-	data, known := r.data[ino]
+	data, known := r.data[id]
 	if !known {
 		if data, err = seekData(f, n.Size); err != nil {
 			return err
 		}
 	}
 	if n.Nlink > 1 {
-		r.data[ino] = data
+		r.data[id] = data
 	}
 	n.Data = data
 	n.Sum, err = hashContents(f, n.Size, n.Data)
