@@ -37,6 +37,21 @@ func testFreeSpace(t *testing.T, h *host, g *lab.Guest) {
 		t.Errorf("the incremental one, with an audit of everything: %+v", next)
 	}
 
+	// A guest that was not frozen may have contents on the disk whose maps are
+	// not there yet: the next incremental point would have the maps alone.
+	crash := h.backup(t, "--full-read", "--no-freeze")
+	if crash.BytesFree != 0 || crash.BytesRead < s.BytesRead+junk*9/10 {
+		t.Errorf("not frozen: %+v, frozen %+v", crash, s)
+	}
+
+	// Asking for every block gets it, also after a point that lacks some.
+	if lacks := h.backup(t, "--full-read"); lacks.BytesFree < junk*9/10 {
+		t.Errorf("frozen again: %+v", lacks)
+	}
+	if every := h.backup(t, "--every-block"); every.Read != "full" || every.BytesFree != 0 {
+		t.Errorf("every block after a point that lacks some: %+v", every)
+	}
+
 	// All of it, when asked for: byte for byte the disk.
 	all := backupPaused(t, h, g, "--full-read", "--every-block")
 	if all.BytesFree != 0 || all.BytesRead < s.BytesRead+junk*9/10 {
