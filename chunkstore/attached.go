@@ -47,7 +47,7 @@ var ErrNotPoint = errors.New("not a restore point")
 // only. What an earlier try with the same attempt left is no hindrance.
 func (s *Store) BeginCatalogue(ctx context.Context, point SessionID, attempt int, intent []byte) (*Session, error) {
 	if attempt < 0 || attempt >= MaxAttempts {
-		return nil, fmt.Errorf("%d catalogues of one point were made and not one is good: run cairn check", attempt)
+		return nil, fmt.Errorf("%d catalogues of this point were made, which is as many as there may be", attempt)
 	}
 	return s.begin(ctx, CatalogueSession(point, attempt), recordCatalogue, nil, intent)
 }

@@ -268,14 +268,23 @@ func (c *copier) present(i *Item) bool {
 	case filesystem.ModeRegular:
 		same = same && st.Size == a.Size
 	case filesystem.ModeSymlink:
-		buf := make([]byte, MaxTarget+1)
-		n, err := unix.Readlinkat(c.dir(), i.Name, buf)
-		raw, rerr := c.view.Target(c.ctx, i.Node)
-		same = err == nil && rerr == nil && string(buf[:n]) == raw
+		raw, err := c.view.Target(c.ctx, i.Node)
+		same = same && err == nil && c.isHalf(i, raw)
 	case filesystem.ModeChar, filesystem.ModeBlock:
 		same = same && st.Rdev == unix.Mkdev(a.Major, a.Minor)
 	}
 	return same
+}
+
+// isHalf says whether a link with a target is there already. What an earlier run
+// was killed at may lack its owner and its times, which come last.
+func (c *copier) isHalf(i *Item, target string) bool {
+	if !c.options.Resume {
+		return false
+	}
+	buf := make([]byte, MaxTarget+1)
+	n, err := unix.Readlinkat(c.dir(), i.Name, buf)
+	return err == nil && string(buf[:n]) == target
 }
 
 // isLinked says whether a further name of a file is there already.
@@ -314,11 +323,13 @@ func (c *copier) symlink(i *Item) error {
 	if err != nil {
 		return err
 	}
-	if err := c.makeRoom(c.dir(), i.Name); err != nil {
-		return err
-	}
-	if err := unix.Symlinkat(raw, c.dir(), i.Name); err != nil {
-		return fmt.Errorf("make symbolic link: %w", err)
+	if !c.isHalf(i, raw) {
+		if err := c.makeRoom(c.dir(), i.Name); err != nil {
+			return err
+		}
+		if err := unix.Symlinkat(raw, c.dir(), i.Name); err != nil {
+			return fmt.Errorf("make symbolic link: %w", err)
+		}
 	}
 	c.done.Links++
 	c.metadata(target{dir: c.dir(), name: i.Name, fd: -1}, i)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -228,5 +229,35 @@ func TestCopyOutResumeSparesOthers(t *testing.T) {
 	c, err := copyOut(t, fs, "/d", tree.CopyOptions{Resume: true}, dir)
 	if text, _ := os.ReadFile(filepath.Join(dir, "out/f")); err != nil || len(c.Failures) != 1 || !errors.Is(c.Failures[0].Err, unix.EEXIST) || string(text) != "old" {
 		t.Errorf("%+v, %v: %q", c, err, text)
+	}
+}
+
+// A run that was killed between making a link and giving it its times left it
+// without its owner, too: the next one gives it both.
+func TestCopyOutResumesHalfALink(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	fs := treetest.New("ext4", "", "r")
+	fs.Dir("/d")
+	l := fs.Symlink("/d/link", "target")
+	l.UID, l.Mtime = 1234, filesystem.Time{Sec: 1e9}
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "out"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, "out/link")
+	if err := os.Symlink("target", link); err != nil {
+		t.Fatal(err)
+	}
+	for present := range int64(2) { // then it is complete
+		c, err := copyOut(t, fs, "/d", tree.CopyOptions{Resume: true}, dir)
+		st, serr := os.Lstat(link)
+		if err != nil || serr != nil || len(c.Failures) > 0 || c.Present != present {
+			t.Fatalf("%+v, %v, %v", c, err, serr)
+		}
+		if uid := st.Sys().(*syscall.Stat_t).Uid; uid != 1234 || st.ModTime().Unix() != 1e9 {
+			t.Errorf("the link has owner %d and time %s", uid, st.ModTime())
+		}
 	}
 }

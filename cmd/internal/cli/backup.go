@@ -65,7 +65,9 @@ A disk that is read whole is read without what nobody will miss: the blocks that
 the guest's mounted filesystems have free, by their own maps at the instant of
 the point, and the contents of swap space. Both are zeros in the point; no file
 is different, and the disk boots. What was left out is counted in the summary.
-For a disk image to the last bit (deleted files, forensics) use --every-block.
+Filesystems that were not frozen are read whole, and so is all of a guest that
+hibernates. For a disk image to the last bit (deleted files, forensics) use
+--every-block; it reads the disk whole if the last point left something out.
 
 A VM that is off, with nobody at its monitor's socket, is backed up from its
 image files: those that its last point names, or cairn vm add … --disk. It may
