@@ -64,7 +64,8 @@ func (s *stitcher) fromAgent(ctx context.Context, listed []restorepoint.Mount) (
 }
 
 // onlyOne gives the one volume of a mount's type that lies on exactly its
-// disks; -1 when there is none, or more than one.
+// disks; -1 when there is none, or more than one. A mapped device can only be a
+// logical volume: what else is mapped is encrypted and looks like nothing.
 func (s *stitcher) onlyOne(m restorepoint.Mount) int32 {
 	disks := map[string]bool{}
 	for _, below := range m.Disks {
@@ -83,7 +84,7 @@ func (s *stitcher) onlyOne(m restorepoint.Mount) int32 {
 		for _, e := range v.Extents {
 			on[e.Disk] = true
 		}
-		if v.Type != m.Type || !s.isMountable(int32(i)) || len(on) == 0 || !maps.Equal(on, disks) {
+		if v.Type != m.Type || !s.isMountable(int32(i)) || strings.HasPrefix(m.Name, "dm-") && v.Logical == "" || len(on) == 0 || !maps.Equal(on, disks) {
 			continue
 		}
 		if found >= 0 {

@@ -49,6 +49,11 @@ func TestMountKnownByItsDisksAlone(t *testing.T) {
 	if err := find(list); err != nil {
 		t.Errorf("one volume lies on both disks: %v", err)
 	}
+	list[3].Logical, list[3].Group, list[3].Partition = "", "", 1
+	if find(list) == nil {
+		t.Error("a partition was taken for an encrypted one beside it")
+	}
+	list[3].Logical, list[3].Group, list[3].Partition = "data", "vg", 0
 	list[4].Extents = on("vdb", "vdc")
 	if find(list) == nil {
 		t.Error("one of two volumes on these disks was chosen")

@@ -63,12 +63,28 @@ func (s *stitcher) volumeOfMount(m *object.Mount) int32 {
 			return int32(i)
 		}
 	}
+	if isLocked(m.Device) {
+		return -1 // one of the same UUID is what it was copied from
+	}
 	for i, v := range s.list {
 		if m.UUID != "" && sameUUID(v) || m.UUID == "" && m.Device == nil && matchSpec(m.Source, v) {
 			return int32(i)
 		}
 	}
 	return -1
+}
+
+// isLocked says whether a device lies on one that the guest has encrypted.
+func isLocked(d *object.Device) bool {
+	if d == nil || d.Kind == "crypt" {
+		return d != nil
+	}
+	for i := range d.Below {
+		if isLocked(&d.Below[i]) {
+			return true
+		}
+	}
+	return false
 }
 
 // isDevice says whether a volume is a device of the guest.

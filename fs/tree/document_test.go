@@ -107,6 +107,7 @@ func TestWhichVolumeAMountLiesOn(t *testing.T) {
 		"a serial that virtio cut":      {object.Mount{Device: &object.Device{Name: "vdz", Kind: "disk", Serial: long[:20]}}, "b"},
 		"a serial that is too short":    {object.Mount{Device: &object.Device{Name: "vdz", Kind: "disk", Serial: long[:5]}}, ""},
 		"device against UUID":           {object.Mount{UUID: "u1", Device: partition("vda2", 2, "S1")}, "a1"},
+		"encrypted, a copy's UUID":      {object.Mount{UUID: "u1", Device: &object.Device{Name: "dm-0", Kind: "crypt", Below: []object.Device{*partition("vda9", 9, "S1")}}}, ""},
 		"a copy's UUID":                 {object.Mount{UUID: "u1", Device: partition("vda3", 3, "S1")}, "a3"},
 		"UUID alone":                    {object.Mount{UUID: "U2"}, "a2"},
 		"unknown UUID":                  {object.Mount{UUID: "u9", Source: "/dev/vda2"}, ""},

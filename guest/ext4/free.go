@@ -199,6 +199,9 @@ func (fs *FS) Record(ctx context.Context, ino filesystem.Ino) (start, end int64,
 	if err := ctx.Err(); err != nil {
 		return 0, 0, err
 	}
+	if fs.unsure != "" {
+		return 0, 0, fmt.Errorf("inode %d: %w: an inode and its contents may not be of one instant: %s", ino, filesystem.ErrUnsupported, fs.unsure)
+	}
 	s := fs.sb
 	if ino == 0 || ino > filesystem.Ino(s.inodes) {
 		return 0, 0, fmt.Errorf("inode %d: %w", ino, filesystem.ErrNotExist)

@@ -23,6 +23,8 @@ type InodeRecords interface {
 	// record. All that Attr, ReadDir, Readlink, Xattrs and the contents of
 	// the inode give only changes together with a byte of this range (a
 	// directory's times change with its entries, a file's with its contents).
+	// Where that does not hold, as without a replay of what needs one, there is
+	// an error for every inode.
 	Record(ctx context.Context, ino Ino) (start, end int64, err error)
 	// Replayed calls fn for the ranges of the volume, in bytes, which the
 	// Reader sees otherwise than they lie there, because it replayed a

@@ -225,6 +225,9 @@ func (fs *FS) Record(ctx context.Context, ino filesystem.Ino) (start, end int64,
 	if err := ctx.Err(); err != nil {
 		return 0, 0, err
 	}
+	if fs.unsure != nil {
+		return 0, 0, fmt.Errorf("inode %d: %w: an inode and its contents may not be of one instant: %w", ino, filesystem.ErrUnsupported, fs.unsure)
+	}
 	off, err := fs.sb.inodeOffset(uint64(ino))
 	return off, off + int64(fs.sb.inodeSize), err
 }

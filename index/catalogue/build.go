@@ -218,6 +218,14 @@ func changesOf(ctx context.Context, s *Source) (*changeSet, error) {
 	if !ok {
 		return nil, nil
 	}
+	for _, r := range []struct {
+		records filesystem.InodeRecords
+		root    filesystem.Ino
+	}{{now, s.Reader.Root()}, {before, s.Before.Reader.Root()}} {
+		if _, _, err := r.records.Record(ctx, r.root); err != nil {
+			return nil, ctx.Err() // also of the parent: what it lists may never have been so
+		}
+	}
 	// A filesystem that was resized or defragmented may have moved its
 	// records: what the parent's catalogue says of them is wrong then.
 	count := max(s.Reader.Info().Inodes, s.Before.Reader.Info().Inodes)

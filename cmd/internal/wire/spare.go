@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path"
 	"sort"
+	"strings"
 
 	"cairn/cmd/internal/job"
 	"cairn/fs/tree"
@@ -159,27 +160,52 @@ func standing(t *tree.Tree, m *restorepoint.Manifest, volumes []tree.Volume, mou
 	if err != nil {
 		return nil, err
 	}
-	frozen := map[string]bool{} // by mount point: whether all that is mounted there was
-	note := func(point string, yes bool) {
-		before, twice := frozen[path.Clean(point)]
-		frozen[path.Clean(point)] = yes && (before || !twice)
+	frozen := map[string]bool{}   // by mount point: whether all that is mounted there was
+	device := map[string]string{} // by mount point: the kernel's name
+	note := func(point, name string, yes bool) {
+		point = path.Clean(point)
+		before, twice := frozen[point]
+		frozen[point], device[point] = yes && (before || !twice), name
 	}
 	switch {
 	case doc != nil:
 		for _, mount := range doc.Mounts {
-			note(mount.Mountpoint, mount.Frozen)
+			name := ""
+			if mount.Device != nil {
+				name = mount.Device.Name
+			}
+			note(mount.Mountpoint, name, mount.Frozen)
 		}
 	case m.Guest != nil:
 		for _, mount := range m.Guest.Filesystems {
-			note(mount.Mountpoint, freezable[mount.Type])
+			note(mount.Mountpoint, mount.Name, freezable[mount.Type])
 		}
 	}
 	for _, mount := range mounts {
-		if i := mount.Volume; i >= 0 && frozen[mount.Path] && freezable[volumes[i].Type] {
+		if i := mount.Volume; i >= 0 && frozen[mount.Path] && freezable[volumes[i].Type] && isUsed(device[mount.Path], &volumes[i]) {
 			stood[i] = true
 		}
 	}
 	return stood, nil
+}
+
+// isUsed says whether a device of the guest can be a volume, and not something
+// that lies on it: a mapping that encrypts, or a cache, whose disk shows what was
+// there before.
+func isUsed(name string, v *tree.Volume) bool {
+	letters := strings.TrimRightFunc(name, func(r rune) bool { return r >= '0' && r <= '9' || r == '-' })
+	switch {
+	case v.Logical != "":
+		return letters == "dm"
+	case v.Array != "":
+		return strings.HasPrefix(name, "md")
+	}
+	for _, disk := range []string{"vd", "sd", "hd", "xvd", "nvme", "mmcblk", "pmem"} {
+		if strings.HasPrefix(name, disk) {
+			return true
+		}
+	}
+	return false
 }
 
 // freezable are the types that have a reader and that Linux freezes: FIFREEZE

@@ -264,8 +264,15 @@ func testSpareOfRunningGuest(t *testing.T, kind string) {
 		t.Errorf("notes %q", notes)
 	}
 
-	// Frozen, the first one leaves out.
+	// Frozen, but mapped: what shows on the disk is not what is mounted.
 	m.Consistency.Level = restorepoint.ConsistencyFilesystem
+	m.Guest.Filesystems[0].Name = "dm-0"
+	if found, _, err = Spare(t.Context(), m, false, open); err != nil || len(found) > 0 {
+		t.Errorf("of a disk under a mapping: %d ranges, %v", len(found), err)
+	}
+	m.Guest.Filesystems[0].Name = "vda"
+
+	// Frozen, the first one leaves out.
 	if found, notes, err = Spare(t.Context(), m, false, open); err != nil || len(found) == 0 {
 		t.Errorf("of a frozen guest: %v, %v, notes %q", found, err, notes)
 	}
