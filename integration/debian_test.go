@@ -228,7 +228,9 @@ func (d *debian) databaseComesUp(point string) {
 	if len(acked) < 100 || len(missing) > 0 || strings.TrimSpace(answers[1]) != "20000" {
 		t.Errorf("%d acknowledged payments, of which %v are missing among %d; archive: %s", len(acked), missing, len(rows), answers[1])
 	}
-	if bad := regexp.MustCompile(`(?m)^.*(ERROR|FATAL|PANIC|WARNING|corrupt|invalid page).*$`).FindString(log); bad != "" {
+	// Whoever starts it asks whether it is up; on a busy machine too early.
+	said := regexp.MustCompile(`(?m)^.*FATAL:  the database system is (not yet accepting connections|starting up)$`).ReplaceAllString(log, "")
+	if bad := regexp.MustCompile(`(?m)^.*(ERROR|FATAL|PANIC|WARNING|corrupt|invalid page).*$`).FindString(said); bad != "" {
 		t.Errorf("the second PostgreSQL recovered with an error: %s", bad)
 	}
 	t.Logf("%d payments acknowledged before the freeze, %d in the copy; its log:\n%s", len(acked), len(rows), log)
