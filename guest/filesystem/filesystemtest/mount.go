@@ -87,6 +87,22 @@ func MountAt(image, dir string, options ...string) error {
 	}
 }
 
+// Unmount unmounts a directory. A process that another test starts has our
+// open files until it runs its program, and the directory is busy meanwhile.
+func Unmount(t testing.TB, dir string) {
+	t.Helper()
+	for tries := 1; ; tries++ {
+		out, err := exec.Command("umount", dir).CombinedOutput()
+		if err == nil {
+			return
+		}
+		if tries == 20 || !strings.Contains(string(out), "busy") {
+			t.Fatalf("umount %s: %v: %s", dir, err, out)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
 // LoopMount mounts an image and gives the directory and a function that
 // unmounts it, which the end of the test calls otherwise. options are
 // mount(8)'s after "loop", such as "ro" or "data=journal". The test is skipped
@@ -114,7 +130,7 @@ func loopMount(t testing.TB, image, options string) (dir string, unmount func(),
 		t.Helper()
 		if mounted {
 			mounted = false
-			Run(t, "umount", dir)
+			Unmount(t, dir)
 			os.Remove(dir)
 		}
 	}
