@@ -52,20 +52,19 @@ func array(t testing.TB, count int, size int64, mkfs ...string) ([]string, files
 			t.Skipf("this kernel does not mount it: %s", out)
 		}
 	}
-	umount := func() { exec.Command("umount", dir).Run() }
-	t.Cleanup(umount)
+	t.Cleanup(func() { exec.Command("umount", dir).Run() }) // when the test ends before
 	mount("")
 	if err := filesystemtest.Populate(dir, filesystemtest.SmallScale()); err != nil {
 		t.Fatal(err)
 	}
 	volumes(t, dir)
-	umount()
+	filesystemtest.Unmount(t, dir)
 	mount("ro")
 	tree, err := filesystemtest.Record(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	umount()
+	filesystemtest.Unmount(t, dir)
 	return images, withoutStubTimes(tree)
 }
 
@@ -238,7 +237,7 @@ func TestStaleDevice(t *testing.T) {
 	}
 	filesystemtest.Run(t, "sync", "-f", dir)
 	tree, err := filesystemtest.Record(dir)
-	filesystemtest.Run(t, "umount", dir)
+	filesystemtest.Unmount(t, dir)
 	if err != nil {
 		t.Fatal(err)
 	}

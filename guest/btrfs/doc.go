@@ -15,10 +15,12 @@
 //     rebuilt from parity.
 //   - The newest valid of a device's superblocks is used, and of all devices
 //     the newest decides. A device that missed commits is read last.
+//   - Free space is told of a filesystem on one device, and of none that has a
+//     log tree.
 //   - What the log tree of an unclean filesystem holds is replayed in memory;
 //     see replay.go for what that is.
-//   - Memory does not grow with the filesystem, but for 48 bytes per
-//     subvolume and about 80 per chunk: nodes live in a clock cache of fixed
+//   - Memory does not grow with the filesystem, but for 64 bytes per
+//     subvolume and about 100 per chunk: nodes live in a clock cache of fixed
 //     size, already verified, and so do decompressed extents.
 //   - Incompatible features that the code does not know are refused by name.
 //

@@ -22,6 +22,10 @@ const (
 	// knownIncompat are the incompatible features this reader understands:
 	// all up to raid1c34, and simple quotas, which only the extent tree shows.
 	knownIncompat = 1<<12 - 1 | incompatSimpleQuota
+
+	// knownCompatRO are the features that do not hinder reading: the tree of
+	// free space and its being valid, verity, the tree of block groups.
+	knownCompatRO = 1<<4 - 1
 )
 
 // featureNames lists the set bits by name, unknown ones by their number.

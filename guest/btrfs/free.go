@@ -22,9 +22,14 @@ type span struct{ start, end uint64 }
 // Free gives the space of the device that no chunk takes and the space in
 // chunks that no extent takes. It gives nothing of a filesystem on several
 // devices, and nothing when there is a log tree, for what that one holds is
-// not in the tree of extents. The first MiB and the room of superblocks are
-// never given.
+// not in the tree of extents; nor when the first superblock is damaged, for its
+// copies do not tell of a log tree, or when there is a feature that could use
+// space in a way that is not known here. The first MiB and the room of
+// superblocks are never given.
 func (fs *FS) Free(ctx context.Context, fn func(start, end int64) error) error {
+	if fs.sb.copyNr > 0 || fs.sb.compatRO&^knownCompatRO != 0 {
+		return nil
+	}
 	if fs.sb.numDevices != 1 || len(fs.devices) != 1 || len(fs.missing) > 0 || fs.sb.logRoot.bytenr != 0 || fs.chunksDamaged {
 		return nil
 	}

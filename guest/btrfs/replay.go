@@ -53,17 +53,24 @@ func (fs *FS) replayLog(ctx context.Context) error {
 		return nil
 	})
 	var done []string
+	sums := &overlay{}
 	if err == nil {
 		for _, l := range logs {
 			r := replay{ctx: ctx, fs: fs, v: l.v, log: l.tree, over: &overlay{}, counted: make(map[uint64]bool)}
 			l.v.over = r.over
-			if err = r.run(); err != nil {
+			if err = r.run(); err == nil {
+				err = r.collectSums(sums)
+			}
+			if err != nil {
 				break
 			}
 			done = append(done, fmt.Sprintf("log tree replayed: subvolume %d, %d items", l.v.id, r.over.count))
 		}
 	}
 	if err == nil {
+		if fs.sums != nil {
+			fs.sums.over = sums
+		}
 		for _, n := range done {
 			fs.note("%s", n)
 		}
@@ -123,6 +130,18 @@ func (r *replay) run() error {
 		}
 	}
 	return nil
+}
+
+// collectSums takes the checksums of data that only the log has. Where the
+// tree of checksums has some of the same sectors they are the same.
+func (r *replay) collectSums(sums *overlay) error {
+	return r.log.scan(r.ctx, key{extentCsumObject, typeExtentCsum, 0}, key{extentCsumObject, typeExtentCsum, 1<<64 - 1}, strict, func(k key, item []byte) error {
+		sums.set(k, bytes.Clone(item))
+		if sums.count > maxOverlayItems || sums.bytes > maxOverlayBytes {
+			return errLogTooLarge
+		}
+		return nil
+	})
 }
 
 // set changes an item of the subvolume.
@@ -208,77 +227,6 @@ func (r *replay) replayInode(k key, item []byte) error {
 	}
 	sector := uint64(r.fs.sb.sectorSize)
 	return r.dropExtents(k.oid, (le.Uint64(fresh[16:])+sector-1)/sector*sector, 1<<63-1)
-}
-
-// dropXattrs takes away the attributes that the log does not have.
-func (r *replay) dropXattrs(oid uint64) error {
-	old, err := r.collect(&r.v.tree, oid, typeXattr, 0, 1<<64-1)
-	if err != nil {
-		return err
-	}
-	for _, o := range old {
-		logged, err := r.log.get(r.ctx, o.key)
-		if err != nil {
-			return err
-		}
-		kept, err := filterDirItem(o.item, func(e dirItem) bool { return findDirItem(logged, e.name) != nil })
-		if err != nil {
-			return err
-		}
-		if len(kept) != len(o.item) {
-			if err := r.set(o.key, kept); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// dropEntries takes away the entries of a directory in the ranges that the
-// log has the say over, when it does not have them.
-func (r *replay) dropEntries(dir uint64) error {
-	if there, err := r.exists(dir); err != nil || !there {
-		return err
-	}
-	ranges, err := r.collect(&r.log, dir, typeLogDirIdx, 0, 1<<64-1)
-	if err != nil {
-		return err
-	}
-	for _, s := range ranges {
-		if len(s.item) < 8 {
-			return corrupt("range of a logged directory of %d bytes", len(s.item))
-		}
-		old, err := r.collect(&r.v.tree, dir, typeDirIndex, s.key.off, le.Uint64(s.item))
-		if err != nil {
-			return err
-		}
-		for _, o := range old {
-			e, _, err := nextDirItem(o.item)
-			if err != nil {
-				return err
-			}
-			logged, err := r.log.get(r.ctx, o.key)
-			if err != nil {
-				return err
-			}
-			if findDirItem(logged, e.name) != nil {
-				continue
-			}
-			if err := r.dropEntry(dir, e); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// dropEntry takes away an entry of a directory and the name of its inode.
-func (r *replay) dropEntry(dir uint64, e dirItem) error {
-	if e.location.typ != typeInode {
-		return fmt.Errorf("%w: the log takes away a subvolume", filesystem.ErrUnsupported)
-	}
-	r.count(e.location.oid)
-	return r.unlink(dir, e.location.oid, string(e.name))
 }
 
 // replayEntry is the second step: entries whose inodes exist and do not

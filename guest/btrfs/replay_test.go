@@ -1,13 +1,16 @@
 package btrfs
 
 import (
-	"cairn/guest/filesystem"
+	"bytes"
 	"context"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"cairn/guest/filesystem"
 	"cairn/guest/filesystem/filesystemtest"
 )
 
@@ -94,7 +97,7 @@ func compareReplayed(t *testing.T, image string, least int) *FS {
 // crash-consistent restore point does.
 func TestReplayOfLiveCopies(t *testing.T) {
 	filesystemtest.NeedTool(t, "mkfs.btrfs")
-	n := 1
+	n := 2
 	if filesystemtest.Long() {
 		n = 12
 	}
@@ -111,5 +114,81 @@ func TestReplayOfLiveCopies(t *testing.T) {
 				compareReplayed(t, image, 2)
 			}
 		})
+	}
+}
+
+// TestReplayEnds: directories without names that hold each other must not be
+// counted for ever.
+func TestReplayEnds(t *testing.T) {
+	image, _ := sample(t, "plain")
+	fs := openBytes(t, image)
+	v := &fs.volumes[0]
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	// The tree of checksums has no items that a log could have.
+	r := replay{ctx: ctx, fs: fs, v: v, log: *fs.sums, over: &overlay{}, counted: make(map[uint64]bool)}
+	v.over = r.over
+	for oid, other := range map[uint64]uint64{5000: 5001, 5001: 5000} {
+		item := make([]byte, inodeItemSize)
+		le.PutUint32(item[52:], filesystem.ModeDir|0o755)
+		entry := make([]byte, dirItemHead, dirItemHead+1)
+		le.PutUint64(entry, other)
+		entry[8] = typeInode
+		le.PutUint16(entry[27:], 1)
+		if err := errors.Join(r.set(key{oid, typeInode, 0}, item), r.set(key{oid, typeDirIndex, 2}, append(entry, 'x'))); err != nil {
+			t.Fatal(err)
+		}
+		r.count(oid)
+	}
+	done := make(chan error, 1)
+	go func() { done <- r.run() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-ctx.Done():
+		t.Fatal("the replay does not end")
+	}
+}
+
+// TestReplayedData: what was synced is verified by the checksums of the log.
+func TestReplayedData(t *testing.T) {
+	image := logged(t, func(dir string) {
+		f, err := os.Create(dir + "/data")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.Write(bytes.Repeat([]byte("synced data "), 100_000)); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Sync(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	read := func() error {
+		fs := openImage(t, image)
+		if fs.volumes[0].over == nil {
+			t.Fatal("the image has no log tree")
+		}
+		f, err := fs.Open(context.Background(), at(t, fs, "data"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.Copy(io.Discard, io.NewSectionReader(f, 0, f.Size()))
+		return err
+	}
+	if err := read(); err != nil {
+		t.Error(err)
+	}
+	b, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	where := bytes.Index(b, bytes.Repeat([]byte("synced data "), 1000))
+	patch(t, image, int64(where)+5000, "x")
+	if err := read(); !errors.Is(err, filesystem.ErrCorrupt) {
+		t.Errorf("with damage: %v", err)
 	}
 }

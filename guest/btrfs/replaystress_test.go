@@ -125,7 +125,7 @@ func (s *logWork) step() {
 // makes it long.
 func TestReplayStress(t *testing.T) {
 	filesystemtest.NeedTool(t, "mkfs.btrfs")
-	rounds, copies := 1, 8
+	rounds, copies := 1, 5
 	if filesystemtest.Long() {
 		rounds, copies = 12, 12
 	}

@@ -35,7 +35,7 @@ type super struct {
 	rootDir              uint64 // of the root tree
 	numDevices           uint64
 	sectorSize, nodeSize int
-	incompat             uint64
+	incompat, compatRO   uint64
 	flags                uint64
 	sum                  checksum
 	devID                uint64
@@ -136,6 +136,7 @@ func parseSuper(b []byte, off int64, skipSums bool) (*super, error) {
 		rootDir:    le.Uint64(b[128:]),
 		numDevices: le.Uint64(b[136:]),
 		incompat:   le.Uint64(b[188:]),
+		compatRO:   le.Uint64(b[180:]),
 		flags:      le.Uint64(b[56:]),
 		sum:        checksum(le.Uint16(b[196:])),
 		devID:      le.Uint64(b[201:]),

@@ -304,3 +304,14 @@ func TestHome(t *testing.T) {
 		t.Error("zeros are a filesystem")
 	}
 }
+
+// TestTruthLarge does so with 100,000 names, in the long run.
+func TestTruthLarge(t *testing.T) {
+	if !filesystemtest.Long() {
+		t.Skip("only with CAIRN_LONG=1")
+	}
+	image := populated(t, 2<<30, filesystemtest.LargeScale(), "")
+	want := withoutStubTimes(filesystemtest.Truth(t, image, "ro"))
+	open := func(t *testing.T) filesystem.Reader { return timeless{openImage(t, image)} }
+	filesystemtest.TestReader(t, open, want, filesystemtest.AllFields)
+}
