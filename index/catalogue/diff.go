@@ -108,7 +108,7 @@ func (t *tip) gone() bool {
 // Diff says what b has otherwise than a. Directories that are equal in both
 // are not looked into.
 func Diff(ctx context.Context, a, b Side, o DiffOptions) (*Differences, error) {
-	d := &diff{ctx: ctx, old: a, new: b, compare: comparer{equal: o.Equal}, most: cmp.Or(o.Most, maxDeltas)}
+	d := &diff{ctx: ctx, old: a, new: b, compare: comparer{equal: o.Equal, thorough: o.Equal != nil}, most: cmp.Or(o.Most, maxDeltas)}
 	if o.Path != "" {
 		tree, names := parse(o.Path)
 		one, err := locateIn(ctx, a.View, tree, names)
@@ -245,12 +245,12 @@ func (d *diff) what(oldPath, path string, a, b *Entry) Difference {
 		}
 		return what
 	}
-	if a.Nlink != b.Nlink && a.Ino == b.Ino && a.Mtime == b.Mtime && a.Size == b.Size && a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID && a.Target == b.Target {
-		return 0 // only another name came or went, which is told where that is
-	}
 	what, err := d.compare.differ(d.ctx, Place{d.old.ID, oldPath}, Place{d.new.ID, path}, a, b)
 	if err != nil {
 		d.problem(1, path, err)
+	}
+	if what == Times && a.Nlink != b.Nlink && a.Ino == b.Ino && a.Mtime == b.Mtime {
+		return 0 // only another name came or went, which is told where that is
 	}
 	return what
 }

@@ -101,6 +101,30 @@ func TestDiffComparesContents(t *testing.T) {
 	}
 }
 
+// A mode, an owner or a name may have changed together with the contents, and
+// the time may have been set back: who asks to compare is told what is there.
+func TestDiffComparesBehindOtherChanges(t *testing.T) {
+	for name, change := range map[string]func(r *cataloguetest.Tree){
+		"mode":  func(r *cataloguetest.Tree) { r.Chmod("/f", 0o600) },
+		"owner": func(r *cataloguetest.Tree) { r.Chmod("/f", 0o644); r.Get("/f").UID = 7 }, // Chmod for the ctime
+		"names": func(r *cataloguetest.Tree) { r.Chmod("/f", 0o644); r.Get("/f").Nlink++ },
+	} {
+		s, root := cataloguetest.NewStore(), cataloguetest.New()
+		root.File("/f", 10)
+		s.Add("web01", root)
+		change(root) // mtime is as it was
+		s.Add("web01", root)
+		var asked []string
+		got := diff(t, s, catalogue.DiffOptions{Equal: counting(false, &asked), Path: "/f"})
+		if !strings.Contains(got, "contents") || len(asked) != 1 {
+			t.Errorf("%s: %q, asked %v", name, got, asked)
+		}
+		if got := diff(t, s, catalogue.DiffOptions{Path: "/f"}); strings.Contains(got, "contents") {
+			t.Errorf("%s: nobody looks: %q", name, got)
+		}
+	}
+}
+
 func TestDiffRenames(t *testing.T) {
 	for _, c := range []struct {
 		name string

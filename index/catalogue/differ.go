@@ -52,7 +52,10 @@ const (
 // comparer compares entries, and contents where entries do not tell.
 type comparer struct {
 	equal Equal // nil: what may differ, differs
-	spent int64
+	// thorough: also a file whose ctime another change explains is read. It
+	// may have been written, too, and its mtime set back.
+	thorough bool
+	spent    int64
 }
 
 // differ gives in what b differs from a. Contents are told apart by size, time
@@ -94,11 +97,13 @@ func (c *comparer) differ(ctx context.Context, inA, inB Place, a, b *Entry) (Dif
 
 // contents gives Contents when those of two regular files differ.
 func (c *comparer) contents(ctx context.Context, inA, inB Place, a, b *Entry, known Difference) (Difference, error) {
+	// A change of mode, owner or names is all that ctime tells of.
+	explained := known&Times == 0 || !c.thorough && (known&(Mode|Owner) != 0 || a.Nlink != b.Nlink)
 	switch {
 	case a.Size != b.Size:
 		return Contents, nil
-	case a.Size == 0 || a.Mtime == b.Mtime && a.Ino == b.Ino && (known&Times == 0 || known&(Mode|Owner) != 0 || a.Nlink != b.Nlink):
-		return 0, nil // a change of mode, owner or names is all that ctime tells of
+	case a.Size == 0 || a.Mtime == b.Mtime && a.Ino == b.Ino && explained:
+		return 0, nil
 	case c.equal == nil || a.Size > MaxCompared || a.Size > maxComparedAll-c.spent:
 		if a.Mtime == b.Mtime && a.Ino == b.Ino {
 			return 0, nil
