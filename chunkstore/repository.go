@@ -29,6 +29,10 @@ const (
 	packsPrefix   = "packs/"
 	intentsPrefix = "sessions/"
 	pointsPrefix  = "points/"
+	dropsPrefix   = "drops/"
+	pinsPrefix    = "pins/"
+	gcPrefix      = "gc/"
+	repairPrefix  = "repair/"
 )
 
 // formatVersion of a repository. Part of the on-disk format.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Errors that callers branch on with errors.Is.
@@ -19,6 +20,9 @@ var (
 type Object struct {
 	Name string
 	Size int64
+	// Modified is when the object was created, by the place's clock. It is a
+	// label: nothing is deleted because of it alone (STORE-RULES.md section 1.5).
+	Modified time.Time
 }
 
 // Backend is a place. All methods may be used by many goroutines.

@@ -102,6 +102,9 @@ func testList(t *testing.T, b backend.Backend) {
 			if o.Size != int64(len(o.Name)) {
 				t.Errorf("%s: size %d", o.Name, o.Size)
 			}
+			if o.Modified.IsZero() {
+				t.Errorf("%s: no time", o.Name)
+			}
 			got = append(got, o.Name)
 			return nil
 		})

@@ -176,7 +176,7 @@ func (d *Dir) List(ctx context.Context, prefix string, fn func(backend.Object) e
 		if err != nil {
 			return err
 		}
-		return fn(backend.Object{Name: filepath.ToSlash(rel), Size: st.Size()})
+		return fn(backend.Object{Name: filepath.ToSlash(rel), Size: st.Size(), Modified: st.ModTime()})
 	})
 	return err
 }

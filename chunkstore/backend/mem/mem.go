@@ -8,21 +8,26 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"cairn/chunkstore/backend"
 )
 
 // Place is a backend.Backend in memory. Fault, when set, is asked before each
 // operation ("put", "read", "size", "list", "delete") and fails it with what
-// it returns.
+// it returns. Now, when set, is the place's clock.
 type Place struct {
 	mu      sync.Mutex
 	objects map[string][]byte
+	made    map[string]time.Time
 	Fault   func(op, name string) error
+	Now     func() time.Time
 }
 
 // New gives an empty place.
-func New() *Place { return &Place{objects: map[string][]byte{}} }
+func New() *Place {
+	return &Place{objects: map[string][]byte{}, made: map[string]time.Time{}, Now: time.Now}
+}
 
 func (p *Place) fault(ctx context.Context, op, name string) error {
 	if err := ctx.Err(); err != nil {
@@ -47,7 +52,7 @@ func (p *Place) Put(ctx context.Context, name string, data []byte) error {
 	if _, ok := p.objects[name]; ok {
 		return fmt.Errorf("%s: %w", name, backend.ErrExist)
 	}
-	p.objects[name] = bytes.Clone(data)
+	p.objects[name], p.made[name] = bytes.Clone(data), p.Now()
 	return nil
 }
 
@@ -92,7 +97,7 @@ func (p *Place) List(ctx context.Context, prefix string, fn func(backend.Object)
 	var list []backend.Object
 	for name, o := range p.objects {
 		if strings.HasPrefix(name, prefix) {
-			list = append(list, backend.Object{Name: name, Size: int64(len(o))})
+			list = append(list, backend.Object{Name: name, Size: int64(len(o)), Modified: p.made[name]})
 		}
 	}
 	p.mu.Unlock()

@@ -26,7 +26,7 @@ type Repo struct {
 	Path  string
 	Store *chunkstore.Store
 	Dirs  config.Dirs
-	place *local.Dir
+	place Place
 }
 
 // Secret says where a repository's secret comes from.
@@ -94,9 +94,9 @@ func OpenLimited(ctx context.Context, path string, secret Secret, dirs config.Di
 	return &Repo{Path: path, Store: chunkstore.NewStore(limit.New(place, writeLimit), c, keys), Dirs: dirs, place: place}, nil
 }
 
-// openPlace opens a repository's folder and reads what needs no key.
-func openPlace(ctx context.Context, path string) (*local.Dir, *chunkstore.Config, error) {
-	place, err := local.Open(path)
+// openPlace opens a repository's place and reads what needs no key.
+func openPlace(ctx context.Context, path string) (Place, *chunkstore.Config, error) {
+	place, err := OpenPlace(ctx, path)
 	if errors.Is(err, backend.ErrNotExist) {
 		return nil, nil, fmt.Errorf("%w at %s: make one with: cairn init %s", chunkstore.ErrNoRepository, path, path)
 	}
@@ -146,7 +146,12 @@ func unlock(ctx context.Context, place backend.Backend, c *chunkstore.Config, se
 const sweepAge = 24 * time.Hour
 
 // Sweep removes what killed writers left half-written in the place.
-func (r *Repo) Sweep(now time.Time) (int, error) { return r.place.Sweep(now, sweepAge) }
+func (r *Repo) Sweep(now time.Time) (int, error) {
+	if s, ok := r.place.(sweeper); ok {
+		return s.Sweep(now, sweepAge)
+	}
+	return 0, nil
+}
 
 // Close gives back what the repository holds.
 func (r *Repo) Close() error { return r.place.Close() }
