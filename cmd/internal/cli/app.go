@@ -147,6 +147,7 @@ beginning of its ID.
 		a.bootCmd(),
 		a.catalogueCmd(),
 		a.checkCmd(),
+		a.copyCmd(),
 		a.repairCmd(),
 		a.demoCmd(),
 		a.guardianCmd(),
