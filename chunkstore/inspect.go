@@ -12,6 +12,7 @@ import (
 
 	"cairn/chunkstore/backend"
 	"cairn/chunkstore/pack"
+	"cairn/chunkstore/seal"
 )
 
 // PackSize is a stored pack and its size in bytes.
@@ -158,13 +159,19 @@ func VerifyPlain(ctx context.Context, b backend.Backend, name string) error {
 	return nil
 }
 
-// looksLikeSlot: an age file, or the keys in the clear. What is in an age file
-// only its secret proves.
+// looksLikeSlot: an age file, or the keys in the clear, written as they are
+// written. What is in an age file only its secret proves.
 func looksLikeSlot(b []byte) error {
 	if len(b) > maxSlot {
 		return fmt.Errorf("%w: a key slot of %d bytes", pack.ErrCorrupt, len(b))
 	}
-	if bytes.HasPrefix(b, []byte("{")) && json.Valid(b) || bytes.HasPrefix(b, []byte("age-encryption.org/v1\n-> ")) && bytes.Contains(b, []byte("\n--- ")) {
+	if bytes.HasPrefix(b, []byte("{")) {
+		if k, err := seal.Unmarshal(b); err != nil || !bytes.Equal(k.Marshal(), b) {
+			return fmt.Errorf("%w: a key slot in the clear", pack.ErrCorrupt)
+		}
+		return nil
+	}
+	if bytes.HasPrefix(b, []byte("age-encryption.org/v1\n-> ")) && bytes.Contains(b, []byte("\n--- ")) {
 		return nil
 	}
 	return fmt.Errorf("%w: not a key slot", pack.ErrCorrupt)

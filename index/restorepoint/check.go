@@ -30,6 +30,8 @@ type packState struct {
 type leafState struct {
 	lost []Lost
 	uses []chunk.PackRef // damaged packs, also where no lost chunk is needed
+
+	blind bool // the leaf itself cannot be read
 }
 
 // Lost is a range of a disk that cannot be had.
@@ -50,6 +52,9 @@ type DiskState struct {
 	// Uses names the damaged packs that the disk's maps name, also those of
 	// which it needs nothing that is lost.
 	Uses []chunk.PackRef
+	// Blind says that a node of the map cannot be read, so that nobody knows
+	// which packs are needed below it.
+	Blind bool
 	// Err is of the map as a whole, or of ctx.
 	Err error
 }
@@ -93,6 +98,7 @@ func (c *Checker) Disk(ctx context.Context, d Disk, limit int) *DiskState {
 			return s
 		}
 		if err != nil {
+			s.Blind = true
 			s.add(Lost{base, min(middleSize, d.Size-base), ref.pack, err}, limit)
 			continue
 		}
@@ -109,6 +115,7 @@ func (c *Checker) Disk(ctx context.Context, d Disk, limit int) *DiskState {
 			if l == nil {
 				continue
 			}
+			s.Blind = s.Blind || l.blind
 			for _, lost := range l.lost {
 				lost.Offset += base + int64(at)*LeafSize
 				if lost.Length = min(lost.Length, d.Size-lost.Offset); lost.Length > 0 {
@@ -164,7 +171,7 @@ func (c *Checker) leaf(ctx context.Context, ref nodeRef) *leafState {
 func (c *Checker) readLeaf(ctx context.Context, ref nodeRef) *leafState {
 	s := &leafState{}
 	all := func(err error) *leafState {
-		s.lost = []Lost{{0, LeafSize, ref.pack, err}}
+		s.lost, s.blind = []Lost{{0, LeafSize, ref.pack, err}}, true
 		return s
 	}
 	p := c.packs[ref.pack]

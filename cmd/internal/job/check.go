@@ -303,12 +303,31 @@ func (c *checking) packAdvice(f *Finding) string {
 		return "nothing is proven of its bytes: see to the disk or the network, and check again"
 	case f.Catalogue != "" && len(f.Points) == 0:
 		return "no point suffers; make the catalogue anew with: cairn catalogue --rebuild " + f.Catalogue
+	case len(f.Points) == 0 && c.blind():
+		return "who needs it cannot be said before the manifests and maps can be read again: " + mend
 	case len(f.Points) == 0:
 		return "no point needs it, but a new backup could build on it: " + mend
 	case !lost:
 		return "all that the points need of it can be read still; " + mend
 	}
 	return mend + "; what is not named here can be restored as before"
+}
+
+// blind says that there is a point of which not all needs are known.
+func (c *checking) blind() bool {
+	for name := range c.records {
+		if strings.HasPrefix(name, "points/") {
+			return true
+		}
+	}
+	for _, p := range c.points {
+		for _, d := range p.disks {
+			if d.Blind || d.Err != nil {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (c *checking) nameOf(id chunk.SessionID) string {
@@ -392,6 +411,16 @@ func (c *checking) missingFindings(catalogueOf map[chunk.SessionID]chunk.Session
 		case s.Decision && !s.Intent && !s.Drop && !isCatalogue:
 			c.r.Notes = append(c.r.Notes, fmt.Sprintf("%s is missing: %s does not need it", chunkstore.IntentObject(id), c.nameOf(id)))
 		}
+	}
+	orphans := map[chunk.SessionID]bool{}
+	for _, p := range c.objects.Packs { // in the order of their names
+		id := p.Ref.Session
+		if _, ok := sessions[id]; ok || orphans[id] {
+			continue
+		}
+		orphans[id] = true
+		c.r.Notes = append(c.r.Notes, fmt.Sprintf("%d packs are of a session of which neither the intent %s nor the commit %s is there: their point was forgotten, or both are lost",
+			packs[id], chunkstore.IntentObject(id), chunkstore.DecisionObject(id)))
 	}
 	if len(c.objects.Keys) == 0 {
 		c.add(Finding{Kind: KindKey, Fault: string(chunkstore.FaultMissing), Name: "keys/", Object: "keys/", Error: "the repository has no key slot",
