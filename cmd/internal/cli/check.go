@@ -130,7 +130,7 @@ func (a *app) check(ctx context.Context, f checkFlags) error {
 		}
 	}
 	if f.keyless {
-		return a.checkKeyless(ctx, o)
+		return a.checkKeyless(ctx, o, f)
 	}
 	if f.from != "" {
 		mirror, place, err := wire.OpenMirror(ctx, f.from)
@@ -149,22 +149,12 @@ func (a *app) check(ctx context.Context, f checkFlags) error {
 		if f.filesTime > 0 {
 			o.Files = cat.FindFiles(f.filesTime)
 		}
-		goesOn := true
-		if o.Share != nil && f.start == "" {
-			o.Share.Start, goesOn = repo.CheckStart()
-		}
-		if o.Share != nil {
-			a.say("reading %s of the packs from place %s on%s", percent(o.Share.Portion), placeOf(o.Share.Start), map[bool]string{false: " (by chance: no earlier run of this host is known)"}[goesOn])
-		}
+		a.beginShare(o.Share, f, repo.Store.Config.ID)
 		r, err := job.Check(ctx, repo.Store, cat, o)
 		if err != nil {
 			return err
 		}
-		if o.Share != nil {
-			if err := repo.SaveCheckStart(o.Share.End()); err != nil {
-				a.say("warning: the next run will begin anywhere, as this host could not keep the place: %v", err)
-			}
-		}
+		a.endShare(o.Share, repo.Store.Config.ID)
 		return a.concludeCheck(r, a.now().Sub(start))
 	})
 }
@@ -175,20 +165,49 @@ func percent(portion float64) string {
 
 func placeOf(start float64) string { return strconv.FormatFloat(start, 'g', -1, 64) }
 
-func (a *app) checkKeyless(ctx context.Context, o job.CheckOptions) error {
+// beginShare says where a share begins: where --start says, or behind the last
+// one.
+func (a *app) beginShare(s *job.Share, f checkFlags, repository string) {
+	if s == nil {
+		return
+	}
+	goesOn := true
+	if f.start == "" {
+		s.Start, goesOn = wire.CheckStart(a.dirs(), repository)
+	}
+	chance := ""
+	if !goesOn {
+		chance = " (by chance: no earlier run of this host is known)"
+	}
+	a.say("reading %s of the packs, from place %s on%s", percent(s.Portion), placeOf(s.Start), chance)
+}
+
+// endShare keeps where the next share begins.
+func (a *app) endShare(s *job.Share, repository string) {
+	if s == nil {
+		return
+	}
+	if err := wire.SaveCheckStart(a.dirs(), repository, s.End()); err != nil {
+		a.say("warning: the next run will begin anywhere, as this host could not keep the place: %v", err)
+	}
+}
+
+func (a *app) checkKeyless(ctx context.Context, o job.CheckOptions, f checkFlags) error {
 	if a.repo == "" {
 		return usagef("no repository named: use -r FOLDER or CAIRN_REPOSITORY")
 	}
-	place, err := wire.OpenKeyless(ctx, a.repo)
+	place, id, err := wire.OpenKeyless(ctx, a.repo)
 	if err != nil {
 		return err
 	}
 	defer place.Close()
 	start := a.now()
+	a.beginShare(o.Share, f, id)
 	r, err := job.CheckKeyless(ctx, place, o)
 	if err != nil {
 		return err
 	}
+	a.endShare(o.Share, id)
 	return a.concludeCheck(r, a.now().Sub(start))
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
+	"cairn/cmd/internal/config"
 	"cairn/cmd/internal/job"
 	"cairn/index"
 	"cairn/index/restorepoint"
@@ -29,15 +30,15 @@ type checkPosition struct {
 	Next float64 `json:"next"`
 }
 
-func (r *Repo) checkPositionFile() string {
-	return filepath.Join(r.Dirs.Cache, r.Store.Config.ID, "check-position.json")
+func checkPositionFile(d config.Dirs, repository string) string {
+	return filepath.Join(d.Cache, repository, "check-position.json")
 }
 
-// CheckStart gives where the next check of a share of the packs begins, from 0
-// to 1: behind the last one of this host, or anywhere.
-func (r *Repo) CheckStart() (start float64, goesOn bool) {
+// CheckStart gives where the next check of a share of a repository's packs
+// begins, from 0 to 1: behind the last one of this host, or anywhere.
+func CheckStart(d config.Dirs, repository string) (start float64, goesOn bool) {
 	var p checkPosition
-	b, err := os.ReadFile(r.checkPositionFile())
+	b, err := os.ReadFile(checkPositionFile(d, repository))
 	if err != nil || json.Unmarshal(b, &p) != nil || p.Next < 0 || p.Next >= 1 {
 		return rand.Float64(), false
 	}
@@ -45,15 +46,16 @@ func (r *Repo) CheckStart() (start float64, goesOn bool) {
 }
 
 // SaveCheckStart keeps where the next check of a share shall begin.
-func (r *Repo) SaveCheckStart(next float64) error {
+func SaveCheckStart(d config.Dirs, repository string, next float64) error {
 	b, err := json.Marshal(checkPosition{next})
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(r.checkPositionFile()), 0o700); err != nil {
+	name := checkPositionFile(d, repository)
+	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(r.checkPositionFile(), append(b, '\n'), 0o600)
+	return os.WriteFile(name, append(b, '\n'), 0o600)
 }
 
 // OpenMirror opens a place that may have the objects of a repository. It needs
@@ -74,17 +76,21 @@ func OpenMirror(ctx context.Context, spec string) (*job.Mirror, Place, error) {
 }
 
 // OpenKeyless opens the place of a repository, and looks no further than its
-// configuration.
-func OpenKeyless(ctx context.Context, path string) (Place, error) {
-	place, err := OpenPlace(ctx, path)
+// configuration, for the repository's id; of a damaged one that is "damaged".
+func OpenKeyless(ctx context.Context, path string) (place Place, id string, err error) {
+	place, err = OpenPlace(ctx, path)
 	if errors.Is(err, backend.ErrNotExist) {
-		return nil, fmt.Errorf("%w at %s", chunkstore.ErrNoRepository, path)
+		return nil, "", fmt.Errorf("%w at %s", chunkstore.ErrNoRepository, path)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open repository %s: %w", path, err)
+		return nil, "", fmt.Errorf("open repository %s: %w", path, err)
 	}
-	if _, err := chunkstore.ReadConfig(ctx, place); errors.Is(err, chunkstore.ErrNoRepository) {
-		return nil, errors.Join(fmt.Errorf("%w at %s", err, path), place.Close())
+	c, err := chunkstore.ReadConfig(ctx, place)
+	if errors.Is(err, chunkstore.ErrNoRepository) {
+		return nil, "", errors.Join(fmt.Errorf("%w at %s", err, path), place.Close())
 	}
-	return place, nil // a damaged configuration is a finding
+	if err != nil {
+		return place, "damaged", nil // a finding
+	}
+	return place, c.ID, nil
 }
