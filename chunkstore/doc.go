@@ -9,6 +9,9 @@
 //     1.2) is: data packs, map packs, the commit record, read back; only then
 //     does Commit return.
 //   - Every byte read was authenticated, or the error says ErrCorrupt.
+//   - What is wrong with a stored object is a Fault: which object, what is
+//     wrong, and which chunks cannot be had. Only what is missing or proven bad
+//     is ever replaced, and only by bytes that its name or its seal proves.
 //   - Memory is bounded whatever the amount of data: a Session holds some
 //     100 MiB, a Reader what its cache was given.
 //   - No goroutine outlives the call or the Session that started it.

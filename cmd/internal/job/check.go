@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
@@ -65,12 +66,21 @@ type checking struct {
 	points  []*checkedPoint
 }
 
-// checkedPoint is a point with what it lacks.
+// checkedPoint is a point with what it lacks. There may be many thousands:
+// of a whole one little is kept.
 type checkedPoint struct {
 	id       chunk.SessionID
 	name     string
-	manifest *restorepoint.Manifest
-	disks    []*restorepoint.DiskState // by disk of the manifest
+	time     time.Time
+	parent   string
+	guest    error                  // of what the inside agent said
+	disks    []checkedDisk          // that lack something, or need a damaged pack
+	manifest *restorepoint.Manifest // nil: none of its disks lacks anything
+}
+
+type checkedDisk struct {
+	name string
+	*restorepoint.DiskState
 }
 
 // Check looks at everything that the points need, and with ReadData at every
@@ -187,9 +197,12 @@ func (c *checking) structure(ctx context.Context) (more bool, err error) {
 			c.records[chunkstore.DecisionObject(id)] = chunkstore.FaultOf(chunkstore.DecisionObject(id), err)
 			return nil
 		}
-		p := &checkedPoint{id: id, manifest: m, name: m.VM.Name + "@" + restorepoint.DirName(m.Time)}
+		p := &checkedPoint{id: id, name: m.VM.Name + "@" + restorepoint.DirName(m.Time), time: m.Time, parent: m.Parent}
+		_, p.guest = m.Guest.Document()
 		for _, d := range m.Disks {
-			p.disks = append(p.disks, checker.Disk(ctx, d, maxLostRanges))
+			if s := checker.Disk(ctx, d, maxLostRanges); !s.Good() || len(s.Uses) > 0 {
+				p.disks, p.manifest = append(p.disks, checkedDisk{d.Name, s}), m
+			}
 		}
 		c.points = append(c.points, p)
 		return ctx.Err()
@@ -197,7 +210,7 @@ func (c *checking) structure(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	slices.SortStableFunc(c.points, func(a, b *checkedPoint) int { return a.manifest.Time.Compare(b.manifest.Time) })
+	slices.SortStableFunc(c.points, func(a, b *checkedPoint) int { return a.time.Compare(b.time) })
 	verify := c.store.NewVerifier()
 	for _, p := range c.points {
 		for _, d := range p.disks {
@@ -244,12 +257,12 @@ func (c *checking) findings(ctx context.Context) error {
 	c.missingFindings(catalogueOf)
 	files := catalogue.NewChecker(c.store.NewReader(32 << 20))
 	for _, p := range c.points {
-		if _, err := p.manifest.Guest.Document(); err != nil {
-			c.add(Finding{Kind: KindPoint, Fault: FaultInconsistent, Name: p.name, Point: p.id.String(), Error: err.Error(),
+		if p.guest != nil {
+			c.add(Finding{Kind: KindPoint, Fault: FaultInconsistent, Name: p.name, Point: p.id.String(), Error: p.guest.Error(),
 				Next: "the disks are not concerned; what the guest's agent said of its applications cannot be trusted"})
 		}
-		for i, d := range p.disks {
-			c.diskFindings(p, p.manifest.Disks[i].Name, d)
+		for _, d := range p.disks {
+			c.diskFindings(p, d)
 		}
 		if len(attached[p.id]) > 0 {
 			c.catalogueFinding(ctx, files, p)
@@ -384,8 +397,8 @@ func (c *checking) missingFindings(catalogueOf map[chunk.SessionID]chunk.Session
 		children(s.ID, "this host's index knows it as "+s.VM+"@"+restorepoint.DirName(s.Time))
 	}
 	for _, p := range c.points {
-		if p.manifest.Parent != "" {
-			children(p.manifest.Parent, p.name+" was made from it")
+		if p.parent != "" {
+			children(p.parent, p.name+" was made from it")
 		}
 	}
 	ids := make([]chunk.SessionID, 0, len(sessions))
@@ -430,16 +443,16 @@ func (c *checking) missingFindings(catalogueOf map[chunk.SessionID]chunk.Session
 
 // diskFindings tells what one disk of a point lacks, by the object that is at
 // fault.
-func (c *checking) diskFindings(p *checkedPoint, disk string, d *restorepoint.DiskState) {
+func (c *checking) diskFindings(p *checkedPoint, d checkedDisk) {
 	if d.Err != nil {
-		c.add(Finding{Kind: KindPoint, Fault: FaultInconsistent, Name: p.name, Point: p.id.String(), Disk: disk, Error: d.Err.Error()})
+		c.add(Finding{Kind: KindPoint, Fault: FaultInconsistent, Name: p.name, Point: p.id.String(), Disk: d.name, Error: d.Err.Error()})
 	}
 	byPack := map[chunk.PackRef]*Finding{}
 	var order []chunk.PackRef
 	for _, l := range d.Lost {
 		f := byPack[l.Pack]
 		if f == nil {
-			f = &Finding{Kind: KindPoint, Name: p.name, Point: p.id.String(), Disk: disk, Object: chunkstore.PackObject(l.Pack), Fault: FaultInconsistent, Error: l.Err.Error()}
+			f = &Finding{Kind: KindPoint, Name: p.name, Point: p.id.String(), Disk: d.name, Object: chunkstore.PackObject(l.Pack), Fault: FaultInconsistent, Error: l.Err.Error()}
 			if fault := c.faults[l.Pack]; fault != nil {
 				f.Fault = string(fault.Kind)
 				f.Next = "see the finding of " + f.Object
@@ -501,10 +514,9 @@ func (c *checking) findFiles(ctx context.Context) error {
 	}
 	for _, p := range slices.Backward(c.points) {
 		lost := map[string][][2]int64{}
-		for i, d := range p.disks {
+		for _, d := range p.disks {
 			for _, l := range d.Lost {
-				name := p.manifest.Disks[i].Name
-				lost[name] = append(lost[name], [2]int64{l.Offset, l.End()})
+				lost[d.name] = append(lost[d.name], [2]int64{l.Offset, l.End()})
 			}
 		}
 		if len(lost) == 0 {

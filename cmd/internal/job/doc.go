@@ -1,4 +1,4 @@
-// Package job is the story of a backup, a restore and a check: which room is
+// Package job is the story of a backup, a restore, a copy and a check: which room is
 // asked in which order, and what is undone when a step fails. It computes
 // nothing itself: what a restore writes is package image's.
 //
@@ -6,5 +6,7 @@
 // goes on, on every path, also when this process is killed (see Guardian), and
 // a backup that libvirt runs for a killed process is ended; a point exists
 // when, and only when, its manifest is stored, and bitmaps are removed only for
-// points that a later run saw committed.
+// points that a later run saw committed; a check changes nothing, and its
+// repair only puts proven bytes in the place of missing or proven bad ones; a
+// copied point exists when all of it was seen whole in its new repository.
 package job

@@ -69,7 +69,7 @@ func TestRepairLosesNothing(t *testing.T) {
 		}
 	}
 	slices.Sort(names)
-	var full, partly, failed, wrongBefore int
+	var full, partly, failed, kills, wrongBefore int
 	for run := range runs {
 		rnd := rand.New(rand.NewPCG(uint64(run), 11))
 		r, mirror := origin.copyOf(t), origin.copyOf(t)
@@ -86,10 +86,11 @@ func TestRepairLosesNothing(t *testing.T) {
 			}
 		}
 		fails := run%5 == 4
-		if fails { // one operation fails, once
+		died := fails && run%10 == 4 && mirrorWhole
+		if fails { // one operation fails, once, or all from one on, as when the process is killed
 			n, at := 0, rnd.IntN(120)
 			r.place.Fault = func(op, name string) error {
-				if n++; n == at {
+				if n++; n == at || died && n > at {
 					return fmt.Errorf("%s %s: %w", op, name, errCrash)
 				}
 				return nil
@@ -100,6 +101,19 @@ func TestRepairLosesNothing(t *testing.T) {
 		r.place.Fault = nil
 		if err != nil && !fails {
 			t.Fatalf("run %d: %s: %v", run, what, err)
+		}
+		if died { // what was deleted is missing, never wrong, and the next run puts it there
+			for i, m := range points {
+				if _, wrong := r.readable(t, m, images[i]); wrong > 0 && !strings.Contains(what, "replaced by") {
+					t.Fatalf("run %d: %s: %d chunks are read wrong after a kill", run, what, wrong)
+				}
+			}
+			kills++
+			if report, err = Check(t.Context(), r.store, r, CheckOptions{ReadData: true, Repair: true,
+				From: &Mirror{Place: mirror.place, Name: "the mirror", Repository: r.store.Config.ID}}); err != nil || report.Err() != nil {
+				t.Fatalf("run %d: %s: after a kill: %+v, %v", run, what, report, err)
+			}
+			r.mustBeAs(t, objects, run, what, report)
 		}
 		for i, m := range points {
 			after, wrong := r.readable(t, m, images[i])
@@ -129,7 +143,7 @@ func TestRepairLosesNothing(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d runs: %d with a whole mirror, %d with a damaged one, %d with a place that fails; in %d something wrong was read before, of exchanged packs", runs, full, partly, failed, wrongBefore)
+	t.Logf("%d runs: %d with a whole mirror, %d with a damaged one, %d with a place that fails, %d of them for good and then repaired again; in %d something wrong was read before, of exchanged packs", runs, full, partly, failed, kills, wrongBefore)
 }
 
 // mustBeAs holds a repaired place against what it was: a commit or an intent
