@@ -213,6 +213,7 @@ func (a *app) checkKeyless(ctx context.Context, o job.CheckOptions, f checkFlags
 
 // concludeCheck prints a report and gives the command's end.
 func (a *app) concludeCheck(r *job.Report, took time.Duration) error {
+	r.Place = a.repo
 	if err := a.printReport(r, took); err != nil {
 		return err
 	}

@@ -188,7 +188,7 @@ func (a *app) printCopiedPoint(m *restorepoint.Manifest, d *job.Copied) error {
 		return err
 	}
 	fmt.Fprintf(a.stdout, "%s copied, as %s, in %.1f s\n", pointName(m), n.ID[:8], d.Took.Seconds())
-	_, err := fmt.Fprintf(a.stdout, "  %s: read %s of %s, of which %s were known there, sent %s\n", n.Reason, bytesOf(d.BytesRead), bytesOf(n.Statistics.BytesDisk), bytesOf(d.BytesKnown), bytesOf(d.BytesSent))
+	_, err := fmt.Fprintf(a.stdout, "  %s: read %s of %s, of which %s were there or came twice, sent %s\n", n.Reason, bytesOf(d.BytesRead), bytesOf(n.Statistics.BytesDisk), bytesOf(d.BytesKnown), bytesOf(d.BytesSent))
 	if err == nil && d.Compared > 0 {
 		_, err = fmt.Fprintf(a.stdout, "  %s read back and compared: equal\n", bytesOf(d.Compared))
 	}

@@ -151,8 +151,9 @@ func (c *checking) lookAtRecords(ctx context.Context) (err error) {
 		return err
 	}
 	c.records, c.r.Records = map[string]*chunkstore.Fault{}, len(c.objects.Records)+len(c.objects.Keys)+1
+	c.r.Packs = len(c.objects.Packs)
 	note := func(name string, err error) {
-		if f := (*chunkstore.Fault)(nil); errors.As(err, &f) {
+		if f := (*chunkstore.Fault)(nil); errors.As(err, &f) && f.Kind != chunkstore.FaultMissing { // else removed since it was listed
 			c.records[name] = f
 		}
 	}
@@ -191,7 +192,7 @@ func (c *checking) structure(ctx context.Context) (more bool, err error) {
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.Is(err, chunkstore.ErrAborted), errors.Is(err, chunkstore.ErrNotPoint):
+		case errors.Is(err, chunkstore.ErrAborted), errors.Is(err, chunkstore.ErrNotPoint), errors.Is(err, backend.ErrNotExist): // the last: forgotten since it was listed
 			return nil
 		case err != nil:
 			c.records[chunkstore.DecisionObject(id)] = chunkstore.FaultOf(chunkstore.DecisionObject(id), err)
@@ -208,6 +209,9 @@ func (c *checking) structure(ctx context.Context) (more bool, err error) {
 		return ctx.Err()
 	})
 	if err != nil {
+		return false, err
+	}
+	if err := c.dropForgotten(ctx); err != nil {
 		return false, err
 	}
 	slices.SortStableFunc(c.points, func(a, b *checkedPoint) int { return a.time.Compare(b.time) })
@@ -232,6 +236,24 @@ func (c *checking) structure(ctx context.Context) (more bool, err error) {
 		}
 	}
 	return more, nil
+}
+
+// dropForgotten leaves out points that lack something because they were
+// forgotten meanwhile, and their packs collected.
+func (c *checking) dropForgotten(ctx context.Context) error {
+	if !slices.ContainsFunc(c.points, func(p *checkedPoint) bool { return p.manifest != nil }) {
+		return nil
+	}
+	now, err := c.store.Objects(ctx)
+	if err != nil {
+		return err
+	}
+	sessions := now.Sessions()
+	c.points = slices.DeleteFunc(c.points, func(p *checkedPoint) bool {
+		s := sessions[p.id]
+		return p.manifest != nil && (!s.Decision || s.Drop)
+	})
+	return nil
 }
 
 // findings puts the report together.
@@ -301,6 +323,9 @@ func (c *checking) packFindings(catalogueOf map[chunk.SessionID]chunk.SessionID)
 		}
 		if point, ok := catalogueOf[ref.Session]; ok {
 			f.Catalogue = c.nameOf(point)
+		}
+		if f.Fault == string(chunkstore.FaultMissing) && len(f.Points) == 0 && !c.blind() {
+			continue // nobody needs it: collected since it was listed
 		}
 		f.Next = c.packAdvice(&f)
 		c.add(f)

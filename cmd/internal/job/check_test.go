@@ -297,6 +297,40 @@ func TestALostPointIsMissed(t *testing.T) {
 	}
 }
 
+// What another host forgets and collects while a check runs is no damage,
+// whenever it does so.
+func TestCheckBesideACollector(t *testing.T) {
+	origin, points := smallRepository(t)
+	gone := points[2].ID
+	for at := 1; ; at++ {
+		r := origin.copyOf(t)
+		ops := 0
+		collected := make(chan struct{})
+		r.place.Fault = func(string, string) error {
+			if ops++; ops != at {
+				return nil
+			}
+			go func() { // not here, where the place's lock is held
+				defer close(collected)
+				for name := range objectsOf(t, r.place) {
+					if strings.Contains(name, gone) {
+						_ = r.place.Delete(context.Background(), name)
+					}
+				}
+			}()
+			return nil
+		}
+		report, err := Check(t.Context(), r.store, r, CheckOptions{ReadData: true})
+		if err != nil || report.Err() != nil {
+			t.Fatalf("collected at operation %d: %+v, %v", at, report, err)
+		}
+		if ops < at {
+			break
+		}
+		<-collected
+	}
+}
+
 // Without any key every flipped bit of a pack is found, and what cannot be
 // said is said.
 func TestKeyless(t *testing.T) {

@@ -79,9 +79,10 @@ type Repair struct {
 
 // Report is what a check did and found.
 type Report struct {
-	Points  int `json:"points"`
-	Packs   int `json:"packs"`
-	Records int `json:"records"` // small objects that were opened
+	Place   string `json:"place,omitempty"` // that was checked
+	Points  int    `json:"points"`
+	Packs   int    `json:"packs"`
+	Records int    `json:"records"` // small objects that were opened
 	// Catalogues of files that were looked at, damaged ones included.
 	Catalogues int          `json:"catalogues"`
 	PacksRead  int          `json:"packs_read"`
