@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"slices"
-	"sync"
 
 	"cairn/guest/filesystem"
 )
@@ -28,8 +26,7 @@ type FS struct {
 	cache     *cache
 	hints     lookupHints
 
-	mu    sync.Mutex
-	notes []string
+	notes filesystem.Notes
 }
 
 var _ filesystem.Reader = (*FS)(nil)
@@ -116,27 +113,18 @@ func (fs *FS) use(b []byte, joliet bool) error {
 	return nil
 }
 
-func (fs *FS) note(format string, args ...any) {
-	n := fmt.Sprintf(format, args...)
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if !slices.Contains(fs.notes, n) && len(fs.notes) < 64 {
-		fs.notes = append(fs.notes, n)
-	}
-}
+func (fs *FS) note(format string, args ...any) { fs.notes.Add(format, args...) }
 
 // Info describes the filesystem. The UUID is what blkid(8) makes of the time
 // of the volume.
 func (fs *FS) Info() filesystem.Info {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
 	return filesystem.Info{
 		Type:       "iso9660",
 		Label:      fs.label,
 		UUID:       fs.uuid,
 		BlockSize:  fs.block,
 		TotalBytes: fs.blocks * fs.block,
-		Notes:      slices.Clone(fs.notes),
+		Notes:      fs.notes.List(),
 	}
 }
 
@@ -149,17 +137,7 @@ func corrupt(format string, args ...any) error {
 
 // readAt fills p from byte offset off of the image.
 func (fs *FS) readAt(p []byte, off int64) error {
-	if off < 0 || off > fs.size-int64(len(p)) {
-		return corrupt("%d bytes at %d lie outside the image", len(p), off)
-	}
-	n, err := fs.image.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("image at %d: %w", off, err)
+	return filesystem.ReadFull(fs.image, fs.size, p, off)
 }
 
 // page gives the bytes of the image from off to the end of its page, which the

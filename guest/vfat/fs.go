@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"slices"
-	"sync"
 
 	"cairn/guest/filesystem"
 )
@@ -27,8 +25,7 @@ type FS struct {
 	cache *cache
 	hints lookupHints
 
-	mu    sync.Mutex
-	notes []string
+	notes filesystem.Notes
 }
 
 var (
@@ -76,21 +73,11 @@ func (fs *FS) open(ctx context.Context) error {
 	return fs.countFree(ctx)
 }
 
-func (fs *FS) note(format string, args ...any) {
-	n := fmt.Sprintf(format, args...)
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if !slices.Contains(fs.notes, n) && len(fs.notes) < 64 {
-		fs.notes = append(fs.notes, n)
-	}
-}
+func (fs *FS) note(format string, args ...any) { fs.notes.Add(format, args...) }
 
 // Info describes the filesystem. Inodes are not counted, for there is no table
 // of them.
 func (fs *FS) Info() filesystem.Info {
-	fs.mu.Lock()
-	notes := slices.Clone(fs.notes)
-	fs.mu.Unlock()
 	g := &fs.geo
 	info := filesystem.Info{
 		Type:       "vfat",
@@ -98,7 +85,7 @@ func (fs *FS) Info() filesystem.Info {
 		BlockSize:  g.clusterBytes,
 		TotalBytes: int64(g.clusters) * g.clusterBytes,
 		FreeBytes:  fs.free * g.clusterBytes,
-		Notes:      notes,
+		Notes:      fs.notes.List(),
 	}
 	if g.bits == bitsExfat {
 		info.Type = "exfat"
@@ -118,17 +105,7 @@ func corrupt(format string, args ...any) error {
 
 // readAt fills p from byte offset off of the image.
 func (fs *FS) readAt(p []byte, off int64) error {
-	if off < 0 || off > fs.size-int64(len(p)) {
-		return corrupt("%d bytes at %d lie outside the image", len(p), off)
-	}
-	n, err := fs.image.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("image at %d: %w", off, err)
+	return filesystem.ReadFull(fs.image, fs.size, p, off)
 }
 
 // page gives the bytes of the image from off to the end of its page, which the
