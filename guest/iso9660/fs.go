@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"cairn/guest/filesystem"
+	"cairn/guest/filesystem/pages"
 )
 
 var le = binary.LittleEndian
@@ -23,7 +24,7 @@ type FS struct {
 	joliet    bool
 	label     string
 	uuid      string
-	cache     *cache
+	pages     *pages.Image
 	hints     lookupHints
 
 	notes filesystem.Notes
@@ -34,7 +35,7 @@ var _ filesystem.Reader = (*FS)(nil)
 // Open reads the volume descriptors of the filesystem that fills the first
 // size bytes of r. The error wraps ErrCorrupt when there is no usable one.
 func Open(ctx context.Context, r io.ReaderAt, size int64) (*FS, error) {
-	fs := &FS{image: r, size: size, cache: newCache()}
+	fs := &FS{image: r, size: size, pages: pages.New(r, size)}
 	if err := fs.open(ctx); err != nil {
 		return nil, fmt.Errorf("iso9660: %w", err)
 	}
@@ -138,22 +139,4 @@ func corrupt(format string, args ...any) error {
 // readAt fills p from byte offset off of the image.
 func (fs *FS) readAt(p []byte, off int64) error {
 	return filesystem.ReadFull(fs.image, fs.size, p, off)
-}
-
-// page gives the bytes of the image from off to the end of its page, which the
-// image's end may cut. They must not be changed.
-func (fs *FS) page(off int64) ([]byte, error) {
-	if off < 0 || off >= fs.size {
-		return nil, corrupt("byte %d lies outside the image", off)
-	}
-	number := off / pageBytes
-	data := fs.cache.get(number)
-	if data == nil {
-		data = make([]byte, min(pageBytes, fs.size-number*pageBytes))
-		if err := fs.readAt(data, number*pageBytes); err != nil {
-			return nil, err
-		}
-		fs.cache.put(number, data)
-	}
-	return data[off-number*pageBytes:], nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"cairn/guest/filesystem"
+	"cairn/guest/filesystem/pages"
 )
 
 var le = binary.LittleEndian
@@ -22,7 +23,7 @@ type FS struct {
 	exfat *exfatRoot // what the root directory of exFAT tells; nil on FAT
 	label string
 	free  int64 // clusters, as far as known
-	cache *cache
+	pages *pages.Image
 	hints lookupHints
 
 	notes filesystem.Notes
@@ -37,7 +38,7 @@ var (
 // of r and finds out which of the four it is. The error wraps ErrCorrupt when
 // neither the boot sector nor its backup is usable.
 func Open(ctx context.Context, r io.ReaderAt, size int64) (*FS, error) {
-	fs := &FS{image: r, size: size, cache: newCache()}
+	fs := &FS{image: r, size: size, pages: pages.New(r, size)}
 	if err := fs.open(ctx); err != nil {
 		return nil, fmt.Errorf("vfat: %w", err)
 	}
@@ -108,28 +109,10 @@ func (fs *FS) readAt(p []byte, off int64) error {
 	return filesystem.ReadFull(fs.image, fs.size, p, off)
 }
 
-// page gives the bytes of the image from off to the end of its page, which the
-// image's end may cut. They must not be changed.
-func (fs *FS) page(off int64) ([]byte, error) {
-	if off < 0 || off >= fs.size {
-		return nil, corrupt("byte %d lies outside the image", off)
-	}
-	number := off / pageBytes
-	data := fs.cache.get(number)
-	if data == nil {
-		data = make([]byte, min(pageBytes, fs.size-number*pageBytes))
-		if err := fs.readAt(data, number*pageBytes); err != nil {
-			return nil, err
-		}
-		fs.cache.put(number, data)
-	}
-	return data[off-number*pageBytes:], nil
-}
-
 // slot gives the directory entry at byte off of the image. Entries lie at
 // multiples of 32 bytes, so none crosses a page.
 func (fs *FS) slot(off int64) ([]byte, error) {
-	b, err := fs.page(off)
+	b, err := fs.pages.Page(off)
 	if err != nil {
 		return nil, err
 	}

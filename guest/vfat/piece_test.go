@@ -10,6 +10,7 @@ import (
 
 	"cairn/guest/filesystem"
 	"cairn/guest/filesystem/filesystemtest"
+	"cairn/guest/filesystem/pages"
 )
 
 // at gives the inode of a path.
@@ -400,8 +401,8 @@ func TestReadErrors(t *testing.T) {
 	image, _ := sample(t, "fat16")
 	good := openBytes(t, image)
 	n := nodeAt(t, good, "names")
-	place := good.geo.place(n.first) / pageBytes * pageBytes
-	fs, err := Open(context.Background(), faulty{bytes.NewReader(image), place, place + pageBytes}, int64(len(image)))
+	place := good.geo.place(n.first) / pages.Size * pages.Size
+	fs, err := Open(context.Background(), faulty{bytes.NewReader(image), place, place + pages.Size}, int64(len(image)))
 	if err != nil {
 		t.Fatal(err)
 	}
