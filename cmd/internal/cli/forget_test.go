@@ -378,3 +378,39 @@ func TestForgetOfTwoHosts(t *testing.T) {
 	h.left("web01-3 web01-4 web01-5 web01-6")
 	h.must(exitOK, "check")
 }
+
+// A drop that is damaged forgets nothing, and check says so; a damaged pin
+// holds.
+func TestDamagedDropsAndPins(t *testing.T) {
+	h := newHost(t)
+	h.must(exitOK, "init")
+	ids := h.days(1, 3, smallDisk(1<<20), as("web01"))
+	h.must(exitOK, "forget", ids[0])
+	h.must(exitOK, "pin", ids[1])
+	for _, name := range []string{"drops/" + ids[0], "pins/" + ids[1] + ".0"} {
+		path := filepath.Join(h.repo, name)
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[len(b)-1] ^= 1
+		if err := errors.Join(os.Remove(path), os.WriteFile(path, b, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.left("web01-1 web01-2 web01-3")
+	if out, _ := h.must(exitDamage, "check"); strings.Count(out, "DAMAGE: object") != 2 || !strings.Contains(out, "is not forgotten") || !strings.Contains(out, "counts as pinned") {
+		t.Errorf("check: %s", out)
+	}
+	if out, _ := h.must(exitOK, "points"); !strings.Contains(out, "its record is damaged") {
+		t.Errorf("points: %s", out)
+	}
+	h.must(exitFailed, "forget", ids[1])
+	h.must(exitDamage, "forget", ids[0])
+	if err := os.Remove(filepath.Join(h.repo, "drops", ids[0])); err != nil {
+		t.Fatal(err)
+	}
+	h.must(exitOK, "unpin", ids[1])
+	h.must(exitOK, "forget", ids[0], ids[1])
+	h.left("web01-3")
+}
