@@ -153,7 +153,7 @@ func (f *Forget) measure(ctx context.Context, g retention.Group, points []retent
 		if p.VM != g.VM || p.UUID != g.UUID {
 			continue
 		}
-		var chunks int64
+		var chunks, spared int64
 		for _, d := range manifests[p.ID].Disks {
 			n, err := measure.Disk(ctx, d)
 			if ctx.Err() != nil {
@@ -165,9 +165,10 @@ func (f *Forget) measure(ctx context.Context, g retention.Group, points []retent
 				break
 			}
 			chunks += n
+			spared += max(0, min(d.Spared, d.Size)) // a full read makes no guest smaller
 		}
 		if p.Mapped = -1; chunks >= 0 {
-			p.Mapped = chunks * chunk.Size
+			p.Mapped = chunks*chunk.Size + spared
 		}
 	}
 	return nil

@@ -19,8 +19,8 @@ type Point struct {
 	Pinned        bool
 	PinReason     string
 	Consistency   string // as in its manifest
-	// Mapped is how many bytes of its disks are no holes; -1 when that is not
-	// known because its maps cannot be read. Used is what the guest's
+	// Mapped is how many bytes of its disks are no holes, with those that were
+	// left out as free; -1 when its maps cannot be read. Used is what the guest's
 	// filesystems said that they use; 0 when they did not say.
 	Mapped, Used int64
 }
