@@ -92,7 +92,8 @@ forgotten, and the command fails, unless --force is given, when
                another, and the one before them would go, with all of two days before it
   clock        of most points of the VM the two times differ by more than a day
 Look at the points then (--dry-run). Do not write --force into a schedule: pin what
-must stay, or forget the points in the way by their names.
+must stay, or forget the points in the way by their names. Somebody patient can keep
+below these marks; what is pinned or within --keep-within stays whatever he adds.
 
 By its name a point goes unless it is pinned; the last one of a VM needs --force.`
 
@@ -123,6 +124,7 @@ func (a *app) forgetCmd() *cobra.Command {
 		},
 	}
 	n := c.Flags()
+	n.SortFlags = false
 	n.IntVar(&f.rules.Last, "keep-last", 0, "keep the N newest points")
 	n.IntVar(&f.rules.Hourly, "keep-hourly", 0, "keep the newest point of each of the N newest hours that have points")
 	n.IntVar(&f.rules.Daily, "keep-daily", 0, "the same with days")
