@@ -161,6 +161,22 @@ func (s *Store) Dropped(ctx context.Context) (map[SessionID]bool, error) {
 	return s.dropped(ctx, func(SessionID) bool { return true })
 }
 
+// IsDropped says whether one session is forgotten.
+func (s *Store) IsDropped(ctx context.Context, id SessionID) (bool, error) {
+	if s.controls.known(id) {
+		return true, nil
+	}
+	_, err := s.readControl(ctx, dropsPrefix+id.String(), recordDrop)
+	switch {
+	case err == nil:
+		s.controls.learn(id)
+		return true, nil
+	case errors.Is(err, backend.ErrNotExist), pack.IsDamage(err):
+		return false, nil
+	}
+	return false, err
+}
+
 // dropped is Dropped for the sessions that are asked for. Each drop is read
 // once by a Store.
 func (s *Store) dropped(ctx context.Context, asked func(SessionID) bool) (map[SessionID]bool, error) {
@@ -184,12 +200,7 @@ func (s *Store) dropped(ctx context.Context, asked func(SessionID) bool) (map[Se
 	g.SetLimit(controlReaders)
 	for _, id := range unread {
 		g.Go(func() error {
-			_, err := s.readControl(gctx, dropsPrefix+id.String(), recordDrop)
-			switch {
-			case err == nil:
-				s.controls.learn(id)
-			case errors.Is(err, backend.ErrNotExist), pack.IsDamage(err): // gone since, with its point; or no drop
-			default:
+			if _, err := s.IsDropped(gctx, id); err != nil {
 				return fmt.Errorf("read what is forgotten: %w", err)
 			}
 			return nil
@@ -244,9 +255,9 @@ func (s *Store) Pin(ctx context.Context, id SessionID, n Note) error {
 		return err
 	}
 	// Looked at last: whoever forgets it now sees the pin.
-	gone, err := s.dropped(ctx, func(o SessionID) bool { return o == id })
-	if err == nil && gone[id] {
-		err = ErrDropped
+	gone, err := s.IsDropped(ctx, id)
+	if gone {
+		return ErrDropped
 	}
 	return err
 }

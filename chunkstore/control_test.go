@@ -16,6 +16,20 @@ import (
 
 var note = Note{Time: time.Date(2026, 10, 12, 2, 0, 0, 0, time.UTC), Host: "host", Reason: "a test"}
 
+// openStore is newStore without a secret: its keys open at once.
+func openStore(t *testing.T, m *mem.Place) *Store {
+	t.Helper()
+	c, err := Init(t.Context(), m, InitOptions{Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := Unlock(t.Context(), m, c, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return NewStore(m, c, keys)
+}
+
 // reopened is the store as another process sees it.
 func reopened(s *Store) *Store { return NewStore(s.place, s.Config, s.keys) }
 
@@ -33,7 +47,7 @@ func has(ids []SessionID, id SessionID) bool {
 func TestDrop(t *testing.T) {
 	ctx := t.Context()
 	place := mem.New()
-	s := newStore(t, place)
+	s := openStore(t, place)
 	gone, stays := commitPoint(t, s), commitPoint(t, s)
 	for _, id := range []SessionID{gone, stays} {
 		if _, err := makeCatalogue(s, id, 0, "files"); err != nil {
@@ -56,6 +70,9 @@ func TestDrop(t *testing.T) {
 		if c, err := s.Catalogues(ctx); err != nil || len(c) != 1 || len(c[stays]) != 1 {
 			t.Errorf("%s: catalogues %v, %v", name, c, err)
 		}
+		if is, err := s.IsDropped(ctx, gone); !is || err != nil {
+			t.Errorf("%s: not dropped: %v", name, err)
+		}
 		if d, err := s.Dropped(ctx); err != nil || len(d) != 1 || !d[gone] {
 			t.Errorf("%s: dropped %v, %v", name, d, err)
 		}
@@ -75,7 +92,7 @@ func TestDrop(t *testing.T) {
 func TestDropNeedsAPoint(t *testing.T) {
 	ctx := t.Context()
 	place := mem.New()
-	s := newStore(t, place)
+	s := openStore(t, place)
 	w, err := s.Begin(ctx, newMemIndex(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +124,7 @@ func TestDropNeedsAPoint(t *testing.T) {
 func TestFalseDrops(t *testing.T) {
 	ctx := t.Context()
 	place := mem.New()
-	s := newStore(t, place)
+	s := openStore(t, place)
 	point, other := commitPoint(t, s), commitPoint(t, s)
 	if err := s.Drop(ctx, other, note); err != nil {
 		t.Fatal(err)
@@ -127,6 +144,9 @@ func TestFalseDrops(t *testing.T) {
 		}
 		if got := committed(t, reopened(s)); !has(got, point) {
 			t.Errorf("%s forgets the point", what)
+		}
+		if is, err := reopened(s).IsDropped(ctx, point); is || err != nil {
+			t.Errorf("%s is a drop: %v", what, err)
 		}
 		if d, err := reopened(s).Dropped(ctx); err != nil || d[point] || !d[other] {
 			t.Errorf("%s: dropped %v, %v", what, d, err)
@@ -152,7 +172,7 @@ func TestFalseDrops(t *testing.T) {
 func TestPins(t *testing.T) {
 	ctx := t.Context()
 	place := mem.New()
-	s := newStore(t, place)
+	s := openStore(t, place)
 	point, other := commitPoint(t, s), commitPoint(t, s)
 	pinned := func(want bool) {
 		t.Helper()
@@ -220,7 +240,7 @@ func TestPins(t *testing.T) {
 // Many hosts that pin, unpin and forget the same points do no harm.
 func TestControlsAtTheSameTime(t *testing.T) {
 	ctx := t.Context()
-	s := newStore(t, mem.New())
+	s := openStore(t, mem.New())
 	pinned, gone := commitPoint(t, s), commitPoint(t, s)
 	var wg sync.WaitGroup
 	for range 8 {
@@ -249,7 +269,7 @@ func TestEveryFailedOperationOfDrops(t *testing.T) {
 	broken := errors.New("the disk broke")
 	for n := 1; ; n++ {
 		m := mem.New()
-		s := newStore(t, m)
+		s := openStore(t, m)
 		keep := commitPoint(t, s)
 		ids := []SessionID{commitPoint(t, s), commitPoint(t, s), commitPoint(t, s)}
 		run := func() (done int, err error) {
@@ -297,7 +317,7 @@ func TestEveryFailedOperationOfDrops(t *testing.T) {
 // A point whose parent is forgotten while it is made is whole all the same.
 func TestParentDroppedDuringASession(t *testing.T) {
 	ctx := t.Context()
-	s, ix := newStore(t, mem.New()), newMemIndex()
+	s, ix := openStore(t, mem.New()), newMemIndex()
 	img := image(8, 500)
 	parent, parentID, _, err := save(ctx, s, ix, img, nil)
 	if err != nil {
