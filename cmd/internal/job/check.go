@@ -249,10 +249,20 @@ func (c *checking) dropForgotten(ctx context.Context) error {
 		return err
 	}
 	sessions := now.Sessions()
-	c.points = slices.DeleteFunc(c.points, func(p *checkedPoint) bool {
-		s := sessions[p.id]
-		return p.manifest != nil && (!s.Decision || s.Drop)
-	})
+	var kept []*checkedPoint
+	for _, p := range c.points {
+		gone := false
+		if p.manifest != nil {
+			if gone, err = c.store.IsDropped(ctx, p.id); err != nil {
+				return err
+			}
+			gone = gone || !sessions[p.id].Decision
+		}
+		if !gone {
+			kept = append(kept, p)
+		}
+	}
+	c.points = kept
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"cairn/chunkstore"
@@ -304,10 +305,10 @@ func TestCheckBesideACollector(t *testing.T) {
 	gone := points[2].ID
 	for at := 1; ; at++ {
 		r := origin.copyOf(t)
-		ops := 0
+		var ops atomic.Int64
 		collected := make(chan struct{})
 		r.place.Fault = func(string, string) error {
-			if ops++; ops != at {
+			if ops.Add(1) != int64(at) {
 				return nil
 			}
 			go func() { // not here, where the place's lock is held
@@ -324,7 +325,7 @@ func TestCheckBesideACollector(t *testing.T) {
 		if err != nil || report.Err() != nil {
 			t.Fatalf("collected at operation %d: %+v, %v", at, report, err)
 		}
-		if ops < at {
+		if ops.Load() < int64(at) {
 			break
 		}
 		<-collected

@@ -15,7 +15,8 @@ const (
 	KindPack      = "pack"
 	KindPoint     = "point"
 	KindCatalogue = "catalogue"
-	KindRecord    = "record" // another small object
+	KindRecord    = "record" // an intent, or another small object
+	KindObject    = "object" // a drop or a pin
 	KindConfig    = "config"
 	KindKey       = "key"
 )
@@ -131,6 +132,12 @@ func recordFinding(name string, f *chunkstore.Fault) Finding {
 	case strings.HasPrefix(name, "keys/"):
 		out.Kind = KindKey
 		out.Next = "its secret may not open the repository any more: see that another one does, and restore the file from a copy"
+	case strings.HasPrefix(name, "drops/"):
+		out.Kind = KindObject
+		out.Next = "its point is not forgotten; mend it with: cairn check --repair --from MIRROR; or, to forget it, remove this object from the place by hand, and run cairn forget again"
+	case strings.HasPrefix(name, "pins/"):
+		out.Kind = KindObject
+		out.Next = "its point counts as pinned; mend it with: cairn check --repair --from MIRROR, or with cairn unpin, and cairn pin again"
 	case strings.HasPrefix(name, "sessions/"):
 		out.Next = "no point needs it to be read; mend it with: cairn check --repair --from MIRROR"
 	default:
