@@ -251,13 +251,16 @@ func sizeLimit(name string) int64 {
 // stored bytes are bad: it looks at both itself. The bad object is deleted
 // first, as no name is ever written over: a crash in between leaves it
 // missing, never wrong, and when the new one cannot be stored the old bytes
-// are put back, of which a part may be readable.
-func (s *Store) Replace(ctx context.Context, name string, good []byte) error {
+// are put back, of which a part may be readable. What was not missing when it
+// was found to be bad and is gone now was collected: it is not made again.
+func (s *Store) Replace(ctx context.Context, name string, good []byte, missing bool) error {
 	if !s.good(name, good) {
 		return fmt.Errorf("%s: %w: what was to be put in its place is not it", name, pack.ErrCorrupt)
 	}
 	old, err := backend.Get(ctx, s.place, name, sizeLimit(name))
 	switch {
+	case errors.Is(err, backend.ErrNotExist) && !missing:
+		return fmt.Errorf("%s: %w: it is gone since it was read; check again", name, ErrNotProven)
 	case errors.Is(err, backend.ErrNotExist):
 		if err := s.place.Put(ctx, name, good); err != nil && !errors.Is(err, backend.ErrExist) {
 			return err

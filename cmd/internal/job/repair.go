@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
 )
 
@@ -79,7 +80,7 @@ func (c *checking) mend(ctx context.Context, f *Finding) (Repair, error) {
 			"Its points are whole: restore from them (-r %s), or copy them back into a new repository", from.Name, from.Name))...)
 	}
 	if err == nil {
-		err = c.store.Replace(ctx, f.Object, good)
+		err = c.store.Replace(ctx, f.Object, good, f.Fault == string(chunkstore.FaultMissing))
 	}
 	if err != nil {
 		return Repair{}, errors.Join(append(errs, fmt.Errorf("from %s: %w", from.Name, err))...)
