@@ -24,15 +24,18 @@ var (
 
 // Names of objects. Part of the on-disk format, do not change.
 const (
-	configName    = "config"
-	keysPrefix    = "keys/"
-	packsPrefix   = "packs/"
-	intentsPrefix = "sessions/"
-	pointsPrefix  = "points/"
-	dropsPrefix   = "drops/"
-	pinsPrefix    = "pins/"
-	gcPrefix      = "gc/"
-	repairPrefix  = "repair/"
+	configName       = "config"
+	keysPrefix       = "keys/"
+	packsPrefix      = "packs/"
+	intentsPrefix    = "sessions/"
+	pointsPrefix     = "points/"
+	dropsPrefix      = "drops/"
+	pinsPrefix       = "pins/"
+	gcPrefix         = "gc/"
+	repairPrefix     = "repair/"
+	forwardsPrefix   = "forwards/"
+	collectorsPrefix = "collectors/"
+	beatsPrefix      = "beats/"
 )
 
 // formatVersion of a repository. Part of the on-disk format.

@@ -92,7 +92,7 @@ func (s *Store) Unknown(ctx context.Context) ([]string, error) {
 	var out []string
 	err := s.place.List(ctx, "", func(o backend.Object) error {
 		known := o.Name == configName
-		for _, p := range []string{keysPrefix, intentsPrefix, pointsPrefix, dropsPrefix, pinsPrefix, gcPrefix, repairPrefix} {
+		for _, p := range []string{keysPrefix, intentsPrefix, pointsPrefix, dropsPrefix, pinsPrefix, gcPrefix, repairPrefix, forwardsPrefix, collectorsPrefix, beatsPrefix} {
 			known = known || strings.HasPrefix(o.Name, p)
 		}
 		if !known && strings.HasPrefix(o.Name, packsPrefix) {
@@ -107,11 +107,12 @@ func (s *Store) Unknown(ctx context.Context) ([]string, error) {
 	return out, err
 }
 
-// HasPack says whether a pack is there.
+// HasPack says whether a pack is there, or what was needed of it elsewhere.
 func (s *Store) HasPack(ctx context.Context, r PackRef) (bool, error) {
 	_, err := s.place.Size(ctx, packName(r))
 	if errors.Is(err, backend.ErrNotExist) {
-		return false, nil
+		all, err := s.Forwards(ctx, r)
+		return len(all) > 0, err
 	}
 	return err == nil, err
 }

@@ -1,9 +1,12 @@
 package chunkstore
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 
+	"cairn/chunkstore/backend"
 	"cairn/chunkstore/chunk"
 	"cairn/chunkstore/pack"
 )
@@ -97,9 +100,16 @@ func (v *Verifier) frames(foot *pack.Footer, stored []byte, ids []chunk.ID) erro
 }
 
 // PackCount gives the number of chunks (or records) of a stored pack, by its
-// authenticated footer.
+// authenticated footer, or those of one that gc rewrote.
 func (s *Store) PackCount(ctx context.Context, ref PackRef) (int, error) {
 	f, err := s.ReadFooter(ctx, ref)
+	if errors.Is(err, backend.ErrNotExist) {
+		all, ferr := s.Forwards(ctx, ref)
+		for _, f := range all {
+			return f.Count, nil
+		}
+		return 0, cmp.Or(ferr, err)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -38,6 +38,9 @@ func NewKeyring() (*Keyring, error) {
 	return k, nil
 }
 
+// CanRead says whether these keys open guest data.
+func (k *Keyring) CanRead() bool { return k.identity != nil }
+
 // RandomKey gives a fresh key.
 func RandomKey() (k Key) {
 	_, _ = rand.Read(k[:]) // never fails (crypto/rand since Go 1.24)

@@ -146,6 +146,7 @@ beginning of its ID.
 		a.restoreCmd(),
 		a.bootCmd(),
 		a.catalogueCmd(),
+		a.gcCmd(),
 		a.forgetCmd(),
 		a.pinCmd(),
 		a.unpinCmd(),
