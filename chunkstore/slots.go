@@ -114,7 +114,29 @@ func UnlockSlots(list []KeySlot, secret string) (*seal.Keyring, string, error) {
 	if len(list) == 0 {
 		return nil, "", errors.New("the repository has no key slot: without one nothing in it can be read; restore the keys/ folder from a copy")
 	}
-	return nil, "", errors.Join(append([]error{seal.ErrWrongSecret}, damaged...)...)
+	err := fmt.Errorf("%w: it opens none of the %s; list them with: cairn key ls", seal.ErrWrongSecret, countSlots(list))
+	return nil, "", errors.Join(append([]error{err}, damaged...)...)
+}
+
+// countSlots says how slots open: whoever has the wrong kind of secret sees it.
+func countSlots(list []KeySlot) string {
+	n := map[seal.Method]int{}
+	for _, s := range list {
+		if s.Err == nil {
+			n[s.Info.Opens]++
+		}
+	}
+	var parts []string
+	for _, m := range []seal.Method{seal.MethodPassphrase, seal.MethodAge, seal.MethodSSH} {
+		if n[m] > 0 {
+			parts = append(parts, fmt.Sprintf("%d with %s", n[m], m.Words()))
+		}
+	}
+	text := fmt.Sprintf("%d keys", len(list))
+	if len(parts) > 0 {
+		text += " (" + strings.Join(parts, ", ") + ")"
+	}
+	return text
 }
 
 // openKeys reads the keys of an unprotected repository.
@@ -219,6 +241,9 @@ func FindSlot(list []KeySlot, prefix string) (KeySlot, error) {
 	}
 	return KeySlot{}, fmt.Errorf("%w: the IDs of %d begin with %q", ErrNoSlot, len(found), prefix)
 }
+
+// KeyKind is the kind of key that the store was opened with.
+func (s *Store) KeyKind() seal.Kind { return s.keys.Kind() }
 
 // MayRead is nil if the store's keys may read guest data; seal.ErrNoContentKey.
 func (s *Store) MayRead() error { return s.keys.MayRead() }

@@ -215,6 +215,43 @@ func TestStoreWithEachKindOfKey(t *testing.T) {
 	}
 }
 
+// Goal: a stolen write or housekeeping key opens no guest byte, whatever the
+// program. Method: take all that its slot holds, and all that the place holds,
+// and look for the content identity; try to unwrap every pack's key.
+func TestStolenKeyReadsNothing(t *testing.T) {
+	ctx := context.Background()
+	m := mem.New()
+	all := newStore(t, m)
+	if _, _, _, err := save(ctx, all, newMemIndex(), image(1, 600), nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []seal.Kind{seal.KindWrite, seal.KindHousekeeping} {
+		_, _, s := withKind(t, all, kind)
+		if bytes.Contains(s.keys.Marshal(), []byte("AGE-SECRET-KEY")) || bytes.Contains(s.keys.Marshal(), []byte("identity")) {
+			t.Errorf("a %s key holds an identity", kind)
+		}
+		err := s.Packs(ctx, func(ref PackRef, _ int64) error {
+			f, err := s.ReadFooter(ctx, ref)
+			if err != nil || f.Kind != pack.KindData {
+				return err
+			}
+			b, err := s.ReadPack(ctx, ref)
+			if err != nil {
+				return err
+			}
+			for i, fr := range f.Frames {
+				if _, err := f.OpenFrame(nil, s.keys, i, b[fr.Offset:fr.Offset+int64(fr.Stored)]); !errors.Is(err, seal.ErrNoContentKey) {
+					t.Errorf("a %s key opens frame %d: %v", kind, i, err)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // whatNeedsStructureOnly does what every kind of key can do.
 func whatNeedsStructureOnly(t *testing.T, s *Store, places []place, session SessionID) {
 	t.Helper()

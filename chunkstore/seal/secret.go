@@ -31,6 +31,19 @@ const (
 	MethodSSH        Method = "ssh-ed25519"
 )
 
+// Words says what one has that opens such a slot.
+func (m Method) Words() string {
+	switch m {
+	case MethodPassphrase:
+		return "a passphrase"
+	case MethodAge:
+		return "an age identity"
+	case MethodSSH:
+		return "an SSH key"
+	}
+	return "something else"
+}
+
 // ErrSecret: a secret, or who a slot is to be for, has no usable form. The
 // text never quotes it.
 var ErrSecret = errors.New("no usable secret")

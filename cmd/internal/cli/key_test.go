@@ -25,11 +25,17 @@ type keyed struct {
 	recovery string
 }
 
-// newKeyed makes a repository with a passphrase (in the file that the
-// environment names) and a recovery key.
+// newKeyed makes a repository with a key of kind all, in the file that the
+// environment names, and a recovery key. It is an age identity: a passphrase
+// takes time at every use.
 func newKeyed(t *testing.T) *keyed {
 	t.Helper()
 	h := &keyed{host: newHost(t), dir: t.TempDir()}
+	secret, _, err := seal.NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("CAIRN_PASSWORD_FILE", h.secretFile("first-key", secret))
 	var made struct {
 		Recovery string `json:"recovery_key"`
 	}
@@ -222,6 +228,30 @@ func TestKeyLs(t *testing.T) {
 	}
 }
 
+// Whoever has the wrong secret is told what would open, and where to look.
+func TestWrongKeyIsToldWhatOpens(t *testing.T) {
+	h := newKeyed(t)
+	h.add("--kind", "write", "--new-password-file", h.secretFile("right", "hunter2"))
+	wrong := h.secretFile("wrong", "not hunter2")
+	for _, argv := range [][]string{{"points"}, {"key", "recovery"}} {
+		_, errs := h.must(exitWrongKey, append(argv, "--password-file", wrong)...)
+		if !strings.Contains(errs, "3 keys (1 with a passphrase, 2 with an age identity)") || !strings.Contains(errs, "cairn key ls") {
+			t.Errorf("%q: %s", argv, errs)
+		}
+	}
+}
+
+func TestDoctorSaysWhatTheKeyIsFor(t *testing.T) {
+	h := newKeyed(t)
+	for kind, want := range map[string]string{"write": "cannot be read back", "restore": "no backups can be made", "housekeeping": "no backups can be made", "all": "a key of kind write is enough"} {
+		file := filepath.Join(h.dir, kind)
+		h.add("--kind", kind, "--generate", file)
+		if _, out, errs := h.cairn("doctor", "--password-file", file); !strings.Contains(out+errs, "of kind "+kind) || !strings.Contains(out+errs, want) {
+			t.Errorf("%s: %s%s", kind, out, errs)
+		}
+	}
+}
+
 // A place that changes what a key says of itself is found out by who has any
 // key.
 func TestKeyLsFindsChanges(t *testing.T) {
@@ -402,12 +432,12 @@ func TestSecretsStayWhereTheyAre(t *testing.T) {
 	h := newKeyed(t)
 	private, public := h.sshFiles()
 	const phrase, second, wrong = "canary-passphrase-9f2c", "canary-second-41aa", "canary-wrong-77d0"
-	secrets := map[string]string{"the passphrase": "hunter2", "a passphrase": phrase, "another passphrase": second, "a wrong one": wrong, "the recovery key": h.recovery}
+	secrets := map[string]string{"a passphrase": phrase, "another passphrase": second, "a wrong one": wrong, "the recovery key": h.recovery}
 	generated := filepath.Join(h.dir, "generated")
 	h.add("--kind", "write", "--generate", generated)
 	h.add("--kind", "restore", "--recipient-file", public)
 	h.add("--kind", "all", "--new-password-file", h.secretFile("phrase", phrase))
-	for name, file := range map[string]string{"a generated key": generated, "an SSH key": private} {
+	for name, file := range map[string]string{"a generated key": generated, "an SSH key": private, "the first key": os.Getenv("CAIRN_PASSWORD_FILE")} {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
