@@ -27,18 +27,19 @@ func (a *app) keyCmd() *cobra.Command {
 repository that holds some of them, sealed for a passphrase, an age identity or
 an SSH key. Adding, replacing and removing keys never touches stored data.
 
-  kind           backs up   reads guests' files   lists, checks, forgets   changes keys
+  kind           backs up   reads guests' files   lists, checks, forgets   changes other keys
   write          yes        no                    yes                      no
   restore        no         yes                   yes                      no
   housekeeping   no         no                    yes                      no
   all            yes        yes                   yes                      yes
 
 A write key is for a hypervisor host: it makes full and incremental backups, and
-whoever steals it cannot read one byte of what is stored. File names, sizes and
-times are in catalogues and manifests, which every kind can read; a write key can
-also tell whether a block that its thief has already is stored. A restore key
-holds the same roots as all; that it makes no backups and changes no keys is only
-what cairn refuses. "No" in the second column is beyond anybody without the key.
+whoever steals it cannot read one byte of a guest's disk in the repository. What
+every kind can read: manifests and catalogues, so names, sizes and times of files,
+the VM's configuration, and what an inside agent told. With a write key one can
+also tell whether a block that one has already is stored. A restore key holds the
+same roots as all; that it makes no backups and changes no keys is only what cairn
+refuses.
 
   cairn key ls
   cairn key add --kind write --label web01 --generate /etc/cairn/web01.key
