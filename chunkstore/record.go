@@ -37,8 +37,9 @@ const (
 	recordPoint     RecordKind = 2 // a commit
 	recordAbort     RecordKind = 3 // a session that must not commit any more
 	recordCatalogue RecordKind = 4 // a commit that belongs to a point's
-	// 5 a drop: the point is forgotten · 6 a pin · 7 condemned, 8 final, 9 done:
-	// of one generation of gc · 10 a note for repair
+	recordDrop      RecordKind = 5 // the point is forgotten
+	recordPin       RecordKind = 6 // the point is pinned, or is not any more
+	// 7 condemned, 8 final, 9 done: of one generation of gc · 10 a note for repair
 )
 
 // ErrAborted: the session was decided against; what it stored may be used

@@ -57,6 +57,7 @@ type Store struct {
 	place  backend.Backend
 	keys   *seal.Keyring
 
+	controls controls
 	decoders sync.Pool // of *zstd.Decoder, for records: a listing opens thousands
 }
 

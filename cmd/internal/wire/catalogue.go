@@ -82,6 +82,11 @@ func (c *Catalogue) Points(ctx context.Context) ([]restorepoint.Summary, error) 
 			delete(c.points, id)
 		}
 	}
+	for id := range c.bad { // forgotten since
+		if !present[id] {
+			delete(c.bad, id)
+		}
+	}
 	sort.Slice(out, func(i, j int) bool {
 		if !out[i].Time.Equal(out[j].Time) {
 			return out[i].Time.Before(out[j].Time)
