@@ -144,6 +144,10 @@ func TestEveryCommandWithEveryKindOfKey(t *testing.T) {
 		{[]string{"repair", "index"}, exitOK, ""},
 		{[]string{"catalogue"}, exitOK, ""},
 		{[]string{"key", "ls"}, exitOK, ""},
+		{[]string{"pin", "web01@2026-10-12"}, exitOK, ""},
+		{[]string{"pin", "ls"}, exitOK, ""},
+		{[]string{"unpin", "web01@2026-10-12"}, exitOK, ""},
+		{[]string{"forget", "web01", "--keep-last", "9"}, exitOK, ""},
 		// From catalogues, which lie under the structure key.
 		{[]string{"find", "web01", "f03", "--point", "web01@2026-10-12"}, exitOK, ""},
 		{[]string{"diff", "web01@2026-10-12", "web01@2026-10-13"}, exitOK, ""},
@@ -194,6 +198,7 @@ func TestEveryCommandWithEveryKindOfKey(t *testing.T) {
 			}
 		}
 	}
+	h.must(exitOK, "forget", "web01@2026-10-13", "--password-file", files[seal.KindHousekeeping])
 	// What a check does not look at it says.
 	for _, kind := range seal.Kinds() {
 		_, errs := h.must(exitOK, "check", "--read-data", "--password-file", files[kind])
