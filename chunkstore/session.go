@@ -91,6 +91,11 @@ func (s *Store) Begin(ctx context.Context, index Index, intent []byte) (*Session
 // begin starts a session that will commit a record of a kind. Without an index
 // it takes records only.
 func (s *Store) begin(ctx context.Context, id SessionID, kind RecordKind, index Index, intent []byte) (*Session, error) {
+	if index != nil {
+		if err := s.MayBackUp(); err != nil {
+			return nil, err
+		}
+	}
 	w := &Session{store: s, index: index, id: id, kind: kind, refIndex: map[PackRef]uint32{}, used: map[uint32]bool{}}
 	name := intentsPrefix + id.String()
 	body, err := s.sealRecord(name, recordIntent, intent)
