@@ -78,7 +78,7 @@ func (c *controls) learn(id SessionID) {
 // putControl stores a control object. All of them go through here: a place of
 // several parts must have them in more than half of them.
 func (s *Store) putControl(ctx context.Context, name string, body []byte) error {
-	return s.place.Put(ctx, name, body)
+	return backend.PutStrict(ctx, s.place, name, body)
 }
 
 // writeControl seals a note and stores it.

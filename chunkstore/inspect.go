@@ -31,7 +31,7 @@ type Objects struct {
 }
 
 // recordPrefixes are the folders that hold nothing but records.
-var recordPrefixes = []string{intentsPrefix, pointsPrefix, dropsPrefix, pinsPrefix, gcPrefix, repairPrefix}
+var recordPrefixes = []string{intentsPrefix, pointsPrefix, dropsPrefix, pinsPrefix, gcPrefix, repairPrefix, forwardsPrefix, collectorsPrefix, beatsPrefix}
 
 // ListObjects sorts all objects of a place by their names.
 func ListObjects(ctx context.Context, b backend.Backend) (*Objects, error) {
@@ -162,7 +162,7 @@ func VerifyPlain(ctx context.Context, b backend.Backend, name string) error {
 // looksLikeSlot: an age file, or the keys in the clear, written as they are
 // written. What is in an age file only its secret proves.
 func looksLikeSlot(b []byte) error {
-	if len(b) > maxSlot {
+	if len(b) > seal.MaxSlot {
 		return fmt.Errorf("%w: a key slot of %d bytes", pack.ErrCorrupt, len(b))
 	}
 	if bytes.HasPrefix(b, []byte("{")) {
@@ -171,19 +171,39 @@ func looksLikeSlot(b []byte) error {
 		}
 		return nil
 	}
-	if bytes.HasPrefix(b, []byte("age-encryption.org/v1\n-> ")) && bytes.Contains(b, []byte("\n--- ")) {
-		return nil
+	if _, err := seal.ParseSlot(b); err != nil {
+		return fmt.Errorf("%w: %w", pack.ErrCorrupt, err)
 	}
-	return fmt.Errorf("%w: not a key slot", pack.ErrCorrupt)
+	return nil
 }
 
 // VerifyConfig holds the repository's configuration against its sum. It needs
 // no key.
 func (s *Store) VerifyConfig(ctx context.Context) error { return VerifyPlain(ctx, s.place, configName) }
 
-// VerifyKeySlot looks at a key slot from outside.
+// VerifyKeySlot holds a key slot against the MAC that all have who opened one.
+// The error is a *Fault, or ctx's.
 func (s *Store) VerifyKeySlot(ctx context.Context, name string) error {
-	return VerifyPlain(ctx, s.place, name)
+	if err := VerifyPlain(ctx, s.place, name); err != nil || s.Config.Protection == ProtectionNone {
+		return err
+	}
+	b, err := backend.Get(ctx, s.place, name, seal.MaxSlot)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err == nil {
+		var slot *seal.Slot
+		if slot, err = seal.ParseSlot(b); err == nil {
+			err = slot.Check(name, s.keys)
+		}
+		if err != nil {
+			err = fmt.Errorf("%w: %w", pack.ErrCorrupt, err)
+		}
+	}
+	if err != nil {
+		return FaultOf(name, fmt.Errorf("%s: %w", name, err))
+	}
+	return nil
 }
 
 // blankSum is in the place of a configuration's sum while it is computed.

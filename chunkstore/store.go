@@ -66,8 +66,14 @@ func NewStore(place backend.Backend, c *Config, keys *seal.Keyring) *Store {
 	return &Store{Config: c, place: place, keys: keys}
 }
 
-// ChunkKey is the key of chunk.NewHasher for this repository.
-func (s *Store) ChunkKey() [32]byte { return s.keys.ChunkID }
+// ChunkKey is the key of chunk.NewHasher for this repository. Who only keeps
+// house has none and must not ask: MayRead or MayBackUp comes first.
+func (s *Store) ChunkKey() [32]byte {
+	if !s.keys.HasChunkID() {
+		panic("internal error: chunk IDs are computed with a key that has no chunk-ID key")
+	}
+	return s.keys.ChunkID
+}
 
 // IndexKey is a key for checksums of what is cached about this repository on
 // a host.
@@ -96,11 +102,12 @@ func (s *Store) Unknown(ctx context.Context) ([]string, error) {
 	return o.Unknown, nil
 }
 
-// HasPack says whether a pack is there.
+// HasPack says whether a pack is there, or what was needed of it elsewhere.
 func (s *Store) HasPack(ctx context.Context, r PackRef) (bool, error) {
 	_, err := s.place.Size(ctx, packName(r))
 	if errors.Is(err, backend.ErrNotExist) {
-		return false, nil
+		all, err := s.Forwards(ctx, r)
+		return len(all) > 0, err
 	}
 	return err == nil, err
 }

@@ -146,7 +146,7 @@ func (a *app) check(ctx context.Context, f checkFlags) error {
 	return a.withCatalogue(ctx, commandCache, func(repo *wire.Repo, cat *wire.Catalogue) error {
 		start := a.now()
 		o.Known = cat.Known(ctx)
-		if f.filesTime > 0 {
+		if f.filesTime > 0 && repo.Store.MayRead() == nil {
 			o.Files = cat.FindFiles(f.filesTime)
 		}
 		a.beginShare(o.Share, f, repo.Store.Config.ID)
@@ -155,6 +155,9 @@ func (a *app) check(ctx context.Context, f checkFlags) error {
 			return err
 		}
 		a.endShare(o.Share, repo.Store.Config.ID)
+		if o.ReadData && repo.Store.MayRead() != nil {
+			a.say("note: guests' data was read as it is stored, each pack against its name; this key cannot open it and hold each chunk against its ID: one of kind restore or all can")
+		}
 		return a.concludeCheck(r, a.now().Sub(start))
 	})
 }

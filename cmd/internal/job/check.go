@@ -122,7 +122,9 @@ func (c *checking) read(ctx context.Context) (err error) {
 		return nil
 	}
 	return scan(ctx, c.r, c.objects.Packs, c.o, func() verifier { return c.store.NewVerifier().Pack }, func(ref chunk.PackRef, f *chunkstore.Fault) {
-		c.faults[ref] = f
+		if f.Kind != chunkstore.FaultMissing { // else collected or moved since it was listed; if a point needs it, the structure tells
+			c.faults[ref] = f
+		}
 	})
 }
 

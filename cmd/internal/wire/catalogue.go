@@ -40,6 +40,10 @@ func (r *Repo) NewCatalogue(ctx context.Context, cacheBytes int64) *Catalogue {
 		points: map[chunk.SessionID]restorepoint.Summary{}, bad: map[chunk.SessionID]error{}}
 }
 
+// MayRead is nil if guest data can be read with the repository's key;
+// seal.ErrNoContentKey.
+func (c *Catalogue) MayRead() error { return c.repo.Store.MayRead() }
+
 // Close ends the catalogue's read-ahead.
 func (c *Catalogue) Close() { c.ahead.Close() }
 
