@@ -11,6 +11,9 @@
 //   - What Drop forgot is in no listing from then on, whoever lists; what is
 //     pinned cannot be dropped. A drop that does not open forgets nothing.
 //   - Every byte read was authenticated, or the error says ErrCorrupt.
+//   - What is wrong with a stored object is a Fault: which object, what is
+//     wrong, and which chunks cannot be had. Only what is missing or proven bad
+//     is ever replaced, and only by bytes that its name or its seal proves.
 //   - Memory is bounded whatever the amount of data: a Session holds some
 //     100 MiB, a Reader what its cache was given.
 //   - No goroutine outlives the call or the Session that started it.

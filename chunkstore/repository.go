@@ -11,6 +11,7 @@ import (
 
 	"cairn/chunkstore/backend"
 	"cairn/chunkstore/chunk"
+	"cairn/chunkstore/pack"
 	"cairn/chunkstore/seal"
 )
 
@@ -63,6 +64,9 @@ type Config struct {
 	ChunkSize  int       `json:"chunk_size"`
 	Protection string    `json:"protection"`
 	Features   []string  `json:"features,omitempty"`
+	// Sum is BLAKE3-256 of the object with 64 zeros in the sum's place. Those
+	// made before there were sums have none.
+	Sum string `json:"sum,omitempty"`
 }
 
 // InitOptions says how a repository is protected.
@@ -95,7 +99,7 @@ func Init(ctx context.Context, b backend.Backend, o InitOptions) (*Config, error
 	if err != nil {
 		return nil, err
 	}
-	body, err := json.MarshalIndent(c, "", "  ")
+	body, err := encodeConfig(*c)
 	if err != nil {
 		return nil, err
 	}
@@ -126,14 +130,18 @@ func ReadConfig(ctx context.Context, b backend.Backend) (*Config, error) {
 	}
 	c := new(Config)
 	if err := json.Unmarshal(body, c); err != nil {
-		return nil, fmt.Errorf("repository config: %w", err)
+		return nil, fmt.Errorf("repository config: %w: %w; copy the file config from a mirror, it holds no secret", pack.ErrCorrupt, err)
 	}
+	damaged := verifyConfig(body) // of no concern while all that counts can be read; check tells
 	if c.Version != formatVersion || c.ChunkSize != chunk.Size || len(c.Features) > 0 {
+		if damaged != nil {
+			return nil, fmt.Errorf("repository config: %w", damaged)
+		}
 		return nil, fmt.Errorf("repository of format %d with features %q: this cairn knows format %d without any: use a newer one",
 			c.Version, c.Features, formatVersion)
 	}
 	if id, err := hex.DecodeString(c.ID); err != nil || len(id) != 16 {
-		return nil, errors.New("repository config: malformed id")
+		return nil, fmt.Errorf("repository config: %w: malformed id", pack.ErrCorrupt)
 	}
 	return c, nil
 }

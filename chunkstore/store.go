@@ -95,22 +95,11 @@ func (s *Store) Packs(ctx context.Context, fn func(PackRef, int64) error) error 
 // Unknown gives the names of objects in the place that no cairn of this
 // format made.
 func (s *Store) Unknown(ctx context.Context) ([]string, error) {
-	var out []string
-	err := s.place.List(ctx, "", func(o backend.Object) error {
-		known := o.Name == configName
-		for _, p := range []string{keysPrefix, intentsPrefix, pointsPrefix, dropsPrefix, pinsPrefix, gcPrefix, repairPrefix, forwardsPrefix, collectorsPrefix, beatsPrefix} {
-			known = known || strings.HasPrefix(o.Name, p)
-		}
-		if !known && strings.HasPrefix(o.Name, packsPrefix) {
-			_, err := parsePackName(o.Name)
-			known = err == nil
-		}
-		if !known && len(out) < 1000 {
-			out = append(out, o.Name)
-		}
-		return nil
-	})
-	return out, err
+	o, err := s.Objects(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return o.Unknown, nil
 }
 
 // HasPack says whether a pack is there, or what was needed of it elsewhere.

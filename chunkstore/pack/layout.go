@@ -1,7 +1,9 @@
 package pack
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/zeebo/blake3"
@@ -85,7 +87,10 @@ func (t trailer) append(b []byte) []byte {
 // parseTrailer reads the last trailerSize bytes of an object of size bytes.
 func parseTrailer(b []byte, size int64) (trailer, error) {
 	if len(b) != trailerSize || string(b[:8]) != trailerMagic {
-		return trailer{}, fmt.Errorf("%w: no trailer: the pack is cut short or no pack", ErrCorrupt)
+		if len(b) == trailerSize && binary.LittleEndian.Uint64(b[8:]) == uint64(size) {
+			return trailer{}, fmt.Errorf("%w: the trailer's first bytes", ErrCorrupt)
+		}
+		return trailer{}, fmt.Errorf("%w: no trailer: %w, or no pack", ErrCorrupt, ErrShort)
 	}
 	t := trailer{
 		total: binary.LittleEndian.Uint64(b[8:]), indexLen: binary.LittleEndian.Uint32(b[16:]),
@@ -99,11 +104,22 @@ func parseTrailer(b []byte, size int64) (trailer, error) {
 	return t, nil
 }
 
+// What Verify tells apart, besides ErrCorrupt, which both wrap or come with.
+var (
+	// ErrShort: the object ends before its end.
+	ErrShort = errors.New("cut short")
+	// ErrOtherName: the pack is whole by its own hash, but is another one.
+	ErrOtherName = fmt.Errorf("%w: the stored bytes do not match the pack's name", ErrCorrupt)
+)
+
+// HashOf gives the name of a pack with these stored bytes.
+func HashOf(stored []byte) Hash { return blake3.Sum256(stored) }
+
 // Verify checks a whole stored pack without any key: its trailer, the hash
 // in it, and its name.
 func Verify(stored []byte, name Hash) error {
 	if len(stored) < headerSize+trailerSize {
-		return fmt.Errorf("%w: %d bytes are too few for a pack", ErrCorrupt, len(stored))
+		return fmt.Errorf("%w: %w: %d bytes are too few for a pack", ErrCorrupt, ErrShort, len(stored))
 	}
 	if _, _, err := parseHeader(stored); err != nil {
 		return err
@@ -113,6 +129,9 @@ func Verify(stored []byte, name Hash) error {
 	if err != nil {
 		return err
 	}
+	if !bytes.Equal(t.header, stored[:headerSize]) {
+		return fmt.Errorf("%w: the header is not the one that the trailer repeats", ErrCorrupt)
+	}
 	h := blake3.New()
 	_, _ = h.Write(stored[:cut])
 	if [32]byte(h.Sum(nil)) != t.body {
@@ -120,7 +139,7 @@ func Verify(stored []byte, name Hash) error {
 	}
 	_, _ = h.Write(stored[cut:])
 	if Hash(h.Sum(nil)) != name {
-		return fmt.Errorf("%w: the stored bytes do not match the pack's name", ErrCorrupt)
+		return ErrOtherName
 	}
 	return nil
 }

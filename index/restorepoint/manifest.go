@@ -33,6 +33,14 @@ type Manifest struct {
 	Statistics  Statistics  `json:"statistics"`
 	Tags        []string    `json:"tags,omitempty"`
 	Warnings    []string    `json:"warnings,omitempty"`
+	CopiedFrom  *Origin     `json:"copied_from,omitempty"` // nil: it was made here
+}
+
+// Origin is where a point was made that was copied from repository to
+// repository: the first of them, however often it was copied.
+type Origin struct {
+	Repository string `json:"repository"` // its ID
+	Point      string `json:"point"`
 }
 
 // Values of Manifest.Read and Disk.Read.
@@ -191,6 +199,7 @@ type Summary struct {
 	Disks       []DiskSize  `json:"disks"`
 	Tags        []string    `json:"tags,omitempty"`
 	BytesStored int64       `json:"bytes_stored"`
+	CopiedFrom  *Origin     `json:"copied_from,omitempty"`
 }
 
 // DiskSize names a disk and its size in bytes.
@@ -204,6 +213,7 @@ func (m *Manifest) Summary() Summary {
 	s := Summary{
 		ID: m.ID, VM: m.VM.Name, Time: m.Time, Parent: m.Parent, Read: m.Read, Reason: m.Reason,
 		Consistency: m.Consistency, Tags: m.Tags, BytesStored: m.Statistics.BytesStored,
+		CopiedFrom: m.CopiedFrom,
 	}
 	for _, d := range m.Disks {
 		s.Disks = append(s.Disks, DiskSize{d.Name, d.Size})

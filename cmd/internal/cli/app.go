@@ -152,6 +152,7 @@ beginning of its ID.
 		a.pinCmd(),
 		a.unpinCmd(),
 		a.checkCmd(),
+		a.copyCmd(),
 		a.repairCmd(),
 		a.demoCmd(),
 		a.guardianCmd(),

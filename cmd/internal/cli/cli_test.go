@@ -89,8 +89,10 @@ func (h *host) addPointWith(img []byte, at time.Time, change func(*restorepoint.
 		buf, err := s.Buffer(ctx)
 		fatal(err)
 		n := copy(buf, img[off:])
+		end := (n + chunk.Size - 1) / chunk.Size * chunk.Size
+		clear(buf[n:end])
 		first := int64(off / chunk.Size)
-		fatal(s.Append(ctx, &chunkstore.Batch{Data: buf[:n], Placed: func(l []chunk.Loc) error { return b.Set(first, l) }}))
+		fatal(s.Append(ctx, &chunkstore.Batch{Data: buf[:end], Placed: func(l []chunk.Loc) error { return b.Set(first, l) }}))
 	}
 	fatal(s.Flush(ctx))
 	fatal(b.Finish())

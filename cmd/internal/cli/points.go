@@ -124,6 +124,9 @@ func (a *app) show(ctx context.Context, cat *wire.Catalogue, m *restorepoint.Man
 	if m.Parent != "" {
 		row("parent", "%s", m.Parent)
 	}
+	if m.CopiedFrom != nil {
+		row("copied from", "repository %s, point %s", m.CopiedFrom.Repository, m.CopiedFrom.Point)
+	}
 	row("made by", "host %s, QEMU %s", m.Host, m.Machine.QEMUVersion)
 	row("read", "%s: %s", m.Read, m.Reason)
 	row("consistency", "%s: %s", m.Consistency.Level, m.Consistency.Reason)

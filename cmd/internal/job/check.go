@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
-	"sync"
-
-	"golang.org/x/sync/errgroup"
+	"slices"
+	"strings"
+	"time"
 
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
@@ -16,168 +15,558 @@ import (
 	"cairn/index/restorepoint"
 )
 
-// Finding is one thing that is wrong in a repository.
-type Finding struct {
-	Kind  string `json:"kind"` // "pack", "point", "catalogue" or "object"
-	Name  string `json:"name"`
-	Disk  string `json:"disk,omitempty"`
-	Error string `json:"error"`
+// CheckOptions of Check. The zero value looks at the structure alone.
+type CheckOptions struct {
+	// ReadData reads the packs, too: all of them, or those of Share.
+	ReadData bool
+	Share    *Share
+	Rate     int64 // bytes a second that are read of packs; 0: no limit
+	// Repair puts good bytes in the place of bad ones: from the place's own
+	// redundancy, else from the mirror, which may be nil.
+	Repair bool
+	From   *Mirror
+	// Known are points that this host knows of; one that is gone without a
+	// trace of why is a finding.
+	Known []restorepoint.Summary
+	// Files finds the guest's files that suffer; nil: nobody looks.
+	Files    FileFinder
+	Progress Progress
 }
 
-// Report is what a check did and found.
-type Report struct {
-	Points int `json:"points"`
-	Packs  int `json:"packs"`
-	// Catalogues of files that were looked at, damaged ones included.
-	Catalogues int       `json:"catalogues"`
-	PacksRead  int       `json:"packs_read"`
-	BytesRead  int64     `json:"bytes_read"`
-	Findings   []Finding `json:"findings"`
-	Unknown    []string  `json:"unknown_objects,omitempty"` // in the place, but of no cairn
+// A FileFinder finds the files of a point that need bytes of its disks that
+// are lost: ranges [start, end) by disk, ascending. It gives at most limit
+// files; cut says in plain words why there may be more, "" when these are all.
+type FileFinder func(ctx context.Context, m *restorepoint.Manifest, lost map[string][][2]int64, limit int) (files []GuestFile, cut string, err error)
+
+// GuestFile is a file of a guest that suffers from damage.
+type GuestFile struct {
+	Path  string `json:"path"`  // as the guest sees it, or "volume:/path" of one that is not mounted
+	Error string `json:"error"` // what of it cannot be had
 }
 
-// maxPerDisk bounds the findings for one disk of one point.
-const maxPerDisk = 10
+// Limits of a report.
+const (
+	maxRanges     = 10   // of a disk that are told for one damaged object
+	maxLostRanges = 4096 // of a disk that are looked at
+	maxGuestFiles = 20   // of a point
+	maxPasses     = 8    // through the structure, and rounds of repair
+)
 
-// Check looks at everything that the points need; with readData every byte of
-// every pack is read and compared, too.
-func Check(ctx context.Context, store *chunkstore.Store, cat Catalogue, readData bool, prog Progress) (*Report, error) {
-	r := &Report{Findings: []Finding{}}
-	points, err := cat.Points(ctx)
-	if err != nil {
+// checking is one check.
+type checking struct {
+	store *chunkstore.Store
+	cat   Catalogue
+	o     CheckOptions
+	r     *Report
+
+	objects *chunkstore.Objects
+	faults  map[chunk.PackRef]*chunkstore.Fault
+	whole   map[chunk.PackRef]bool // looked at because something was wrong with them, in vain
+	records map[string]*chunkstore.Fault
+	points  []*checkedPoint
+}
+
+// checkedPoint is a point with what it lacks. There may be many thousands:
+// of a whole one little is kept.
+type checkedPoint struct {
+	id       chunk.SessionID
+	name     string
+	time     time.Time
+	parent   string
+	guest    error                  // of what the inside agent said
+	disks    []checkedDisk          // that lack something, or need a damaged pack
+	manifest *restorepoint.Manifest // nil: none of its disks lacks anything
+}
+
+type checkedDisk struct {
+	name string
+	*restorepoint.DiskState
+}
+
+// Check looks at everything that the points need, and with ReadData at every
+// stored byte. What is wrong is a finding and no error.
+func Check(ctx context.Context, store *chunkstore.Store, cat Catalogue, o CheckOptions) (*Report, error) {
+	if o.Progress == nil {
+		o.Progress = func(string, int64) (func(int64), func()) { return func(int64) {}, func() {} }
+	}
+	c := &checking{store: store, cat: cat, o: o, r: newReport(),
+		faults: map[chunk.PackRef]*chunkstore.Fault{}, whole: map[chunk.PackRef]bool{}}
+	if err := c.read(ctx); err != nil {
 		return nil, err
 	}
-	for id, err := range cat.Damaged() {
-		r.Findings = append(r.Findings, Finding{Kind: "point", Name: id, Error: err.Error()})
-	}
-	if r.Unknown, err = store.Unknown(ctx); err != nil {
-		return nil, err
-	}
-	if err := r.controls(ctx, store); err != nil {
-		return nil, err
-	}
-	reader := store.NewReader(32 << 20)
-	checker := restorepoint.NewChecker(reader, store.PackCount)
-	if err := r.packs(ctx, store, readData, checker, prog); err != nil {
-		return nil, err
-	}
-	files := catalogue.NewChecker(reader)
-	listed, err := store.Catalogues(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range points {
-		m, err := cat.Manifest(ctx, p.ID)
+	for range maxPasses {
+		if err := c.look(ctx); err != nil {
+			return nil, err
+		}
+		if !o.Repair || len(c.r.Findings) == 0 {
+			break
+		}
+		mended, err := c.repair(ctx)
 		if err != nil {
-			r.Findings = append(r.Findings, Finding{Kind: "point", Name: p.ID, Error: err.Error()})
-			continue
+			return nil, err
 		}
-		r.Points++
-		name := m.VM.Name + "@" + restorepoint.DirName(m.Time)
-		if _, err := m.Guest.Document(); err != nil {
-			r.Findings = append(r.Findings, Finding{Kind: "point", Name: name, Error: err.Error()})
+		if mended == 0 {
+			break
 		}
+	}
+	return c.r, c.findFiles(ctx)
+}
+
+// read lists the objects, and reads packs.
+func (c *checking) read(ctx context.Context) (err error) {
+	if c.objects, err = c.store.Objects(ctx); err != nil {
+		return err
+	}
+	c.r.Packs, c.r.Unknown = len(c.objects.Packs), c.objects.Unknown
+	if !c.o.ReadData {
+		return nil
+	}
+	return scan(ctx, c.r, c.objects.Packs, c.o, func() verifier { return c.store.NewVerifier().Pack }, func(ref chunk.PackRef, f *chunkstore.Fault) {
+		if f.Kind != chunkstore.FaultMissing { // else collected or moved since it was listed; if a point needs it, the structure tells
+			c.faults[ref] = f
+		}
+	})
+}
+
+// look looks at all but the contents of packs, and puts together what is
+// wrong. Packs that turn out to be bad are read whole, and all is looked at
+// once more: what one point met, others need.
+func (c *checking) look(ctx context.Context) error {
+	if err := c.lookAtRecords(ctx); err != nil {
+		return err
+	}
+	for range maxPasses {
+		more, err := c.structure(ctx)
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
+	}
+	return c.findings(ctx)
+}
+
+// lookAtRecords opens every small object.
+func (c *checking) lookAtRecords(ctx context.Context) (err error) {
+	if c.objects, err = c.store.Objects(ctx); err != nil { // repair changes it
+		return err
+	}
+	c.records, c.r.Records = map[string]*chunkstore.Fault{}, len(c.objects.Records)+len(c.objects.Keys)+1
+	c.r.Packs = len(c.objects.Packs)
+	note := func(name string, err error) {
+		if f := (*chunkstore.Fault)(nil); errors.As(err, &f) && f.Kind != chunkstore.FaultMissing { // else removed since it was listed
+			c.records[name] = f
+		}
+	}
+	note("config", c.store.VerifyConfig(ctx))
+	for _, name := range c.objects.Keys {
+		note(name, c.store.VerifyKeySlot(ctx, name))
+	}
+	add, end := c.o.Progress("reading the small objects", int64(len(c.objects.Records)))
+	defer end()
+	return each(ctx, c.objects.Records, func(ctx context.Context, name string) (func(), error) {
+		err := c.store.VerifyRecord(ctx, name)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return func() { note(name, err); add(1) }, nil
+	})
+}
+
+// structure looks at the points. more says that packs turned out to be bad
+// that nobody had known of.
+func (c *checking) structure(ctx context.Context) (more bool, err error) {
+	checker := restorepoint.NewChecker(c.store.NewReader(32<<20), c.store.PackCount)
+	for ref, f := range c.faults {
+		chunks := make([][2]int, len(f.Chunks))
+		for i, s := range f.Chunks {
+			chunks[i] = s
+		}
+		checker.Damaged(ref, f.Whole, chunks, f)
+	}
+	c.points = nil
+	err = c.store.Committed(ctx, func(id chunk.SessionID) error {
+		if c.records[chunkstore.DecisionObject(id)] != nil {
+			return nil // a finding by itself
+		}
+		m, err := c.cat.Manifest(ctx, id.String())
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, chunkstore.ErrAborted), errors.Is(err, chunkstore.ErrNotPoint), errors.Is(err, backend.ErrNotExist): // the last: forgotten since it was listed
+			return nil
+		case err != nil:
+			c.records[chunkstore.DecisionObject(id)] = chunkstore.FaultOf(chunkstore.DecisionObject(id), err)
+			return nil
+		}
+		p := &checkedPoint{id: id, name: m.VM.Name + "@" + restorepoint.DirName(m.Time), time: m.Time, parent: m.Parent}
+		_, p.guest = m.Guest.Document()
 		for _, d := range m.Disks {
-			for _, err := range checker.Disk(ctx, d, maxPerDisk) {
-				r.Findings = append(r.Findings, Finding{Kind: "point", Name: name, Disk: d.Name, Error: err.Error()})
+			if s := checker.Disk(ctx, d, maxLostRanges); !s.Good() || len(s.Uses) > 0 {
+				p.disks, p.manifest = append(p.disks, checkedDisk{d.Name, s}), m
 			}
 		}
-		if id, err := chunkstore.ParseSessionID(p.ID); err == nil && len(listed[id]) > 0 {
-			r.catalogue(ctx, store, files, id, name)
-		}
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+		c.points = append(c.points, p)
+		return ctx.Err()
+	})
+	if err != nil {
+		return false, err
+	}
+	if err := c.dropForgotten(ctx); err != nil {
+		return false, err
+	}
+	slices.SortStableFunc(c.points, func(a, b *checkedPoint) int { return a.time.Compare(b.time) })
+	verify := c.store.NewVerifier()
+	for _, p := range c.points {
+		for _, d := range p.disks {
+			for _, l := range d.Lost {
+				if c.faults[l.Pack] != nil || c.whole[l.Pack] {
+					continue
+				}
+				_, err := verify.Pack(ctx, l.Pack)
+				var f *chunkstore.Fault
+				switch {
+				case ctx.Err() != nil:
+					return false, ctx.Err()
+				case errors.As(err, &f):
+					c.faults[l.Pack], more = f, true
+				default:
+					c.whole[l.Pack] = true
+				}
+			}
 		}
 	}
-	return r, nil
+	return more, nil
 }
 
-// catalogue checks a point's catalogue of files. A damaged one is no damage of
-// the point.
-func (r *Report) catalogue(ctx context.Context, store *chunkstore.Store, files *catalogue.Checker, point chunk.SessionID, name string) {
-	body, _, _, err := store.LastCatalogue(ctx, point)
+// dropForgotten leaves out points that lack something because they were
+// forgotten meanwhile, and their packs collected.
+func (c *checking) dropForgotten(ctx context.Context) error {
+	if !slices.ContainsFunc(c.points, func(p *checkedPoint) bool { return p.manifest != nil }) {
+		return nil
+	}
+	now, err := c.store.Objects(ctx)
+	if err != nil {
+		return err
+	}
+	sessions := now.Sessions()
+	var kept []*checkedPoint
+	for _, p := range c.points {
+		gone := false
+		if p.manifest != nil {
+			if gone, err = c.store.IsDropped(ctx, p.id); err != nil {
+				return err
+			}
+			gone = gone || !sessions[p.id].Decision
+		}
+		if !gone {
+			kept = append(kept, p)
+		}
+	}
+	c.points = kept
+	return nil
+}
+
+// findings puts the report together.
+func (c *checking) findings(ctx context.Context) error {
+	c.r.Findings, c.r.Notes, c.r.Points, c.r.Catalogues = []Finding{}, nil, len(c.points), 0
+	attached, err := c.store.Catalogues(ctx)
+	if err != nil {
+		return err
+	}
+	catalogueOf := map[chunk.SessionID]chunk.SessionID{}
+	for point, list := range attached {
+		for i, a := range list {
+			catalogueOf[a.Session] = point
+			object := chunkstore.DecisionObject(a.Session)
+			if f := c.records[object]; f != nil && i < len(list)-1 { // another took its place
+				c.r.Notes = append(c.r.Notes, fmt.Sprintf("an old catalogue of %s is damaged, and was made anew since: %v", c.nameOf(point), f))
+				delete(c.records, object)
+			}
+		}
+	}
+	c.packFindings(catalogueOf)
+	c.recordFindings(catalogueOf)
+	c.missingFindings(catalogueOf)
+	files := catalogue.NewChecker(c.store.NewReader(32 << 20))
+	for _, p := range c.points {
+		if p.guest != nil {
+			c.add(Finding{Kind: KindPoint, Fault: FaultInconsistent, Name: p.name, Point: p.id.String(), Error: p.guest.Error(),
+				Next: "the disks are not concerned; what the guest's agent said of its applications cannot be trusted"})
+		}
+		for _, d := range p.disks {
+			c.diskFindings(p, d)
+		}
+		if len(attached[p.id]) > 0 {
+			c.catalogueFinding(ctx, files, p)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+func (c *checking) add(f Finding) { c.r.Findings = append(c.r.Findings, f) }
+
+// packFindings names each damaged pack, with who suffers.
+func (c *checking) packFindings(catalogueOf map[chunk.SessionID]chunk.SessionID) {
+	known := map[chunk.PackHash]string{}
+	for _, p := range c.objects.Packs {
+		known[p.Ref.Hash] = chunkstore.PackObject(p.Ref)
+	}
+	for _, ref := range sortedRefs(c.faults) {
+		f := packFinding(ref, c.faults[ref], known)
+		for _, p := range c.points {
+			s := Sufferer{Name: p.name, ID: p.id.String()}
+			uses := false
+			for _, d := range p.disks {
+				uses = uses || slices.Contains(d.Uses, ref)
+				for _, l := range d.Lost {
+					if l.Pack == ref {
+						uses, s.Lost = true, s.Lost+l.Length
+					}
+				}
+			}
+			if uses {
+				f.Points = append(f.Points, s)
+			}
+		}
+		if point, ok := catalogueOf[ref.Session]; ok {
+			f.Catalogue = c.nameOf(point)
+		}
+		if f.Fault == string(chunkstore.FaultMissing) && len(f.Points) == 0 && !c.blind() {
+			continue // nobody needs it: collected since it was listed
+		}
+		f.Next = c.packAdvice(&f)
+		c.add(f)
+	}
+}
+
+// packAdvice says what to do about a damaged pack.
+func (c *checking) packAdvice(f *Finding) string {
+	lost := slices.ContainsFunc(f.Points, func(s Sufferer) bool { return s.Lost > 0 })
+	mend := "mend it with: cairn check --repair --from MIRROR (a copy of this repository's folder or bucket)"
+	switch {
+	case f.Fault == string(chunkstore.FaultUnreadable):
+		return "nothing is proven of its bytes: see to the disk or the network, and check again"
+	case f.Catalogue != "" && len(f.Points) == 0:
+		return "no point suffers; make the catalogue anew with: cairn catalogue --rebuild " + f.Catalogue
+	case len(f.Points) == 0 && c.blind():
+		return "who needs it cannot be said before the manifests and maps can be read again: " + mend
+	case len(f.Points) == 0:
+		return "no point needs it, but a new backup could build on it: " + mend
+	case !lost:
+		return "all that the points need of it can be read still; " + mend
+	}
+	return mend + "; what is not named here can be restored as before"
+}
+
+// blind says that there is a point of which not all needs are known.
+func (c *checking) blind() bool {
+	for name := range c.records {
+		if strings.HasPrefix(name, "points/") {
+			return true
+		}
+	}
+	for _, p := range c.points {
+		for _, d := range p.disks {
+			if d.Blind || d.Err != nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (c *checking) nameOf(id chunk.SessionID) string {
+	for _, p := range c.points {
+		if p.id == id {
+			return p.name
+		}
+	}
+	for _, s := range c.o.Known {
+		if s.ID == id.String() {
+			return s.VM + "@" + restorepoint.DirName(s.Time)
+		}
+	}
+	return id.String()
+}
+
+// recordFindings names each damaged small object.
+func (c *checking) recordFindings(catalogueOf map[chunk.SessionID]chunk.SessionID) {
+	names := make([]string, 0, len(c.records))
+	for name := range c.records {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		f := recordFinding(name, c.records[name])
+		if id, err := chunkstore.ParseSessionID(strings.TrimPrefix(name, "points/")); err == nil {
+			if point, ok := catalogueOf[id]; ok {
+				f.Kind, f.Name = KindCatalogue, c.nameOf(point)
+				f.Next = "the point itself does not need it; make it anew with: cairn catalogue --rebuild " + f.Name
+			} else {
+				f.Kind, f.Name, f.Point = KindPoint, c.nameOf(id), id.String()
+				f.Next = "its disks may all be there, but nothing says how they lie: mend it with: cairn check --repair --from MIRROR (a copy of this repository's folder or bucket)"
+			}
+		}
+		c.add(f)
+	}
+}
+
+// missingFindings looks for what should be there by what else is.
+func (c *checking) missingFindings(catalogueOf map[chunk.SessionID]chunk.SessionID) {
+	sessions := c.objects.Sessions()
+	packs := map[chunk.SessionID]int{}
+	for _, p := range c.objects.Packs {
+		packs[p.Ref.Session]++
+	}
+	lost := map[chunk.SessionID]string{} // undecided, and somebody knows better
+	children := func(id string, why string) {
+		sid, err := chunkstore.ParseSessionID(id)
+		if s := sessions[sid]; err == nil && s.Intent && !s.Decision && !s.Drop {
+			lost[sid] = why
+		}
+	}
+	for _, s := range c.o.Known {
+		children(s.ID, "this host's index knows it as "+s.VM+"@"+restorepoint.DirName(s.Time))
+	}
+	for _, p := range c.points {
+		if p.parent != "" {
+			children(p.parent, p.name+" was made from it")
+		}
+	}
+	ids := make([]chunk.SessionID, 0, len(sessions))
+	for id := range sessions {
+		ids = append(ids, id)
+	}
+	slices.SortFunc(ids, func(a, b chunk.SessionID) int { return strings.Compare(a.String(), b.String()) })
+	for _, id := range ids {
+		s := sessions[id]
+		_, isCatalogue := catalogueOf[id]
+		switch {
+		case lost[id] != "":
+			f := recordFinding(chunkstore.DecisionObject(id), &chunkstore.Fault{Object: chunkstore.DecisionObject(id), Kind: chunkstore.FaultMissing,
+				Err: fmt.Errorf("%s: %w: %s", chunkstore.DecisionObject(id), backend.ErrNotExist, lost[id])})
+			f.Kind, f.Name, f.Point = KindPoint, c.nameOf(id), id.String()
+			f.Next = "mend it with: cairn check --repair --from MIRROR (a copy of this repository's folder or bucket)"
+			c.add(f)
+		case s.Intent && !s.Decision && packs[id] > 0:
+			c.r.Notes = append(c.r.Notes, fmt.Sprintf("%s has %d packs and no decision: its run goes on, or was interrupted, or its commit %s is lost; the packs are used again by the next backup",
+				chunkstore.IntentObject(id), packs[id], chunkstore.DecisionObject(id)))
+		case s.Intent && !s.Decision:
+			c.r.Notes = append(c.r.Notes, fmt.Sprintf("%s has no packs and no decision: its run goes on, or was interrupted, or its commit %s is lost", chunkstore.IntentObject(id), chunkstore.DecisionObject(id)))
+		case s.Decision && !s.Intent && !s.Drop && !isCatalogue:
+			c.r.Notes = append(c.r.Notes, fmt.Sprintf("%s is missing: %s does not need it", chunkstore.IntentObject(id), c.nameOf(id)))
+		}
+	}
+	orphans := map[chunk.SessionID]bool{}
+	for _, p := range c.objects.Packs { // in the order of their names
+		id := p.Ref.Session
+		if _, ok := sessions[id]; ok || orphans[id] {
+			continue
+		}
+		orphans[id] = true
+		c.r.Notes = append(c.r.Notes, fmt.Sprintf("%d packs are of a session of which neither the intent %s nor the commit %s is there: their point was forgotten, or both are lost",
+			packs[id], chunkstore.IntentObject(id), chunkstore.DecisionObject(id)))
+	}
+	if len(c.objects.Keys) == 0 {
+		c.add(Finding{Kind: KindKey, Fault: string(chunkstore.FaultMissing), Name: "keys/", Object: "keys/", Error: "the repository has no key slot",
+			Next: "nobody can open it after this: restore the keys/ folder from a copy now"})
+	}
+}
+
+// diskFindings tells what one disk of a point lacks, by the object that is at
+// fault.
+func (c *checking) diskFindings(p *checkedPoint, d checkedDisk) {
+	if d.Err != nil {
+		c.add(Finding{Kind: KindPoint, Fault: FaultInconsistent, Name: p.name, Point: p.id.String(), Disk: d.name, Error: d.Err.Error()})
+	}
+	byPack := map[chunk.PackRef]*Finding{}
+	var order []chunk.PackRef
+	for _, l := range d.Lost {
+		f := byPack[l.Pack]
+		if f == nil {
+			f = &Finding{Kind: KindPoint, Name: p.name, Point: p.id.String(), Disk: d.name, Object: chunkstore.PackObject(l.Pack), Fault: FaultInconsistent, Error: l.Err.Error()}
+			if fault := c.faults[l.Pack]; fault != nil {
+				f.Fault = string(fault.Kind)
+				f.Next = "see the finding of " + f.Object
+			}
+			byPack[l.Pack] = f
+			order = append(order, l.Pack)
+		}
+		f.Lost += l.Length
+		if len(f.Ranges) < maxRanges {
+			f.Ranges = append(f.Ranges, DiskRange{l.Offset, l.Length})
+		} else {
+			f.MoreRanges++
+		}
+	}
+	for _, ref := range order {
+		c.add(*byPack[ref])
+	}
+}
+
+// catalogueFinding checks a point's catalogue of files. A damaged one is no
+// damage of the point.
+func (c *checking) catalogueFinding(ctx context.Context, files *catalogue.Checker, p *checkedPoint) {
+	body, attempt, _, err := c.store.LastCatalogue(ctx, p.id)
 	if errors.Is(err, backend.ErrNotExist) {
 		return // only aborted ones
 	}
-	r.Catalogues++
+	c.r.Catalogues++
+	object := chunkstore.DecisionObject(chunkstore.CatalogueSession(p.id, attempt))
+	if c.records[object] != nil {
+		return // told already
+	}
 	var root *catalogue.Root
 	if err == nil {
 		root, err = catalogue.DecodeRoot(body)
 	}
-	if err == nil && root.Point != point.String() {
+	if err == nil && root.Point != p.id.String() {
 		err = fmt.Errorf("%w: it names another point", catalogue.ErrCorrupt)
 	}
 	if err == nil {
 		err = files.Root(ctx, root)
 	}
 	if err != nil && ctx.Err() == nil {
-		r.Findings = append(r.Findings, Finding{Kind: "catalogue", Name: name, Error: err.Error() + "; the point itself does not need it; make it anew with: cairn catalogue --rebuild " + name})
+		c.add(Finding{Kind: KindCatalogue, Fault: string(catalogueFault(err)), Name: p.name, Point: p.id.String(), Error: err.Error(),
+			Next: "the point itself does not need it; make it anew with: cairn catalogue --rebuild " + p.name})
 	}
 }
 
-// packs lists all packs and, if asked, reads them.
-func (r *Report) packs(ctx context.Context, store *chunkstore.Store, readData bool, checker *restorepoint.Checker, prog Progress) error {
-	var total int64
-	var refs []chunk.PackRef
-	err := store.Packs(ctx, func(ref chunk.PackRef, size int64) error {
-		refs = append(refs, ref)
-		total += size
-		return nil
-	})
-	r.Packs = len(refs)
-	if err != nil || !readData {
-		return err
+func catalogueFault(err error) chunkstore.FaultKind {
+	if errors.Is(err, catalogue.ErrCorrupt) {
+		return chunkstore.FaultChanged
 	}
-	add, end := prog("reading all packs", total)
-	defer end()
-	g, gctx := errgroup.WithContext(ctx)
-	next := make(chan chunk.PackRef)
-	g.Go(func() error {
-		defer close(next)
-		for _, ref := range refs {
-			select {
-			case next <- ref:
-			case <-gctx.Done():
-				return gctx.Err()
+	return chunkstore.FaultOf("", err).Kind
+}
+
+// findFiles names the guest's files that suffer, the newest points first.
+func (c *checking) findFiles(ctx context.Context) error {
+	if c.o.Files == nil {
+		return nil
+	}
+	for _, p := range slices.Backward(c.points) {
+		lost := map[string][][2]int64{}
+		for _, d := range p.disks {
+			for _, l := range d.Lost {
+				lost[d.name] = append(lost[d.name], [2]int64{l.Offset, l.End()})
 			}
 		}
-		return nil
-	})
-	var mu sync.Mutex
-	for range runtime.GOMAXPROCS(0) {
-		g.Go(func() error {
-			v := store.NewVerifier()
-			for ref := range next {
-				n, err := v.Pack(gctx, ref)
-				if gctx.Err() != nil {
-					return gctx.Err()
-				}
-				add(n)
-				mu.Lock()
-				r.PacksRead++
-				r.BytesRead += n
-				if err != nil {
-					checker.Damaged(ref, err)
-					r.Findings = append(r.Findings, Finding{Kind: "pack", Name: ref.Hash.String(), Error: err.Error()})
-				}
-				mu.Unlock()
-			}
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return errors.Join(err, context.Cause(ctx))
+		if len(lost) == 0 {
+			continue
+		}
+		files, cut, err := c.o.Files(ctx, p.manifest, lost, maxGuestFiles)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			cut = err.Error()
+		}
+		c.r.Files = append(c.r.Files, PointFiles{Name: p.name, ID: p.id.String(), Files: files, Cut: cut})
 	}
 	return nil
 }
-
-// Err sums the report up: nil when nothing is wrong.
-func (r *Report) Err() error {
-	if len(r.Findings) == 0 {
-		return nil
-	}
-	return fmt.Errorf("%w: %d findings", ErrDamage, len(r.Findings))
-}
-
-// ErrDamage: a check found stored data damaged or missing.
-var ErrDamage = errors.New("the repository is damaged")

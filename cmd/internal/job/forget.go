@@ -7,7 +7,6 @@ import (
 	"maps"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -202,19 +201,3 @@ func (f *Forget) Drop(ctx context.Context, ids []string) (done []string, err err
 
 // UnreadIDs gives the points of Unread in order.
 func (f *Forget) UnreadIDs() []string { return slices.Sorted(maps.Keys(f.Unread)) }
-
-// controls looks at what says that points are forgotten or pinned.
-func (r *Report) controls(ctx context.Context, store *chunkstore.Store) error {
-	bad, err := store.DamagedControls(ctx)
-	if err != nil {
-		return err
-	}
-	for _, name := range slices.Sorted(maps.Keys(bad)) {
-		hint := "its point counts as pinned; to mend it: cairn unpin, and cairn pin again"
-		if strings.HasPrefix(name, "drops/") {
-			hint = "its point is not forgotten; to forget it remove this object from the place by hand, and run cairn forget again"
-		}
-		r.Findings = append(r.Findings, Finding{Kind: "object", Name: name, Error: bad[name].Error() + "; " + hint})
-	}
-	return nil
-}

@@ -1,0 +1,89 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"cairn/chunkstore"
+	"cairn/chunkstore/backend"
+)
+
+// Mirror is another place that may have the same objects under the same
+// names.
+type Mirror struct {
+	Place backend.Backend
+	Name  string // for people
+	// Repository is the id of the repository there; "": none that can be read.
+	Repository string
+}
+
+// repair tries to make every object good that is at fault, and says how many
+// it made so. Why one could not be is in its finding.
+func (c *checking) repair(ctx context.Context) (mended int, err error) {
+	tried := map[string]bool{}
+	for i := range c.r.Findings {
+		f := &c.r.Findings[i]
+		if f.Object == "" || tried[f.Object] || f.Kind == KindKey || f.Kind == KindPoint && f.Disk != "" {
+			continue // not stored by itself, or told of by another finding
+		}
+		tried[f.Object] = true
+		done, err := c.mend(ctx, f)
+		if ctx.Err() != nil {
+			return mended, context.Cause(ctx)
+		}
+		if err != nil {
+			f.Next = "it could not be repaired: " + err.Error()
+			continue
+		}
+		c.r.Repaired = append(c.r.Repaired, done)
+		mended++
+	}
+	for ref, f := range c.faults { // what was mended is looked at once more
+		for _, done := range c.r.Repaired {
+			if done.Object == f.Object {
+				delete(c.faults, ref)
+				c.whole[ref] = false
+			}
+		}
+	}
+	return mended, nil
+}
+
+// errNoSource: nothing has the object.
+var errNoSource = errors.New("this place keeps no redundancy of it; name a mirror with --from")
+
+// mend makes one object good.
+func (c *checking) mend(ctx context.Context, f *Finding) (Repair, error) {
+	var errs []error
+	if f.Kind == KindPack {
+		for ref, fault := range c.faults {
+			if fault.Object != f.Object {
+				continue
+			}
+			done, err := c.store.RepairPack(ctx, ref)
+			if done {
+				return Repair{Object: f.Object, From: "parity"}, nil
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("from the place's own redundancy: %w", err))
+			}
+		}
+	}
+	from := c.o.From
+	if from == nil {
+		return Repair{}, errors.Join(append(errs, errNoSource)...)
+	}
+	good, err := c.store.ReadGood(ctx, from.Place, f.Object)
+	if errors.Is(err, backend.ErrNotExist) && from.Repository != "" && from.Repository != c.store.Config.ID {
+		return Repair{}, errors.Join(append(errs, fmt.Errorf("%s is another repository, with keys of its own: a copy made by cairn copy stores the same chunks in packs of other names, and cannot mend these. "+
+			"Its points are whole: restore from them (-r %s), or copy them back into a new repository", from.Name, from.Name))...)
+	}
+	if err == nil {
+		err = c.store.Replace(ctx, f.Object, good, f.Fault == string(chunkstore.FaultMissing))
+	}
+	if err != nil {
+		return Repair{}, errors.Join(append(errs, fmt.Errorf("from %s: %w", from.Name, err))...)
+	}
+	return Repair{Object: f.Object, From: from.Name, Bytes: int64(len(good))}, nil
+}
