@@ -7,9 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"cairn/chunkstore/backend"
+	"cairn/chunkstore/backend/spread"
 	"cairn/chunkstore/chunk"
 	"cairn/chunkstore/seal"
 )
@@ -33,7 +35,11 @@ const (
 	pinsPrefix    = "pins/"
 	gcPrefix      = "gc/"
 	repairPrefix  = "repair/"
+	placesPrefix  = "places/"
 )
+
+// FeatureSpread: the repository lies in several places, or has parity.
+const FeatureSpread = "spread1"
 
 // formatVersion of a repository. Part of the on-disk format.
 const formatVersion = 1
@@ -61,6 +67,19 @@ type Config struct {
 	ChunkSize  int       `json:"chunk_size"`
 	Protection string    `json:"protection"`
 	Features   []string  `json:"features,omitempty"`
+
+	// With FeatureSpread: where the repository lay at first, and its parity.
+	Places []spread.Place `json:"places,omitempty"`
+	Shards *spread.Shards `json:"shards,omitempty"`
+}
+
+// Layout is generation 0 of the repository's places; nil when it has no
+// parity.
+func (c *Config) Layout() *spread.Layout {
+	if c.Shards == nil {
+		return nil
+	}
+	return &spread.Layout{Repository: c.ID, Shards: *c.Shards, Places: c.Places}
 }
 
 // InitOptions says how a repository is protected.
@@ -69,6 +88,9 @@ type InitOptions struct {
 	// open in the repository and whoever can read it can read everything.
 	Secrets []string
 	Now     func() time.Time
+	// Layout is where the repository will lie when that is more than one
+	// folder without parity; it gives the repository's ID, too.
+	Layout *spread.Layout
 }
 
 // Init makes a repository in an empty place.
@@ -84,6 +106,9 @@ func Init(ctx context.Context, b backend.Backend, o InitOptions) (*Config, error
 	}
 	c := &Config{Version: formatVersion, ID: randomHex(16), Created: o.Now().UTC().Truncate(time.Second),
 		ChunkSize: chunk.Size, Protection: ProtectionSecret}
+	if l := o.Layout; l != nil {
+		c.ID, c.Features, c.Places, c.Shards = l.Repository, []string{FeatureSpread}, l.Places, &l.Shards
+	}
 	slots := make(map[string][]byte)
 	for _, s := range o.Secrets {
 		body, err := keys.Slot(s)
@@ -129,9 +154,18 @@ func ReadConfig(ctx context.Context, b backend.Backend) (*Config, error) {
 	if err := json.Unmarshal(body, c); err != nil {
 		return nil, fmt.Errorf("repository config: %w", err)
 	}
-	if c.Version != formatVersion || c.ChunkSize != chunk.Size || len(c.Features) > 0 {
-		return nil, fmt.Errorf("repository of format %d with features %q: this cairn knows format %d without any: use a newer one",
-			c.Version, c.Features, formatVersion)
+	unknown := slices.DeleteFunc(slices.Clone(c.Features), func(f string) bool { return f == FeatureSpread })
+	if c.Version != formatVersion || c.ChunkSize != chunk.Size || len(unknown) > 0 {
+		return nil, fmt.Errorf("repository of format %d with features %q: this cairn knows format %d and %q: use a newer one",
+			c.Version, c.Features, formatVersion, FeatureSpread)
+	}
+	if slices.Contains(c.Features, FeatureSpread) != (c.Shards != nil) {
+		return nil, errors.New("repository config: places without shards, or shards without the feature")
+	}
+	if l := c.Layout(); l != nil {
+		if err := l.Check(); err != nil {
+			return nil, fmt.Errorf("repository config: %w", err)
+		}
 	}
 	if id, err := hex.DecodeString(c.ID); err != nil || len(id) != 16 {
 		return nil, errors.New("repository config: malformed id")
@@ -173,6 +207,9 @@ func Unlock(ctx context.Context, b backend.Backend, c *Config, secret string) (*
 	}
 	return nil, seal.ErrWrongSecret
 }
+
+// NewID gives a repository's id.
+func NewID() string { return randomHex(16) }
 
 func randomHex(n int) string {
 	b := make([]byte, n)

@@ -91,7 +91,7 @@ func (s *Store) Unknown(ctx context.Context) ([]string, error) {
 	var out []string
 	err := s.place.List(ctx, "", func(o backend.Object) error {
 		known := o.Name == configName
-		for _, p := range []string{keysPrefix, intentsPrefix, pointsPrefix, dropsPrefix, pinsPrefix, gcPrefix, repairPrefix} {
+		for _, p := range []string{keysPrefix, intentsPrefix, pointsPrefix, dropsPrefix, pinsPrefix, gcPrefix, repairPrefix, placesPrefix} {
 			known = known || strings.HasPrefix(o.Name, p)
 		}
 		if !known && strings.HasPrefix(o.Name, packsPrefix) {

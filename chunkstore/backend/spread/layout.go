@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -109,15 +110,59 @@ func PlaceID(ctx context.Context, b backend.Backend) (repository, place string, 
 // OpenPlace opens a place by its spec.
 type OpenPlace func(ctx context.Context, spec string) (backend.Backend, error)
 
-// Open opens a repository's places as its layout says, and as newer lists in
-// them say. Places that cannot be opened are away; which ones Warnings tells.
-func Open(ctx context.Context, l Layout, open OpenPlace, o Options) (*Spread, *Layout, error) {
+// Known gives the lists of places that a door (a folder by which a repository
+// is named: one of its places, or a copy of its config) holds, newest last.
+// zero is generation 0, from the config.
+func Known(ctx context.Context, door backend.Backend, zero Layout) ([]Layout, error) {
+	lists := []Layout{zero}
+	err := door.List(ctx, placesPrefix, func(o backend.Object) error {
+		body, err := backend.Get(ctx, door, o.Name, maxLayout)
+		if err != nil {
+			return err
+		}
+		l, err := zero.parse(o.Name, body)
+		if err != nil {
+			return nil // the other places say the same, or better
+		}
+		lists = append(lists, *l)
+		return nil
+	})
+	slices.SortFunc(lists, func(a, b Layout) int { return a.Generation - b.Generation })
+	return lists, err
+}
+
+// parse reads a list that belongs to the same repository.
+func (l *Layout) parse(name string, body []byte) (*Layout, error) {
+	n := new(Layout)
+	if len(body) > maxLayout {
+		return nil, fmt.Errorf("%s has %d bytes, more than such an object can have", name, len(body))
+	}
+	if err := json.Unmarshal(body, n); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if n.Repository != l.Repository || layoutName(n.Generation) != name || n.Shards != l.Shards || len(n.Places) != len(l.Places) {
+		return nil, fmt.Errorf("%s is no list of this repository's places: it is damaged, or a place lies", name)
+	}
+	return n, n.Check()
+}
+
+// Open opens a repository's places as the newest of the lists that its door
+// knows says, and as newer ones in the places say. Places that cannot be
+// opened are away; which ones Warnings tells.
+func Open(ctx context.Context, known []Layout, open OpenPlace, o Options) (*Spread, *Layout, error) {
+	l := known[0]
+	for _, n := range slices.Backward(known) {
+		if n.Generation == 0 || n.begun(ctx, known, open, o) {
+			l = n
+			break
+		}
+	}
 	for range maxGenerations {
 		s, err := l.open(ctx, open, o)
 		if err != nil {
 			return nil, nil, err
 		}
-		next, err := l.next(ctx, s)
+		next, err := l.next(ctx, s, open)
 		if err != nil {
 			return nil, nil, errors.Join(err, s.Close())
 		}
@@ -130,6 +175,27 @@ func Open(ctx context.Context, l Layout, open OpenPlace, o Options) (*Spread, *L
 		l = *next
 	}
 	return nil, nil, errors.New("the list of places was replaced too often to be true")
+}
+
+// begun says whether a list was decided as far as its new place tells: that
+// one gets its identity only then.
+func (l *Layout) begun(ctx context.Context, known []Layout, open OpenPlace, o Options) bool {
+	o.defaults()
+	for _, before := range known {
+		if before.Generation != l.Generation-1 {
+			continue
+		}
+		for i, p := range l.Places {
+			if p.ID != before.Places[i].ID {
+				m := l.openOne(ctx, p, open, o)
+				if c, ok := m.Place.(io.Closer); ok {
+					_ = c.Close() // only looked at
+				}
+				return m.Place != nil
+			}
+		}
+	}
+	return false
 }
 
 // open opens the places of one generation, at once.
@@ -162,13 +228,17 @@ func (l *Layout) open(ctx context.Context, open OpenPlace, o Options) (*Spread, 
 func (l *Layout) openOne(ctx context.Context, p Place, open OpenPlace, o Options) Member {
 	m := Member{ID: p.ID, Slot: p.slot(), Spec: p.Spec, Identity: l.identity(p)}
 	opened := make(chan backend.Backend, 1)
+	spec := cmp.Or(o.Moved[p.ID], p.Spec)
 	probe := &member{Member: Member{Spec: p.Spec, Place: noPlace{}}, o: &o}
 	err := probe.do(ctx, o.ReadLimit, func(ctx context.Context, _ func()) error {
-		b, err := open(ctx, p.Spec)
+		b, err := open(ctx, spec)
 		if err != nil {
 			return err
 		}
 		if err := l.verify(ctx, b, p); err != nil {
+			if c, ok := b.(io.Closer); ok {
+				_ = c.Close() // only looked at
+			}
 			return err
 		}
 		opened <- b
@@ -208,7 +278,7 @@ func (l *Layout) verify(ctx context.Context, b backend.Backend, p Place) error {
 
 // next gives the next generation, if one is decided; one that was begun is
 // brought to its end.
-func (l *Layout) next(ctx context.Context, s *Spread) (*Layout, error) {
+func (l *Layout) next(ctx context.Context, s *Spread, open OpenPlace) (*Layout, error) {
 	if s.opts.Next == "" {
 		return nil, nil
 	}
@@ -223,24 +293,18 @@ func (l *Layout) next(ctx context.Context, s *Spread) (*Layout, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(v.on) < s.strictQuorum() {
+	n, err := l.parse(s.opts.Next, body)
+	if err != nil {
+		return nil, err
+	}
+	if !v.decided && !n.begun(ctx, []Layout{*l}, open, s.opts) {
 		if t := s.vote(ctx, s.opts.Next, body); t.ours < s.strictQuorum() {
 			// Perhaps never decided, perhaps its holders are away: reading is
 			// right either way, and whoever stores anything is refused.
 			return nil, nil
 		}
 	}
-	n := new(Layout)
-	if len(body) > maxLayout {
-		return nil, fmt.Errorf("%s has %d bytes, more than such an object can have", s.opts.Next, len(body))
-	}
-	if err := json.Unmarshal(body, n); err != nil {
-		return nil, fmt.Errorf("%s: %w", s.opts.Next, err)
-	}
-	if n.Repository != l.Repository || n.Generation != l.Generation+1 || n.Shards != l.Shards || len(n.Places) != len(l.Places) {
-		return nil, fmt.Errorf("%s is not the list that follows: it is damaged, or a place lies", s.opts.Next)
-	}
-	return n, n.Check()
+	return n, nil
 }
 
 // find gives the number of the place that spec or an id's beginning names.
@@ -376,6 +440,28 @@ func (s *Spread) copyControl(ctx context.Context, to backend.Backend) error {
 	return ctx.Err()
 }
 
+// Member gives the place that is in the slot of another, as it is open now.
+func (s *Spread) Member(slot string) (Member, bool) {
+	for _, m := range s.members {
+		if m.Slot == slot {
+			return m.Member, true
+		}
+	}
+	return Member{}, false
+}
+
+// Save puts the list into a door that is no place itself.
+func (l *Layout) Save(ctx context.Context, door backend.Backend) error {
+	body, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	if err := door.Put(ctx, layoutName(l.Generation), body); err != nil && !errors.Is(err, backend.ErrExist) {
+		return err
+	}
+	return nil
+}
+
 // PlaceState is one line of `cairn place ls`.
 type PlaceState struct {
 	Place
@@ -390,7 +476,7 @@ func (s *Spread) States(ctx context.Context, l *Layout) ([]PlaceState, error) {
 	out := make([]PlaceState, len(s.members))
 	errs := make([]error, len(s.members))
 	s.each(func(i int, m *member) {
-		if errs[i] = m.do(ctx, m.o.ReadLimit, func(ctx context.Context, _ func()) error { return m.known(ctx) }); errs[i] == nil {
+		if errs[i] = m.there(ctx); errs[i] == nil {
 			errs[i] = m.tryWrite(ctx)
 		}
 	})

@@ -183,6 +183,15 @@ func (m *member) known(ctx context.Context) error {
 	return err
 }
 
+// there says whether the place answers, and is itself.
+func (m *member) there(ctx context.Context) error {
+	_, err := m.size(ctx, identityName)
+	if errors.Is(err, backend.ErrNotExist) && m.Identity == nil {
+		return nil
+	}
+	return err
+}
+
 // putLimit is how long a put may take: as if a place took 1 MiB a second.
 func (m *member) putLimit(n int) time.Duration {
 	return m.o.PutLimit + time.Duration(n>>20)*m.o.PutLimit/30

@@ -58,6 +58,24 @@ func (r *RepairReport) Whole() bool {
 	return len(r.Away)+len(r.Incomplete)+len(r.Undecided)+len(r.Failed) == 0
 }
 
+// RepairPack makes one pack's missing and wrong shards from the others.
+func (s *Spread) RepairPack(ctx context.Context, name string) error {
+	if err := s.check(ctx, name); err != nil {
+		return err
+	}
+	r := &mender{Spread: s}
+	if err := r.pack(ctx, &object{name: name, pack: true}, r.reachable(ctx)); err != nil {
+		return err
+	}
+	if n := len(r.report.Incomplete); n > 0 {
+		return errors.New(r.report.Incomplete[0])
+	}
+	if n := len(r.report.Failed); n > 0 {
+		return fmt.Errorf("%d shards could not be stored, the first at place %s: %s", n, r.report.Failed[0].Place, r.report.Failed[0].Error)
+	}
+	return nil
+}
+
 // A mender is one Repair.
 type mender struct {
 	*Spread
@@ -134,7 +152,7 @@ func (r *mender) readCondemned(ctx context.Context) (map[string]bool, error) {
 func (r *mender) reachable(ctx context.Context) uint32 {
 	errs := make([]error, len(r.members))
 	r.each(func(i int, m *member) {
-		errs[i] = m.do(ctx, m.o.ReadLimit, func(ctx context.Context, _ func()) error { return m.known(ctx) })
+		errs[i] = m.there(ctx)
 	})
 	var on uint32
 	for i, err := range errs {
@@ -495,7 +513,13 @@ func (s *Spread) Audit(ctx context.Context, readAll bool, progress Progress) ([]
 			gone[packsPrefix+pack] = true
 		}
 	}
-	a := &auditor{Spread: s, readAll: readAll, findings: []Finding{}}
+	a := &auditor{Spread: s, readAll: readAll, findings: []Finding{}, away: make([]bool, len(s.members))}
+	s.each(func(i int, m *member) {
+		if err := m.there(ctx); err != nil {
+			a.away[i] = true
+			a.found(m, "all of it", err)
+		}
+	})
 	add, end := progress("comparing the places", int64(len(all)))
 	defer end()
 	g, gctx := errgroup.WithContext(ctx)
@@ -523,6 +547,7 @@ func (s *Spread) Audit(ctx context.Context, readAll bool, progress Progress) ([]
 type auditor struct {
 	*Spread
 	readAll bool
+	away    []bool // told of once
 
 	mu       sync.Mutex
 	findings []Finding
@@ -542,7 +567,7 @@ func (a *auditor) pack(ctx context.Context, o *object) {
 	if a.readAll {
 		if x, err := a.assemble(ctx, o.name, order); err == nil {
 			for i, bad := range x.bad {
-				if bad != nil {
+				if bad != nil && !a.away[order[i%len(order)]] {
 					a.found(a.at(order, i), shardName(o.name, i), bad)
 				}
 			}
@@ -551,6 +576,9 @@ func (a *auditor) pack(ctx context.Context, o *object) {
 	}
 	for i := range a.shards.Total() {
 		m := a.at(order, i)
+		if a.away[order[i%len(order)]] {
+			continue
+		}
 		switch _, _, err := a.shardState(ctx, o, order, i); {
 		case ctx.Err() != nil:
 			return
@@ -581,6 +609,7 @@ func (a *auditor) control(ctx context.Context, o *object) {
 		switch {
 		case ctx.Err() != nil || len(v.on) == 0:
 			return
+		case a.away[i]:
 		case c.err != nil:
 			a.found(a.members[i], o.name, c.err)
 		case c.print != v.best.print:

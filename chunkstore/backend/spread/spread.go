@@ -32,6 +32,8 @@ type Options struct {
 	// Strict says whether an object under points/ is an abort, by its first
 	// bytes: those need the strict quorum. nil: none is.
 	Strict func(name string, head []byte) bool
+	// Moved gives places, by their ID, that are not where their spec says.
+	Moved map[string]string
 	// Next is the object that appears when the places change; "": never.
 	Next string
 	Now  func() time.Time

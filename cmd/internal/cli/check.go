@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -13,7 +15,7 @@ import (
 )
 
 func (a *app) checkCmd() *cobra.Command {
-	var readData bool
+	var readData, mend bool
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Look whether all that the restore points need is there and whole",
@@ -21,11 +23,19 @@ func (a *app) checkCmd() *cobra.Command {
 they need is there, and what the inside agent said is as it said it; and whether
 the catalogues of files are whole: of a damaged one the point does not suffer, and
 cairn catalogue --rebuild makes it anew. With --read-data every stored byte is read, too: each
-pack against its name, each frame against its seal, each chunk against its ID.`,
+pack against its name, each frame against its seal, each chunk against its ID.
+
+Of a repository with parity each place is looked at by itself, too: what it misses,
+and with --read-data what of it is damaged, also where parity hides that from
+readers. --repair mends that first, from parity: see cairn repair places.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.withCatalogue(c.Context(), commandCache, func(repo *wire.Repo, cat *wire.Catalogue) error {
 				start := a.now()
+				places := a.checkPlaces(c.Context(), repo, readData, mend)
+				if places != nil && !errors.Is(places, job.ErrDamage) {
+					return places
+				}
 				r, err := job.Check(c.Context(), repo.Store, cat, readData, a.reporter().Work)
 				if err != nil {
 					return err
@@ -33,11 +43,12 @@ pack against its name, each frame against its seal, each chunk against its ID.`,
 				if err := a.printReport(r, a.now().Sub(start)); err != nil {
 					return err
 				}
-				return r.Err()
+				return cmp.Or(r.Err(), places)
 			})
 		},
 	}
 	c.Flags().BoolVar(&readData, "read-data", false, "read every stored byte")
+	c.Flags().BoolVar(&mend, "repair", false, "mend first what the places miss, and with --read-data what of them is damaged")
 	return c
 }
 
@@ -93,6 +104,6 @@ backups find what is stored already; a lost one costs time, never data.`,
 	}
 	ix.Flags().DurationVar(&wait, "index-wait", 5*time.Minute, "how long to wait for another cairn that uses the index")
 	c := &cobra.Command{Use: "repair", Short: "Mend what can be mended"}
-	c.AddCommand(ix)
+	c.AddCommand(ix, a.repairPlacesCmd())
 	return c
 }
