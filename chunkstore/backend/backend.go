@@ -16,7 +16,8 @@ var (
 	ErrNoSpace = errors.New("the place is full")
 )
 
-// Object names an object and its size in bytes.
+// Object names an object and its size in bytes. Where a pack lies in several
+// pieces a listing's size may be rounded up by a few bytes; Size is exact.
 type Object struct {
 	Name string
 	Size int64

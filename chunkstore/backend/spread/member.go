@@ -192,8 +192,13 @@ func (m *member) there(ctx context.Context) error {
 	return err
 }
 
-// putLimit is how long a put may take: as if a place took 1 MiB a second.
+// putLimit is how long a put may take: as if a place took 1 MiB a second, and
+// half of that for what is small, so that two places which hang in the middle
+// of a commit do not outlast it.
 func (m *member) putLimit(n int) time.Duration {
+	if n < 1<<20 {
+		return m.o.PutLimit / 2
+	}
 	return m.o.PutLimit + time.Duration(n>>20)*m.o.PutLimit/30
 }
 

@@ -3,6 +3,7 @@ package spread
 import (
 	"bytes"
 	"encoding/hex"
+	"fmt"
 	"testing"
 
 	"github.com/zeebo/blake3"
@@ -49,6 +50,86 @@ func TestShardFormat(t *testing.T) {
 	const want = "b9c8b859b4ddf61643214428add8c9b7931e8c77a1fb8ff780fd4f7c694d45d7"
 	if got := hex.EncodeToString(all.Sum(nil)); got != want {
 		t.Errorf("the shards of format 1 changed: %s", got)
+	}
+}
+
+// gfMul is the product in GF(2^8), polynomial 0x11d.
+func gfMul(a, b byte) (p byte) {
+	for ; b > 0; b >>= 1 {
+		if b&1 != 0 {
+			p ^= a
+		}
+		high := a & 0x80
+		if a <<= 1; high != 0 {
+			a ^= 0x1d
+		}
+	}
+	return p
+}
+
+// parityMatrix is what FORMAT.md says, computed as one does by hand: the rows
+// r^c, made systematic by operations on columns.
+func parityMatrix(k, m int) [][]byte {
+	rows := make([][]byte, k+m)
+	for r := range rows {
+		x := byte(1)
+		for range k {
+			rows[r] = append(rows[r], x)
+			x = gfMul(x, byte(r))
+		}
+	}
+	for c := range k { // the first k rows become the unit matrix
+		for j := c; rows[c][c] == 0; j++ {
+			for _, row := range rows {
+				row[c], row[j+1] = row[j+1], row[c]
+			}
+		}
+		inv := byte(1)
+		for gfMul(inv, rows[c][c]) != 1 {
+			inv++
+		}
+		for _, row := range rows {
+			row[c] = gfMul(row[c], inv)
+		}
+		for j := range k {
+			if f := rows[c][j]; j != c && f != 0 {
+				for _, row := range rows {
+					row[j] ^= gfMul(f, row[c])
+				}
+			}
+		}
+	}
+	return rows
+}
+
+// A reader can be written from FORMAT.md alone: its parity is the library's.
+func TestParityAsDocumented(t *testing.T) {
+	models(func(k, m int) {
+		c := newCluster(t, k+m, Shards{k, m})
+		data := random(uint64(k*10+m), 50*k)
+		objects, err := c.encodeShards("packs/s/x", data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for r, row := range parityMatrix(k, m) {
+			want := make([]byte, 50)
+			for j, f := range row {
+				for n := range want {
+					want[n] ^= gfMul(f, data[j*50+n])
+				}
+			}
+			if !bytes.Equal(objects[r][160:], want) {
+				t.Errorf("%d+%d: shard %d is not what FORMAT.md says", k, m, r)
+			}
+		}
+	})
+}
+
+// Where shards lie is part of the format, too.
+func TestOrderFormat(t *testing.T) {
+	c := newCluster(t, 6, Shards{4, 2})
+	if got := fmt.Sprint(c.order("packs/s/x"), c.order("packs/s/y")); got != "[5 1 3 4 0 2] [2 1 4 3 0 5]" {
+		t.Errorf("the order of places changed: %s", got)
 	}
 }
 
