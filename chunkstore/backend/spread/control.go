@@ -178,9 +178,10 @@ func (s *Spread) look(ctx context.Context, name string) (*view, error) {
 			absent++
 		}
 	}
-	if absent < s.seenQuorum() {
-		return nil, s.awayError("looking for "+name, s.seenQuorum(), v.errs())
+	if absent < s.leastQuorum() {
+		return nil, s.awayError("looking for "+name, s.leastQuorum(), v.errs())
 	}
+	s.sawOnly(absent)
 	if err := s.unchanged(ctx); err != nil {
 		return nil, err
 	}

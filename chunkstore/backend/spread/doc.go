@@ -26,9 +26,13 @@
 //   - 2q > n: two strict objects of one name are not both decided.
 //   - Two ordinary objects of one name could both be, where k <= n/2. Their
 //     names have one writer; only catalogues may have two, and either is right.
-//   - Of n-min(c,q)+1 places at least one holds whatever is decided. Listing,
-//     and saying that something does not exist, need answers of that many; else
-//     the error names the places that are away.
+//   - Of n-min(c,q)+1 places at least one holds whatever is decided, and of
+//     n-q+1 (at most k) at least one holds whatever strict is. Listing, and
+//     saying that something does not exist, need answers of n-q+1; else the
+//     error names the places that are away. Where k <= m (a mirror is 1+1) that
+//     may be fewer than the former: a commit on just the others may be missed.
+//     Warnings says so, and a handle that has seen so little puts nothing strict
+//     any more, since gc must know all points.
 //
 // A writer asks the first place in the name's order alone, and when it finds
 // another's bytes there helps those to the other places: so of several writers

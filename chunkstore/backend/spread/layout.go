@@ -333,7 +333,11 @@ func (l *Layout) find(spec string) (int, error) {
 // place its identity. The shards are Repair's to make. old may be away. A
 // crash before the list is decided changes nothing; after it the new place
 // does not count until Replace with both names equal, or again, ends it.
-func (l *Layout) Replace(ctx context.Context, s *Spread, old string, spec string, fresh backend.Backend) (*Layout, error) {
+//
+// The list needs the strict quorum. Where so many places are not left, old
+// counts as one that agrees when it is away, for the caller says that it is
+// lost; with lost all others that are away do, too.
+func (l *Layout) Replace(ctx context.Context, s *Spread, old, spec string, fresh backend.Backend, lost bool) (*Layout, error) {
 	if len(l.Places) == 1 {
 		return nil, errors.New("a repository with one place has none to take its bytes from: copy the folder, it is complete in itself")
 	}
@@ -355,9 +359,15 @@ func (l *Layout) Replace(ctx context.Context, s *Spread, old string, spec string
 	if err != nil {
 		return nil, err
 	}
-	if err := s.PutStrict(ctx, layoutName(next.Generation), body); errors.Is(err, backend.ErrExist) {
+	need := s.agreeing(i, lost)
+	err = s.patient(ctx, func() error { return s.putControl(ctx, layoutName(next.Generation), body, need, true) })
+	if errors.Is(err, backend.ErrExist) {
 		return nil, ErrPlacesChanged
-	} else if err != nil {
+	}
+	if err != nil && !lost {
+		err = fmt.Errorf("%w\nif the others that are away are lost for good, too, add --others-lost", err)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("store the new list of places: %w", err)
 	}
 	// From here on no writer that does not know the list can commit: what is
@@ -402,6 +412,22 @@ func (l *Layout) mayBecome(ctx context.Context, b backend.Backend, spec string, 
 		return err
 	}
 	return nil
+}
+
+// agreeing is how many places must take a new list that replaces member i.
+func (s *Spread) agreeing(i int, lost bool) int {
+	alive, away := 0, 0
+	for j, m := range s.members {
+		if !m.away() {
+			alive++
+		} else if j == i || lost {
+			away++
+		}
+	}
+	if need := s.strictQuorum(); alive < need {
+		return max(1, need-away)
+	}
+	return s.strictQuorum()
 }
 
 func btoi(b bool) int {
@@ -484,9 +510,13 @@ func (s *Spread) States(ctx context.Context, l *Layout) ([]PlaceState, error) {
 	if err != nil && !errors.Is(err, ErrAway) {
 		return nil, err
 	}
+	ended := endedSessions(all)
 	for i, m := range s.members {
 		out[i] = PlaceState{Place: l.Places[i], State: "ok"}
 		for _, o := range all {
+			if o.pack && !ended[sessionOf(o.name)] {
+				continue // of a run that goes on, or that died
+			}
 			held, missing := s.holds(o, i)
 			out[i].Held += held
 			out[i].Missing += missing

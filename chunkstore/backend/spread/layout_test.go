@@ -111,7 +111,7 @@ func TestReplaceEveryPlace(t *testing.T) {
 			delete(s.folders, old.Spec)
 		}
 		s.folders[fresh] = mem.New()
-		next, err := l.Replace(ctx, sp, old.Spec, fresh, s.folders[fresh])
+		next, err := l.Replace(ctx, sp, old.Spec, fresh, s.folders[fresh], false)
 		if err != nil {
 			t.Fatalf("replace %d: %v", i, err)
 		}
@@ -139,7 +139,7 @@ func TestStaleWriter(t *testing.T) {
 	stale, _ := s.open(t)
 	sp, l := s.open(t)
 	s.folders["/new"] = mem.New()
-	if _, err := l.Replace(ctx, sp, "/p2", "/new", s.folders["/new"]); err != nil {
+	if _, err := l.Replace(ctx, sp, "/p2", "/new", s.folders["/new"], false); err != nil {
 		t.Fatal(err)
 	}
 	if err := stale.Put(ctx, "points/late", []byte("a commit")); !errors.Is(err, ErrPlacesChanged) {
@@ -155,7 +155,7 @@ func TestStaleWriter(t *testing.T) {
 		t.Errorf("size: %v", err)
 	}
 	readAll(t, stale, all, "what is there")
-	if _, err := l.Replace(ctx, stale, "/p3", "/newer", mem.New()); !errors.Is(err, ErrPlacesChanged) {
+	if _, err := l.Replace(ctx, stale, "/p3", "/newer", mem.New(), false); !errors.Is(err, ErrPlacesChanged) {
 		t.Errorf("a second replacement of the same list: %v", err)
 	}
 }
@@ -179,7 +179,7 @@ func TestReplaceCrash(t *testing.T) {
 				return nil
 			}
 		}
-		_, crashed := l.Replace(t.Context(), sp, "/p1", "/new", s.folders["/new"])
+		_, crashed := l.Replace(t.Context(), sp, "/p1", "/new", s.folders["/new"], false)
 		for _, p := range s.folders {
 			p.Fault = nil
 		}
@@ -194,7 +194,7 @@ func TestReplaceCrash(t *testing.T) {
 			if l2.Generation == 1 {
 				old = "/new"
 			}
-			if _, err := l2.Replace(t.Context(), now, old, "/new", s.folders["/new"]); err != nil {
+			if _, err := l2.Replace(t.Context(), now, old, "/new", s.folders["/new"], false); err != nil {
 				t.Fatalf("stopped at %d (%v): again: %v", n, crashed, err)
 			}
 			now, _ = s.open(t)
@@ -232,5 +232,130 @@ func TestWrongPlaces(t *testing.T) {
 		if m := sp.members[i]; (m.Place != nil) != want {
 			t.Errorf("place %d: %v", i, m.Why)
 		}
+	}
+}
+
+// A mirror with one half gone: everything goes on but what is strict, and the
+// dead half is replaced; so is each of three copies' two.
+func TestMirror(t *testing.T) {
+	for _, shards := range []Shards{{1, 1}, {1, 2}, {2, 2}} {
+		t.Run(shards.String(), func(t *testing.T) {
+			ctx := t.Context()
+			s := &site{folders: map[string]*mem.Place{}, zero: Layout{Repository: "r0", Shards: shards}}
+			for i := range shards.Total() {
+				p := NewPlace(fmt.Sprintf("/p%d", i))
+				s.folders[p.Spec] = mem.New()
+				s.zero.Places = append(s.zero.Places, p)
+				if err := s.zero.Identify(ctx, s.folders[p.Spec], p); err != nil {
+					t.Fatal(err)
+				}
+			}
+			all := s.fill(t, 3)
+			for i := range shards.M {
+				delete(s.folders, fmt.Sprintf("/p%d", i))
+			}
+			sp, l := s.open(t)
+			readAll(t, sp, all, "degraded")
+			more := random(77, 30_000)
+			all[hashName(more)], all["points/more"] = more, more[:100]
+			for _, name := range []string{hashName(more), "points/more"} {
+				if err := sp.Put(ctx, name, all[name]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			points := 0
+			if err := sp.List(ctx, "points/", func(backend.Object) error { points++; return nil }); err != nil || points != 4 {
+				t.Fatalf("%d points, %v", points, err)
+			}
+			if _, err := sp.Size(ctx, "points/none"); !errors.Is(err, backend.ErrNotExist) {
+				t.Error(err)
+			}
+			if err := sp.PutStrict(ctx, "gc/1/condemned", []byte("a list")); !errors.Is(err, ErrAway) {
+				t.Errorf("gc decides with m places gone: %v", err)
+			}
+			for i := range shards.M {
+				fresh := fmt.Sprintf("/new%d", i)
+				s.folders[fresh] = mem.New()
+				next, err := l.Replace(ctx, sp, fmt.Sprintf("/p%d", i), fresh, s.folders[fresh], i == 0 && shards.M > 1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if sp, l, err = Open(ctx, []Layout{*next}, s.find, Options{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if r, err := sp.Repair(ctx, RepairOptions{}); err != nil || !r.Whole() {
+				t.Fatalf("repair: %+v, %v", r, err)
+			}
+			sp, l = s.open(t)
+			if l.Generation != shards.M {
+				t.Errorf("the first list leads to generation %d", l.Generation)
+			}
+			readAll(t, sp, all, "replaced")
+			if found, err := sp.Audit(ctx, true, nil); err != nil || len(found) > 0 {
+				t.Errorf("audit: %v, %v", found, err)
+			}
+			if err := sp.PutStrict(ctx, "gc/1/condemned", []byte("a list")); err != nil {
+				t.Errorf("strict: %v", err)
+			}
+		})
+	}
+}
+
+// Whoever listed while a restore point may have been out of sight decides
+// nothing by that list.
+func TestPartialViewDecidesNothing(t *testing.T) {
+	ctx := t.Context()
+	c := newCluster(t, 2, Shards{1, 1})
+	c.down.Store(0b10)
+	if err := c.Put(ctx, "points/a", []byte("a commit")); err != nil {
+		t.Fatal(err)
+	}
+	c.down.Store(0b01)
+	gc := c.open(t, Shards{1, 1})
+	n := 0
+	if err := gc.List(ctx, "points/", func(backend.Object) error { n++; return nil }); err != nil || n != 0 {
+		t.Fatalf("%d points, %v", n, err)
+	}
+	c.down.Store(0)
+	if err := gc.PutStrict(ctx, "gc/1/final", []byte("delete all")); !errors.Is(err, ErrAway) {
+		t.Errorf("a list that misses a point was decided: %v", err)
+	}
+	if len(gc.Warnings()) == 0 {
+		t.Error("not told")
+	}
+	if err := c.open(t, Shards{1, 1}).PutStrict(ctx, "gc/1/final", []byte("a good list")); err != nil {
+		t.Error(err)
+	}
+}
+
+// Place ls tells read-only, away and behind apart.
+func TestStates(t *testing.T) {
+	s := newSite(t)
+	s.fill(t, 2)
+	delete(s.folders, "/p1")
+	s.folders["/p2"].Fault = func(op, _ string) error {
+		if op == "put" || op == "delete" {
+			return errDown
+		}
+		return nil
+	}
+	sp, _ := s.open(t)
+	if err := sp.Put(t.Context(), "points/late", []byte("a commit")); err != nil {
+		t.Fatal(err)
+	}
+	sp, l := s.open(t)
+	states, err := sp.States(t.Context(), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"ok", "away", "read-only", "ok", "ok", "ok"} {
+		if states[i].State != want || (want == "ok") != (states[i].Why == "") {
+			t.Errorf("place %d: %+v, want %s", i, states[i], want)
+		}
+	}
+	s.folders["/p2"].Fault = nil
+	if states, err = sp.States(t.Context(), l); err != nil || states[2].State != "behind" || states[2].Missing != 1 {
+		t.Errorf("behind: %+v, %v", states[2], err)
 	}
 }

@@ -25,7 +25,7 @@ func TestQuorumsMeet(t *testing.T) {
 	models(func(k, m int) {
 		n := k + m
 		s := &Spread{shards: Shards{k, m}, members: make([]*member, n)}
-		commit, strict, seen := s.commitQuorum(), s.strictQuorum(), s.seenQuorum()
+		commit, strict, seen, least := s.commitQuorum(), s.strictQuorum(), s.seenQuorum(), s.leastQuorum()
 		for a := range uint32(1) << n {
 			for b := range uint32(1) << n {
 				if a&b != 0 {
@@ -38,12 +38,15 @@ func TestQuorumsMeet(t *testing.T) {
 				if na >= strict && nb >= strict {
 					t.Errorf("%d+%d: two aborts, on %b and %b", k, m, a, b)
 				}
+				if na >= strict && nb >= least {
+					t.Errorf("%d+%d: strictly decided on %b, and not seen from %b", k, m, a, b)
+				}
 				if (na >= commit || na >= strict) && nb >= seen {
 					t.Errorf("%d+%d: decided on %b, and not seen from %b", k, m, a, b)
 				}
 			}
 		}
-		if seen > n-m && m < k {
+		if least > n-m {
 			t.Errorf("%d+%d: with m places gone nothing can be listed", k, m)
 		}
 	})

@@ -49,6 +49,7 @@ type RepairReport struct {
 	Packs      int       `json:"packs"`
 	Away       []string  `json:"places_away"`
 	Incomplete []string  `json:"packs_incomplete"` // fewer than k shards: cannot be made anew
+	Leftover   int       `json:"packs_leftover"`   // the same, of a run that died: no point needs them
 	Undecided  []string  `json:"objects_undecided"`
 	Failed     []Finding `json:"failed"`
 }
@@ -82,6 +83,7 @@ type mender struct {
 	o         RepairOptions
 	condemned map[string]bool
 	gone      map[string]bool // packs deleted while a place was away
+	ended     map[string]bool
 	old       *member
 
 	mu     sync.Mutex
@@ -120,6 +122,7 @@ func (s *Spread) Repair(ctx context.Context, o RepairOptions) (*RepairReport, er
 	if err != nil {
 		return nil, err
 	}
+	r.ended = endedSessions(all)
 	reached := r.reachable(ctx)
 	if err := r.control(ctx, all, reached); err != nil {
 		return nil, err
@@ -209,7 +212,7 @@ func (r *mender) controlOne(ctx context.Context, name string, reached uint32) er
 		return nil // deleted since
 	}
 	if !v.decided {
-		if v = r.decide(ctx, name, v, reached); v == nil {
+		if v = r.decide(ctx, name, reached); v == nil {
 			r.report.Undecided = append(r.report.Undecided, name)
 			return ctx.Err()
 		}
@@ -221,6 +224,10 @@ func (r *mender) controlOne(ctx context.Context, name string, reached uint32) er
 	for i, m := range r.members {
 		c := v.copies[i]
 		if reached&(1<<i) == 0 || c.err == nil && c.print == v.best.print {
+			continue
+		}
+		if c.err != nil && !proven(c.err) {
+			r.failed(m, name, c.err)
 			continue
 		}
 		wrong := !c.absent() // another content, or one that cannot be read
@@ -246,14 +253,15 @@ func (r *mender) controlOne(ctx context.Context, name string, reached uint32) er
 
 // decide settles a name that too few places hold, if all places can be asked;
 // nil when that is not possible now.
-func (r *mender) decide(ctx context.Context, name string, v *view, reached uint32) *view {
+func (r *mender) decide(ctx context.Context, name string, reached uint32) *view {
 	if bits.OnesCount32(reached) < len(r.members) {
 		return nil
 	}
 	if err := r.settleOne(ctx, name); err != nil && ctx.Err() != nil {
 		return nil
 	}
-	if v = r.compare(ctx, name); !v.decided && r.deadlocked(v, reached) {
+	v := r.compare(ctx, name)
+	if !v.decided && r.deadlocked(v, reached) {
 		return r.breakTie(name, v)
 	}
 	if !v.decided {
@@ -345,11 +353,7 @@ func (r *mender) pack(ctx context.Context, o *object, reached uint32) error {
 			return ctx.Err()
 		}
 		if a, err = r.withOld(ctx, o.name, order, err); err != nil {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			if len(r.report.Incomplete) < maxFindings {
-				r.report.Incomplete = append(r.report.Incomplete, err.Error())
-			}
+			r.incomplete(o.name, err)
 			return nil
 		}
 	}
@@ -358,6 +362,10 @@ func (r *mender) pack(ctx context.Context, o *object, reached uint32) error {
 			continue
 		}
 		m := r.at(order, i)
+		if !proven(bad) {
+			r.failed(m, shardName(o.name, i), bad)
+			continue
+		}
 		if err := r.putMade(ctx, m, o.name, i, a.objects[i], !errors.Is(bad, backend.ErrNotExist)); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -367,6 +375,35 @@ func (r *mender) pack(ctx context.Context, o *object, reached uint32) error {
 	}
 	r.forget(o.name)
 	return nil
+}
+
+// incomplete counts a pack that cannot be made whole. One whose session has
+// no decision was never stored: its run died, or stores it just now.
+func (r *mender) incomplete(pack string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ended != nil && !r.ended[sessionOf(pack)] {
+		r.report.Leftover++
+	} else if len(r.report.Incomplete) < maxFindings {
+		r.report.Incomplete = append(r.report.Incomplete, err.Error())
+	}
+}
+
+// sessionOf gives the session of a pack's name: what is between the slashes.
+func sessionOf(pack string) string {
+	session, _, _ := strings.Cut(strings.TrimPrefix(pack, packsPrefix), "/")
+	return session
+}
+
+// endedSessions gives the sessions that have a decision.
+func endedSessions(all []*object) map[string]bool {
+	out := map[string]bool{}
+	for _, o := range all {
+		if id, ok := strings.CutPrefix(o.name, "points/"); ok {
+			out[id] = true
+		}
+	}
+	return out
 }
 
 // putMade puts a shard that was made; a wrong one is deleted before.
@@ -394,6 +431,12 @@ func (r *mender) putMade(ctx context.Context, m *member, pack string, i int, dat
 		r.report.Rebuilt++
 	}
 	return nil
+}
+
+// proven says whether an object is known to be missing, wrong or unreadable: a
+// place that does not answer proves nothing.
+func proven(err error) bool {
+	return !errors.Is(err, errGone) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 }
 
 // withOld makes a pack that lacks shards with those of a place that was
@@ -513,7 +556,7 @@ func (s *Spread) Audit(ctx context.Context, readAll bool, progress Progress) ([]
 			gone[packsPrefix+pack] = true
 		}
 	}
-	a := &auditor{Spread: s, readAll: readAll, findings: []Finding{}, away: make([]bool, len(s.members))}
+	a := &auditor{Spread: s, readAll: readAll, findings: []Finding{}, away: make([]bool, len(s.members)), ended: endedSessions(all)}
 	s.each(func(i int, m *member) {
 		if err := m.there(ctx); err != nil {
 			a.away[i] = true
@@ -548,10 +591,18 @@ type auditor struct {
 	*Spread
 	readAll bool
 	away    []bool // told of once
+	ended   map[string]bool
 
 	mu       sync.Mutex
 	findings []Finding
 	counted  int
+}
+
+// foundShard leaves out what a run misses that has not ended, or died.
+func (a *auditor) foundShard(m *member, pack string, i int, err error) {
+	if a.ended[sessionOf(pack)] || !errors.Is(err, backend.ErrNotExist) {
+		a.found(m, shardName(pack, i), err)
+	}
 }
 
 func (a *auditor) found(m *member, object string, err error) {
@@ -568,7 +619,7 @@ func (a *auditor) pack(ctx context.Context, o *object) {
 		if x, err := a.assemble(ctx, o.name, order); err == nil {
 			for i, bad := range x.bad {
 				if bad != nil && !a.away[order[i%len(order)]] {
-					a.found(a.at(order, i), shardName(o.name, i), bad)
+					a.foundShard(a.at(order, i), o.name, i, bad)
 				}
 			}
 			return
@@ -583,7 +634,7 @@ func (a *auditor) pack(ctx context.Context, o *object) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			a.found(m, shardName(o.name, i), err)
+			a.foundShard(m, o.name, i, err)
 		}
 	}
 }

@@ -83,6 +83,7 @@ type Spread struct {
 	lru       list.List       // of *packInfo, newest first
 	unsettled map[string]bool // control objects that were seen on too few places
 	trouble   map[string]*trouble
+	partial   bool // something may not have been seen
 }
 
 var (
@@ -154,9 +155,35 @@ func (s *Spread) strictQuorum() int {
 func (s *Spread) settledQuorum() int { return max(s.commitQuorum(), s.strictQuorum()) }
 
 // seenQuorum is how many places must have been asked so that nothing that
-// counts was missed.
+// counts was missed, leastQuorum so that nothing strict was. Of k places that
+// are left, where k <= m, the former are too many: then what was stored while
+// just these were away may not be seen, which is told, and nothing strict is
+// put any more by whoever has seen so little.
 func (s *Spread) seenQuorum() int {
 	return len(s.members) - min(s.commitQuorum(), s.strictQuorum()) + 1
+}
+
+func (s *Spread) leastQuorum() int { return len(s.members) - s.strictQuorum() + 1 }
+
+// sawOnly notes how many places were asked.
+func (s *Spread) sawOnly(n int) {
+	if n >= s.seenQuorum() {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.partial = true
+}
+
+// sawAll gives an error when something may have been missed that a strict
+// object would rest on.
+func (s *Spread) sawAll() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.partial {
+		return fmt.Errorf("%w: some were away when this run looked at what is stored, so that it may have missed a restore point; nothing was decided; run it again when they are back", ErrAway)
+	}
+	return nil
 }
 
 // order gives the places in a pack's or name's own order (rendezvous
@@ -250,6 +277,9 @@ func (s *Spread) PutStrict(ctx context.Context, name string, data []byte) error 
 			return s.putPack(ctx, name, data)
 		}
 		if err := s.settle(ctx); err != nil {
+			return err
+		}
+		if err := s.sawAll(); err != nil {
 			return err
 		}
 		return s.putControl(ctx, name, data, s.strictQuorum(), true)
@@ -358,9 +388,10 @@ func (s *Spread) surveyUnguarded(ctx context.Context, prefix string) ([]*object,
 			reached++
 		}
 	}
-	if reached < s.seenQuorum() {
-		return nil, s.awayError("listing what is stored", s.seenQuorum(), errs)
+	if reached < s.leastQuorum() {
+		return nil, s.awayError("listing what is stored", s.leastQuorum(), errs)
 	}
+	s.sawOnly(reached)
 	byName := map[string]*object{}
 	for i, l := range lists {
 		if errs[i] != nil {

@@ -182,7 +182,7 @@ func TestAnyPlacesGone(t *testing.T) {
 	if _, err := backend.Get(ctx, c.open(t, Shards{4, 2}), "packs/s/4", 1<<30); !errors.Is(err, ErrAway) || errors.Is(err, backend.ErrNotExist) {
 		t.Errorf("with three places gone: %v", err)
 	}
-	if _, err := c.open(t, Shards{4, 2}).Size(ctx, "points/none"); errors.Is(err, backend.ErrNotExist) != (c.seenQuorum() <= 3) {
+	if _, err := c.open(t, Shards{4, 2}).Size(ctx, "points/none"); errors.Is(err, backend.ErrNotExist) != (c.leastQuorum() <= 3) {
 		t.Errorf("with three places gone: %v", err)
 	}
 }
@@ -557,6 +557,9 @@ func TestIncompletePack(t *testing.T) {
 	data := random(8, 100_000)
 	name := hashName(data)
 	if err := c.Put(ctx, name, data); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Put(ctx, "points/"+sessionOf(name), []byte("a commit")); err != nil {
 		t.Fatal(err)
 	}
 	order := c.order(name)

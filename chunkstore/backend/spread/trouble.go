@@ -80,6 +80,9 @@ func (s *Spread) Warnings() []string {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.partial {
+		out = append(out, "so many places are away that a restore point made without those that are left may not be shown")
+	}
 	for _, m := range s.members {
 		t := s.trouble[m.ID]
 		if t == nil || m.Place == nil && t.missed == 0 && t.parity == 0 {

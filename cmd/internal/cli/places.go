@@ -179,6 +179,9 @@ func (a *app) tellRepair(r *spread.RepairReport) {
 	if !r.Whole() {
 		verdict = "NOT all is up to date: see above"
 	}
+	if r.Leftover > 0 {
+		fmt.Fprintf(a.stdout, "%d packs of runs that died have too few shards: no restore point needs them\n", r.Leftover)
+	}
 	fmt.Fprintf(a.stdout, "looked at %d packs; copied %d objects, made %d shards, replaced %d damaged ones, removed %d of deleted packs, wrote %s: %s\n",
 		r.Packs, r.Copied, r.Rebuilt, r.Replaced, r.Removed, bytesOf(r.Bytes), verdict)
 }
@@ -258,7 +261,8 @@ func (a *app) printPlaces(states []spread.PlaceState, shards spread.Shards) erro
 }
 
 func (a *app) placeReplaceCmd() *cobra.Command {
-	return &cobra.Command{
+	var lost bool
+	c := &cobra.Command{
 		Use:   "replace OLD NEW",
 		Short: "Put a new place where an old or lost one was",
 		Long: `Put a new place, an empty folder, where an old or lost one was, and make what it
@@ -275,7 +279,7 @@ list of places was stored already and only shards are missing: cairn repair plac
 		Args: args(2, 2),
 		RunE: func(c *cobra.Command, argv []string) error {
 			return a.withCatalogue(c.Context(), commandCache, func(repo *wire.Repo, _ *wire.Catalogue) error {
-				r, err := repo.ReplacePlace(c.Context(), argv[0], argv[1], a.reporter().Items)
+				r, err := repo.ReplacePlace(c.Context(), argv[0], argv[1], lost, a.reporter().Items)
 				if err != nil {
 					return err
 				}
@@ -283,4 +287,6 @@ list of places was stored already and only shards are missing: cairn repair plac
 			})
 		},
 	}
+	c.Flags().BoolVar(&lost, "others-lost", false, "all other places that are away are lost for good, too: do not wait for them")
+	return c
 }

@@ -150,8 +150,8 @@ func (r *Repo) PlaceStates(ctx context.Context) ([]spread.PlaceState, spread.Sha
 }
 
 // ReplacePlace puts a new place where an old one was, which may be lost, and
-// makes its shards.
-func (r *Repo) ReplacePlace(ctx context.Context, old, spec string, prog spread.Progress) (*spread.RepairReport, error) {
+// makes its shards. With othersLost all other places that are away are, too.
+func (r *Repo) ReplacePlace(ctx context.Context, old, spec string, othersLost bool, prog spread.Progress) (*spread.RepairReport, error) {
 	p, err := r.places()
 	if err != nil {
 		return nil, err
@@ -168,7 +168,7 @@ func (r *Repo) ReplacePlace(ctx context.Context, old, spec string, prog spread.P
 	if err != nil {
 		return nil, err
 	}
-	next, err := p.layout.Replace(ctx, p.Spread, old, spec, fresh)
+	next, err := p.layout.Replace(ctx, p.Spread, old, spec, fresh, othersLost)
 	if cerr := fresh.Close(); err == nil {
 		err = cerr
 	}
