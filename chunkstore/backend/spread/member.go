@@ -215,7 +215,8 @@ func (m *member) put(ctx context.Context, name string, data []byte) error {
 // read gives n bytes of an object.
 func (m *member) read(ctx context.Context, name string, off int64, n int) ([]byte, error) {
 	b := make([]byte, n)
-	err := m.do(ctx, m.o.ReadLimit, func(ctx context.Context, _ func()) error { return m.Place.ReadAt(ctx, name, b, off) })
+	limit := m.o.ReadLimit + time.Duration(n>>20)*m.o.PutLimit/30 // repair reads whole shards
+	err := m.do(ctx, limit, func(ctx context.Context, _ func()) error { return m.Place.ReadAt(ctx, name, b, off) })
 	if err != nil {
 		return nil, err // and not b: it may still be written to
 	}

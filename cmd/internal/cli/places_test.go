@@ -98,6 +98,10 @@ func TestPlacesLife(t *testing.T) {
 	h.img = append(bytes.Clone(h.img), bytes.Repeat([]byte("new data"), 1<<14)...)
 	h.addPoint(h.img, at.Add(24*time.Hour))
 	h.reads()
+	// What is stored on fewer places than it should be is a warning.
+	if _, errs := h.must(exitWarnings, "catalogue", "web01@latest"); !strings.Contains(errs, "fewer places than") {
+		t.Errorf("a degraded put is not told: %s", errs)
+	}
 	if out, _ := h.must(exitDamage, "check"); !strings.Contains(out, h.places[4]) {
 		t.Errorf("check: %s", out)
 	}
