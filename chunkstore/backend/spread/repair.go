@@ -15,10 +15,11 @@ import (
 	"cairn/chunkstore/backend"
 )
 
-// A Finding is an object that is not as it should be on one place.
+// A Finding is an object that is not as it should be on one place, or a place
+// that is away: then there is no object.
 type Finding struct {
 	Place  string `json:"place"`
-	Object string `json:"object"`
+	Object string `json:"object,omitempty"`
 	Error  string `json:"error"`
 }
 
@@ -172,7 +173,7 @@ func (r *mender) failed(m *member, object string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err != nil && len(r.report.Failed) < maxFindings {
-		r.report.Failed = append(r.report.Failed, Finding{m.Spec, object, root(err).Error()})
+		r.report.Failed = append(r.report.Failed, Finding{Place: m.Spec, Object: object, Error: root(err).Error()})
 	}
 }
 
@@ -560,7 +561,7 @@ func (s *Spread) Audit(ctx context.Context, readAll bool, progress Progress) ([]
 	s.each(func(i int, m *member) {
 		if err := m.there(ctx); err != nil {
 			a.away[i] = true
-			a.found(m, "all of it", err)
+			a.found(m, "", err)
 		}
 	})
 	add, end := progress("comparing the places", int64(len(all)))
@@ -609,7 +610,7 @@ func (a *auditor) found(m *member, object string, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.counted++; a.counted <= maxFindings {
-		a.findings = append(a.findings, Finding{m.Spec, object, root(err).Error()})
+		a.findings = append(a.findings, Finding{Place: m.Spec, Object: object, Error: root(err).Error()})
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
 	"cairn/chunkstore/backend/local"
@@ -210,16 +212,32 @@ func BenchmarkFullBackup(b *testing.B) {
 	for _, l := range layouts {
 		b.Run(l.name, func(b *testing.B) {
 			b.SetBytes(int64(len(img)))
+			var cpu time.Duration // wall time says little on a host that does other things
 			for b.Loop() {
 				b.StopTimer()
 				s := newStore(b, l.open(b))
+				before := cpuTime(b)
 				b.StartTimer()
 				if _, _, err := backup(b.Context(), s, img, func(int) {}); err != nil {
 					b.Fatal(err)
 				}
+				b.StopTimer()
+				cpu += cpuTime(b) - before
+				b.StartTimer()
 			}
+			b.ReportMetric(float64(cpu.Milliseconds())/float64(b.N), "cpu-ms/op")
 		})
 	}
+}
+
+// cpuTime is what the process has used.
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func openSpread(b *testing.B, members []spread.Member, k, m int) backend.Backend {

@@ -33,7 +33,7 @@ readers. --repair mends that first, from parity: see cairn repair places.`,
 			return a.withCatalogue(c.Context(), commandCache, func(repo *wire.Repo, cat *wire.Catalogue) error {
 				start := a.now()
 				places := a.checkPlaces(c.Context(), repo, readData, mend)
-				if places != nil && !errors.Is(places, job.ErrDamage) {
+				if places != nil && !errors.Is(places, job.ErrDamage) && !errors.Is(places, errWarnings) {
 					return places
 				}
 				r, err := job.Check(c.Context(), repo.Store, cat, readData, a.reporter().Work)

@@ -84,7 +84,8 @@ func (a *app) closing(err error) error {
 }
 
 // checkPlaces looks at each place by itself, and mends what it can before if
-// it shall. job.ErrDamage when something is missing or wrong.
+// it shall. job.ErrDamage when something is missing or wrong, errWarnings when
+// places are away.
 func (a *app) checkPlaces(ctx context.Context, repo *wire.Repo, readAll, mend bool) error {
 	if mend {
 		r, err := repo.RepairPlaces(ctx, readAll, a.reporter().Items)
@@ -105,12 +106,23 @@ func (a *app) checkPlaces(ctx context.Context, repo *wire.Repo, readAll, mend bo
 			return err
 		}
 	}
+	damaged := 0
 	for _, f := range found {
-		if !a.json {
+		if f.Object != "" {
+			damaged++
+		}
+		switch {
+		case a.json:
+		case f.Object == "":
+			fmt.Fprintf(a.stdout, "away: place %s: %s\n", safe(f.Place), safe(f.Error))
+		default:
 			fmt.Fprintf(a.stdout, "DAMAGE: place %s: %s: %s\n", safe(f.Place), safe(f.Object), safe(f.Error))
 		}
 	}
-	return fmt.Errorf("%w: %d objects are missing or wrong in their places; everything can be read as long as at most as many places as there is parity are; mend it with: cairn repair places --read-data", job.ErrDamage, len(found))
+	if damaged == 0 {
+		return errWarnings
+	}
+	return fmt.Errorf("%w: %d objects are missing or wrong in their places; whether they can still be read from the others is said above; mend them with: cairn repair places --read-data", job.ErrDamage, damaged)
 }
 
 func (a *app) repairPlacesCmd() *cobra.Command {
@@ -180,7 +192,7 @@ func (a *app) tellRepair(r *spread.RepairReport) {
 		verdict = "NOT all is up to date: see above"
 	}
 	if r.Leftover > 0 {
-		fmt.Fprintf(a.stdout, "%d packs of runs that died have too few shards: no restore point needs them\n", r.Leftover)
+		fmt.Fprintf(a.stdout, "%d packs of runs that died, or are not at their end, have too few shards: no restore point needs them\n", r.Leftover)
 	}
 	fmt.Fprintf(a.stdout, "looked at %d packs; copied %d objects, made %d shards, replaced %d damaged ones, removed %d of deleted packs, wrote %s: %s\n",
 		r.Packs, r.Copied, r.Rebuilt, r.Replaced, r.Removed, bytesOf(r.Bytes), verdict)

@@ -102,7 +102,7 @@ func TestPlacesLife(t *testing.T) {
 	if _, errs := h.must(exitWarnings, "catalogue", "web01@latest"); !strings.Contains(errs, "fewer places than") {
 		t.Errorf("a degraded put is not told: %s", errs)
 	}
-	if out, _ := h.must(exitDamage, "check"); !strings.Contains(out, h.places[4]) {
+	if out, _ := h.must(exitWarnings, "check"); !strings.Contains(out, "away: place "+h.places[4]) {
 		t.Errorf("check: %s", out)
 	}
 	if st := h.states(exitWarnings); st[h.places[1]].State != "away" || st[h.places[0]].State != "ok" {
@@ -111,6 +111,9 @@ func TestPlacesLife(t *testing.T) {
 
 	// One comes back.
 	move(t, away, h.places[1])
+	if out, _ := h.must(exitDamage, "check"); !strings.Contains(out, "DAMAGE: place "+h.places[1]) {
+		t.Errorf("check: %s", out)
+	}
 	if st := h.states(exitWarnings)[h.places[1]]; st.State != "behind" || st.Missing == 0 {
 		t.Errorf("back: %+v", st)
 	}
