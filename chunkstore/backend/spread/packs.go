@@ -62,10 +62,12 @@ func (s *Spread) encodeShards(name string, data []byte) ([][]byte, error) {
 	shards := make([][]byte, s.shards.Total())
 	rest := data
 	for i := range objects {
-		objects[i] = make([]byte, g.objectSize())
+		objects[i] = s.buffer(int(g.objectSize()))
 		shards[i] = objects[i][g.headerSize():]
 		if i < g.k {
-			rest = rest[copy(shards[i], rest):]
+			n := copy(shards[i], rest)
+			clear(shards[i][n:])
+			rest = rest[n:]
 		}
 	}
 	if err := s.rs.Encode(shards); err != nil {
@@ -91,6 +93,21 @@ func (s *Spread) encodeShards(name string, data []byte) ([][]byte, error) {
 		return nil, errors.New("parity does not fit what was encoded: this machine's memory or CPU is faulty; nothing wrong was stored")
 	}
 	return objects, nil
+}
+
+// buffer gives n bytes that may hold anything; recycle takes back what nobody
+// reads any more.
+func (s *Spread) buffer(n int) []byte {
+	if b, ok := s.buffers.Get().(*[]byte); ok && cap(*b) >= n && cap(*b) <= 2*n {
+		return (*b)[:n]
+	}
+	return make([]byte, n, n+n/16) // the next pack may be a little longer
+}
+
+func (s *Spread) recycle(objects [][]byte) {
+	for _, o := range objects {
+		s.buffers.Put(&o)
+	}
 }
 
 // leastShards is how many must be durable so that a pack counts as stored.
@@ -134,7 +151,8 @@ func (s *Spread) putPack(ctx context.Context, name string, data []byte) error {
 		}
 	}
 	switch {
-	case stored == len(objects):
+	case stored == len(objects): // so no put is still at work
+		s.recycle(objects)
 		return nil
 	case ctx.Err() != nil && stored < need:
 		return ctx.Err()

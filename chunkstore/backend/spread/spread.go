@@ -77,6 +77,7 @@ type Spread struct {
 	members []*member
 	opts    Options
 	rs      reedsolomon.Encoder
+	buffers sync.Pool // of *[]byte, for shard objects
 
 	mu        sync.Mutex
 	packs     map[string]*packInfo
