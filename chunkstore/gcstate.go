@@ -110,6 +110,29 @@ func (s *Store) readJSON(ctx context.Context, name string, kind RecordKind, into
 	return nil
 }
 
+// Removed gives the names of the packs that a run of gc decided to remove, by
+// object name: nobody makes one of these anew.
+func (s *Store) Removed(ctx context.Context) (map[string]bool, error) {
+	all, err := s.Generations(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]bool{}
+	for _, g := range all {
+		if !g.Final {
+			continue
+		}
+		f, err := s.ReadFinal(ctx, g.N)
+		if err != nil {
+			return nil, err
+		}
+		for _, text := range f.Packs {
+			out[packsPrefix+text] = true
+		}
+	}
+	return out, nil
+}
+
 // condemned are packs that an unfinished run of gc means to remove; the value
 // says who copied what is needed of one, if that is so.
 type condemned map[PackRef]*SessionID

@@ -31,7 +31,11 @@ type Objects struct {
 }
 
 // recordPrefixes are the folders that hold nothing but records.
-var recordPrefixes = []string{intentsPrefix, pointsPrefix, dropsPrefix, pinsPrefix, gcPrefix, repairPrefix, forwardsPrefix, collectorsPrefix, beatsPrefix}
+var recordPrefixes = []string{intentsPrefix, pointsPrefix, dropsPrefix, pinsPrefix, gcPrefix, forwardsPrefix, collectorsPrefix}
+
+// plainPrefixes are the folders whose objects are no records: signs of life, and
+// what package spread keeps for itself.
+var plainPrefixes = []string{beatsPrefix, repairPrefix, placesPrefix}
 
 // ListObjects sorts all objects of a place by their names.
 func ListObjects(ctx context.Context, b backend.Backend) (*Objects, error) {
@@ -48,6 +52,13 @@ func ListObjects(ctx context.Context, b backend.Backend) (*Objects, error) {
 		case strings.HasPrefix(obj.Name, keysPrefix):
 			o.Keys = append(o.Keys, obj.Name)
 			return nil
+		case obj.Name == placeName:
+			return nil
+		}
+		for _, p := range plainPrefixes {
+			if strings.HasPrefix(obj.Name, p) {
+				return nil
+			}
 		}
 		for _, p := range recordPrefixes {
 			if strings.HasPrefix(obj.Name, p) {

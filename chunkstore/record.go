@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -79,6 +80,13 @@ func (s *Store) GetRecord(ctx context.Context, name string, want RecordKind) ([]
 // ErrAborted: the session was decided against; what it stored may be used
 // again by the next one.
 var ErrAborted = errors.New("the session was aborted by another host's cleaning; run the backup again")
+
+// IsAbort says whether an object is an abort, by its name and first bytes: a
+// repository of several places needs more of them for one. Nothing is
+// authenticated by it.
+func IsAbort(name string, head []byte) bool {
+	return strings.HasPrefix(name, pointsPrefix) && len(head) >= recordHeader && string(head[:8]) == recordMagic && RecordKind(head[9]) == recordAbort
+}
 
 func (s *Store) sealRecord(name string, kind RecordKind, plain []byte) ([]byte, error) {
 	if len(plain) > maxRecord {

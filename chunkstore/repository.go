@@ -7,9 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"cairn/chunkstore/backend"
+	"cairn/chunkstore/backend/spread"
 	"cairn/chunkstore/chunk"
 	"cairn/chunkstore/pack"
 	"cairn/chunkstore/seal"
@@ -37,7 +39,12 @@ const (
 	forwardsPrefix   = "forwards/"
 	collectorsPrefix = "collectors/"
 	beatsPrefix      = "beats/"
+	placesPrefix     = "places/"
+	placeName        = "place" // package spread's
 )
+
+// FeatureSpread: the repository lies in several places, or has parity.
+const FeatureSpread = "spread1"
 
 // formatVersion of a repository. Part of the on-disk format.
 const formatVersion = 1
@@ -67,6 +74,19 @@ type Config struct {
 	// Sum is BLAKE3-256 of the object with 64 zeros in the sum's place. Those
 	// made before there were sums have none.
 	Sum string `json:"sum,omitempty"`
+
+	// With FeatureSpread: where the repository lay at first, and its parity.
+	Places []spread.Place `json:"places,omitempty"`
+	Shards *spread.Shards `json:"shards,omitempty"`
+}
+
+// Layout is generation 0 of the repository's places; nil when it has no
+// parity.
+func (c *Config) Layout() *spread.Layout {
+	if c.Shards == nil {
+		return nil
+	}
+	return &spread.Layout{Repository: c.ID, Shards: *c.Shards, Places: c.Places}
 }
 
 // InitOptions says how a repository is protected.
@@ -77,6 +97,9 @@ type InitOptions struct {
 	// Recovery is one more secret, to be kept away from every host; "" for none.
 	Recovery string
 	Now      func() time.Time
+	// Layout is where the repository will lie when that is more than one
+	// folder without parity; it gives the repository's ID, too.
+	Layout *spread.Layout
 }
 
 // Init makes a repository in an empty place.
@@ -92,6 +115,9 @@ func Init(ctx context.Context, b backend.Backend, o InitOptions) (*Config, error
 	}
 	c := &Config{Version: formatVersion, ID: randomHex(16), Created: o.Now().UTC().Truncate(time.Second),
 		ChunkSize: chunk.Size, Protection: ProtectionSecret}
+	if l := o.Layout; l != nil {
+		c.ID, c.Features, c.Places, c.Shards = l.Repository, []string{FeatureSpread}, l.Places, &l.Shards
+	}
 	if len(o.Secrets) == 0 && o.Recovery == "" {
 		c.Protection = ProtectionNone
 	}
@@ -133,18 +159,30 @@ func ReadConfig(ctx context.Context, b backend.Backend) (*Config, error) {
 		return nil, fmt.Errorf("repository config: %w: %w; copy the file config from a mirror, it holds no secret", pack.ErrCorrupt, err)
 	}
 	damaged := verifyConfig(body) // of no concern while all that counts can be read; check tells
-	if c.Version != formatVersion || c.ChunkSize != chunk.Size || len(c.Features) > 0 {
+	unknown := slices.DeleteFunc(slices.Clone(c.Features), func(f string) bool { return f == FeatureSpread })
+	if c.Version != formatVersion || c.ChunkSize != chunk.Size || len(unknown) > 0 {
 		if damaged != nil {
 			return nil, fmt.Errorf("repository config: %w", damaged)
 		}
-		return nil, fmt.Errorf("repository of format %d with features %q: this cairn knows format %d without any: use a newer one",
-			c.Version, c.Features, formatVersion)
+		return nil, fmt.Errorf("repository of format %d with features %q: this cairn knows format %d and %q: use a newer one",
+			c.Version, c.Features, formatVersion, FeatureSpread)
+	}
+	if slices.Contains(c.Features, FeatureSpread) != (c.Shards != nil) {
+		return nil, errors.New("repository config: places without shards, or shards without the feature")
+	}
+	if l := c.Layout(); l != nil {
+		if err := l.Check(); err != nil {
+			return nil, fmt.Errorf("repository config: %w", err)
+		}
 	}
 	if id, err := hex.DecodeString(c.ID); err != nil || len(id) != 16 {
 		return nil, fmt.Errorf("repository config: %w: malformed id", pack.ErrCorrupt)
 	}
 	return c, nil
 }
+
+// NewID gives a repository's id.
+func NewID() string { return randomHex(16) }
 
 func randomHex(n int) string {
 	b := make([]byte, n)

@@ -15,6 +15,7 @@ import (
 
 	"cairn/chunkstore/backend"
 	"cairn/chunkstore/backend/mem"
+	"cairn/chunkstore/backend/spread"
 	"cairn/chunkstore/chunk"
 	"cairn/chunkstore/pack"
 	"cairn/chunkstore/seal"
@@ -529,5 +530,41 @@ func TestCommitNeedsEveryPack(t *testing.T) {
 	}
 	if _, err := s.ReadCommit(ctx, w.ID()); !errors.Is(err, backend.ErrNotExist) {
 		t.Errorf("the point exists all the same: %v", err)
+	}
+}
+
+// A repository of several places says so in a feature that older cairns
+// refuse; places without it, and features of later cairns, are refused here.
+func TestConfigOfPlaces(t *testing.T) {
+	ctx := context.Background()
+	l := &spread.Layout{Repository: NewID(), Shards: spread.Shards{K: 1, M: 1}, Places: []spread.Place{spread.NewPlace("/a"), spread.NewPlace("/b")}}
+	m := mem.New()
+	made, err := Init(ctx, m, InitOptions{Now: time.Now, Layout: l})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := ReadConfig(ctx, m)
+	if err != nil || c.ID != l.Repository || made.ID != c.ID || !slices.Equal(c.Features, []string{"spread1"}) || !slices.Equal(c.Layout().Places, l.Places) {
+		t.Errorf("config: %+v, %v", c, err)
+	}
+	for from, to := range map[string]string{`"spread1"`: `"spread2"`, `"/b"`: `"/a"`, `"k": 1`: `"k": 3`, `"features"`: `"feature5"`} {
+		bad := mem.New()
+		body, err := backend.Get(ctx, m, "config", maxConfig)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := bytes.Replace(body, []byte(from), []byte(to), 1)
+		if bytes.Equal(changed, body) {
+			t.Fatalf("no %s in the config", from)
+		}
+		if err := bad.Put(ctx, "config", changed); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadConfig(ctx, bad); err == nil {
+			t.Errorf("a config with %s for %s was taken", to, from)
+		}
+	}
+	if !IsAbort("points/x", append([]byte("CAIRNREC\x01\x03"), make([]byte, 40)...)) || IsAbort("points/x", append([]byte("CAIRNREC\x01\x02"), make([]byte, 40)...)) || IsAbort("points/x", []byte("CAIRNREC")) {
+		t.Error("aborts are not told from commits")
 	}
 }

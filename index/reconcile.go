@@ -14,6 +14,7 @@ import (
 
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
+	"cairn/chunkstore/backend/spread"
 	"cairn/chunkstore/chunk"
 	"cairn/chunkstore/pack"
 	"cairn/index/restorepoint"
@@ -237,6 +238,10 @@ func (x *Index) readNew(ctx context.Context, d difference) error {
 		}
 		g.Go(func() error {
 			kind, ids, err := x.readPack(gctx, ref)
+			if errors.Is(err, spread.ErrAway) && gctx.Err() == nil { // the next run tries again; absent costs an upload at most
+				x.opts.Log.Warn("left out of the index", "object", ref.String(), "error", err.Error())
+				err = backend.ErrNotExist
+			}
 			return take(ref.String(), err, func() error { return x.addPack(ref, kind, ids) })
 		})
 	}

@@ -150,6 +150,15 @@ func TestImportRules(t *testing.T) {
 	}
 }
 
+// TestParityInOneRoom: who computes parity is one package.
+func TestParityInOneRoom(t *testing.T) {
+	for _, p := range listPackages(t) {
+		if slices.Contains(p.Imports, "github.com/klauspost/reedsolomon") && p.room() != "chunkstore/backend/spread" {
+			t.Errorf("%s computes parity: only chunkstore/backend/spread does", p.room())
+		}
+	}
+}
+
 // TestImportRulesCatch shows the rules packages that break them.
 func TestImportRulesCatch(t *testing.T) {
 	for _, c := range []struct {

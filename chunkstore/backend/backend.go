@@ -16,7 +16,8 @@ var (
 	ErrNoSpace = errors.New("the place is full")
 )
 
-// Object names an object and its size in bytes.
+// Object names an object and its size in bytes. Where a pack lies in several
+// pieces a listing's size may be rounded up by a few bytes; Size is exact.
 type Object struct {
 	Name string
 	Size int64
@@ -39,21 +40,6 @@ type Backend interface {
 	List(ctx context.Context, prefix string, fn func(Object) error) error
 	// Delete removes an object; removing what is not there is no error.
 	Delete(ctx context.Context, name string) error
-}
-
-// Strict is a place that tells objects that decide over others apart: package
-// spread asks more of its places for them.
-type Strict interface {
-	PutStrict(ctx context.Context, name string, data []byte) error
-}
-
-// PutStrict is Put of an object that decides over others: an abort, a drop, and
-// all of gc.
-func PutStrict(ctx context.Context, b Backend, name string, data []byte) error {
-	if s, ok := b.(Strict); ok {
-		return s.PutStrict(ctx, name, data)
-	}
-	return b.Put(ctx, name, data)
 }
 
 // Get reads a whole object of at most limit bytes.

@@ -333,12 +333,22 @@ func forget(ctx context.Context, a *actor) error {
 
 // backup makes one point of a VM, on its last one.
 func (a *actor) backup(ctx context.Context, vm int) error {
-	s, store := a.s, a.store()
-	w, err := store.Begin(ctx, s.index, []byte(a.name))
+	w, err := a.store().Begin(ctx, a.s.index, []byte(a.name))
 	if err != nil {
 		return err
 	}
 	defer w.Close()
+	err = a.backUp(ctx, w, vm)
+	if errors.Is(err, backend.ErrNotExist) {
+		if _, derr := a.s.place.Size(ctx, "points/"+w.ID().String()); derr == nil {
+			return chunkstore.ErrAborted // nothing is kept for a session that was decided against
+		}
+	}
+	return err
+}
+
+func (a *actor) backUp(ctx context.Context, w *chunkstore.Session, vm int) error {
+	s, store := a.s, a.store()
 	p := &simPoint{id: w.ID()}
 	var parent *simPoint
 	var base simBody

@@ -28,22 +28,23 @@ func New(b backend.Backend, bytesPerSecond int64) backend.Backend {
 
 // Put implements backend.Backend: it waits until the object may go out.
 func (p place) Put(ctx context.Context, name string, data []byte) error {
-	if err := p.wait(ctx, data); err != nil {
+	if err := p.wait(ctx, len(data)); err != nil {
 		return err
 	}
 	return p.Backend.Put(ctx, name, data)
 }
 
-// PutStrict implements backend.Strict.
+// PutStrict implements backend.Strict for what it limits.
 func (p place) PutStrict(ctx context.Context, name string, data []byte) error {
-	if err := p.wait(ctx, data); err != nil {
+	if err := p.wait(ctx, len(data)); err != nil {
 		return err
 	}
 	return backend.PutStrict(ctx, p.Backend, name, data)
 }
 
-func (p place) wait(ctx context.Context, data []byte) error {
-	for left := len(data); left > 0; {
+// wait returns when so many bytes may go out.
+func (p place) wait(ctx context.Context, bytes int) error {
+	for left := bytes; left > 0; {
 		n := min(left, burst)
 		if err := p.limiter.WaitN(ctx, n); err != nil {
 			return err

@@ -41,6 +41,9 @@ type app struct {
 	json         bool
 	quiet        bool
 	writeLimit   int64 // bytes a second into the repository; 0: none
+
+	repos []*wire.Repo    // that were opened
+	said  map[string]bool // warnings of their places
 }
 
 // Run is the program: it gives the exit code.
@@ -65,7 +68,7 @@ func Run(ctx context.Context, version string, args []string, stdin io.Reader, st
 func (a *app) run(ctx context.Context, args []string) int {
 	root := a.root()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	err := a.closing(root.ExecuteContext(ctx))
 	if err != nil && !errors.Is(err, errWarnings) {
 		if ctx.Err() != nil && !errors.Is(err, job.ErrNotReleased) {
 			err = errors.New("interrupted: stopped before the end; run the command again") // the inner errors are only echoes
@@ -120,7 +123,7 @@ beginning of its ID.
 	c.SetErr(a.stderr)
 	c.SetIn(a.stdin)
 	f := c.PersistentFlags()
-	f.StringVarP(&a.repo, "repo", "r", a.getenv("CAIRN_REPOSITORY"), "repository folder (or CAIRN_REPOSITORY)")
+	f.StringVarP(&a.repo, "repo", "r", a.getenv("CAIRN_REPOSITORY"), "repository folder, or any of its places (or CAIRN_REPOSITORY)")
 	f.StringVar(&a.passwordFile, "password-file", a.getenv("CAIRN_PASSWORD_FILE"), "file whose first line is the passphrase or age identity, or an SSH private key (or CAIRN_PASSWORD_FILE)")
 	f.BoolVar(&a.json, "json", false, "print JSON: one object, or a line per message")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print results and errors only")
@@ -154,6 +157,7 @@ beginning of its ID.
 		a.checkCmd(),
 		a.copyCmd(),
 		a.repairCmd(),
+		a.placeCmd(),
 		a.demoCmd(),
 		a.guardianCmd(),
 		a.versionCmd(),
@@ -196,7 +200,7 @@ func (a *app) open(ctx context.Context) (*wire.Repo, error) {
 	if a.repo == "" {
 		return nil, usagef("no repository named: use -r FOLDER or CAIRN_REPOSITORY")
 	}
-	return wire.OpenLimited(ctx, a.repo, a.secret(), a.dirs(), a.writeLimit)
+	return a.opened(wire.OpenLimited(ctx, a.repo, a.secret(), a.dirs(), a.writeLimit))
 }
 
 func (a *app) secret() wire.Secret {

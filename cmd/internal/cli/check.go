@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,6 +64,10 @@ first, no longer than --files-time; what was not looked at any more is said.
   cairn check --read-data --repair                from the place's own parity
   cairn check --read-data --repair --from MIRROR  else from a copy of this
                                     repository's folder or bucket (rsync, rclone)
+
+Of a repository with parity each place is looked at by itself, too: what it misses,
+and with --read-data what of it is damaged, also where parity hides that from
+readers; --repair mends that first: see cairn repair places.
 
 Each object is taken only when its name or its seal proves it to be the right one,
 and put only in the place of one that is missing or proven bad. An object that
@@ -149,6 +154,13 @@ func (a *app) check(ctx context.Context, f checkFlags) error {
 		if f.filesTime > 0 && repo.Store.MayRead() == nil {
 			o.Files = cat.FindFiles(f.filesTime)
 		}
+		var places error
+		if repo.Store.Config.Layout() != nil {
+			places = a.checkPlaces(ctx, repo, o.ReadData, f.repair)
+			if places != nil && !errors.Is(places, job.ErrDamage) && !errors.Is(places, errWarnings) {
+				return places
+			}
+		}
 		a.beginShare(o.Share, f, repo.Store.Config.ID)
 		r, err := job.Check(ctx, repo.Store, cat, o)
 		if err != nil {
@@ -158,7 +170,7 @@ func (a *app) check(ctx context.Context, f checkFlags) error {
 		if o.ReadData && repo.Store.MayRead() != nil {
 			a.say("note: guests' data was read as it is stored, each pack against its name; this key cannot open it and hold each chunk against its ID: one of kind restore or all can")
 		}
-		return a.concludeCheck(r, a.now().Sub(start))
+		return cmp.Or(a.concludeCheck(r, a.now().Sub(start)), places)
 	})
 }
 

@@ -7,12 +7,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"cairn/chunkstore"
+	"cairn/chunkstore/backend/spread"
 	"cairn/chunkstore/seal"
 	"cairn/cmd/internal/wire"
 )
 
 func (a *app) initCmd() *cobra.Command {
 	var plain, noRecovery bool
+	var places []string
+	var shards string
 	c := &cobra.Command{
 		Use:   "init [FOLDER]",
 		Short: "Make a repository",
@@ -26,7 +29,20 @@ away from this host. Without the passphrase and the recovery key nothing can be
 read again. More keys, also such that cannot read guests' files: cairn key --help
 
 --no-encryption leaves the keys in the repository: whoever can read the folder
-can read every guest's files, and can change them unseen.`,
+can read every guest's files, and can change them unseen.
+
+--shards K+M cuts everything that is stored into K pieces and M of parity: any K of
+them give it back. With one --place for each of them (folders on different disks or
+machines) any M places may be lost, read-only or wrong, and backups and restores go
+on. FOLDER is then a small folder that knows them; each of the places opens the
+repository as well. Without --place all pieces lie in FOLDER: against bits that rot,
+not against a disk that dies.
+
+  cairn init /backup/repo --shards 4+2 --place /mnt/d1 --place /mnt/d2 --place /mnt/d3 \
+      --place /mnt/d4 --place /mnt/d5 --place /mnt/d6
+  cairn init /backup/repo --shards 1+1 --place /mnt/d1 --place /mnt/d2      a mirror
+
+See then: cairn place ls`,
 		Args: args(0, 1),
 		RunE: func(c *cobra.Command, argv []string) error {
 			path := a.repo
@@ -35,6 +51,13 @@ can read every guest's files, and can change them unseen.`,
 			}
 			if path == "" {
 				return usagef("name the folder: cairn init FOLDER")
+			}
+			var parity spread.Shards
+			if shards != "" || len(places) > 0 {
+				var err error
+				if parity, err = placesOf(places, shards); err != nil {
+					return err
+				}
 			}
 			o := chunkstore.InitOptions{Now: a.now}
 			recovery := ""
@@ -51,14 +74,25 @@ can read every guest's files, and can change them unseen.`,
 					o.Recovery = recovery
 				}
 			}
-			cfg, err := wire.InitRepo(c.Context(), path, o)
+			var cfg *chunkstore.Config
+			var err error
+			if parity != (spread.Shards{}) {
+				cfg, err = wire.InitSpread(c.Context(), path, places, parity, o)
+			} else {
+				cfg, err = wire.InitRepo(c.Context(), path, o)
+			}
 			if err != nil {
 				return err
 			}
 			if a.json {
-				return a.printJSON(map[string]any{"message_type": "initialized", "id": cfg.ID, "repository": path, "protection": cfg.Protection, "recovery_key": recovery})
+				return a.printJSON(map[string]any{"message_type": "initialized", "id": cfg.ID, "repository": path, "protection": cfg.Protection, "recovery_key": recovery, "shards": cfg.Shards, "places": cfg.Places})
 			}
 			fmt.Fprintf(a.stdout, "made repository %s at %s\n", cfg.ID[:8], path)
+			if cfg.Shards != nil && len(cfg.Places) > 1 {
+				fmt.Fprintf(a.stdout, "%s shards in %d places: any %d of them may be lost.\n", cfg.Shards, len(cfg.Places), cfg.Shards.M)
+			} else if cfg.Shards != nil {
+				fmt.Fprintf(a.stdout, "%s shards in one place: of each pack any %d may be damaged.\n", cfg.Shards, cfg.Shards.M)
+			}
 			if plain {
 				fmt.Fprintln(a.stdout, "It is NOT encrypted: whoever can read this folder can read every guest's files.")
 			}
@@ -69,6 +103,8 @@ can read every guest's files, and can change them unseen.`,
 		},
 	}
 	c.Flags().BoolVar(&plain, "no-encryption", false, "leave the keys in the repository, readable for everybody who can read it")
+	c.Flags().StringArrayVar(&places, "place", nil, "a folder that holds a part of the repository; once for each shard (needs --shards)")
+	c.Flags().StringVar(&shards, "shards", "", "keep parity: K+M, like 4+2")
 	c.Flags().BoolVar(&noRecovery, "no-recovery-key", false, "make no recovery key: a lost passphrase then is a lost repository")
 	return c
 }

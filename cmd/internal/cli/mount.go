@@ -157,7 +157,7 @@ func (a *app) openForMount(ctx context.Context) (*wire.Repo, error) {
 		return nil, err
 	}
 	given := wire.Secret{Prompt: func(string) (string, error) { return string(b), nil }}
-	return wire.OpenRepo(ctx, a.repo, given, a.dirs())
+	return a.opened(wire.OpenRepo(ctx, a.repo, given, a.dirs()))
 }
 
 // mountBackground starts the server as a process of its own and returns when

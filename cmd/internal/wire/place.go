@@ -19,12 +19,31 @@ type sweeper interface {
 	Sweep(now time.Time, age time.Duration) (removed int, err error)
 }
 
-// OpenPlace opens the place that spec names: a folder. backend.ErrNotExist
-// when there is none.
-func OpenPlace(_ context.Context, spec string) (Place, error) {
+// OpenPlace opens the place that spec names, or, where that belongs to a
+// repository of several places, all of them. backend.ErrNotExist when there is
+// none.
+func OpenPlace(ctx context.Context, spec string) (Place, error) {
+	place, err := openOne(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return openSpread(ctx, spec, place)
+}
+
+// openOne opens the place that spec names by itself: a folder.
+func openOne(_ context.Context, spec string) (Place, error) {
 	place, err := local.Open(spec)
 	if err != nil {
 		return nil, err // not the nil *local.Dir in an interface
+	}
+	return place, nil
+}
+
+// createOne makes a place that spec names, if need be, and opens it.
+func createOne(_ context.Context, spec string) (Place, error) {
+	place, err := local.Create(spec)
+	if err != nil {
+		return nil, err
 	}
 	return place, nil
 }

@@ -124,12 +124,7 @@ func (r *Repo) IndexDir() string { return filepath.Join(r.Dirs.Cache, r.Store.Co
 // InitRepo makes a repository in a new or empty folder. With secrets empty it
 // is not encrypted.
 func InitRepo(ctx context.Context, path string, o chunkstore.InitOptions) (*chunkstore.Config, error) {
-	if entries, err := os.ReadDir(path); err == nil && len(entries) > 0 {
-		if _, err := os.Stat(filepath.Join(path, "config")); err == nil {
-			return nil, fmt.Errorf("%w at %s", chunkstore.ErrRepositoryExists, path)
-		}
-		return nil, fmt.Errorf("%s is not empty and holds no repository: name a new folder", path)
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := mustBeEmpty(path); err != nil {
 		return nil, err
 	}
 	place, err := local.Create(path)
@@ -138,4 +133,21 @@ func InitRepo(ctx context.Context, path string, o chunkstore.InitOptions) (*chun
 	}
 	defer place.Close()
 	return chunkstore.Init(ctx, place, o)
+}
+
+// mustBeEmpty makes sure that a repository can be made in a folder.
+func mustBeEmpty(path string) error {
+	entries, err := os.ReadDir(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case len(entries) == 0:
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(path, "config")); err == nil {
+		return fmt.Errorf("%w at %s", chunkstore.ErrRepositoryExists, path)
+	}
+	return fmt.Errorf("%s is not empty and holds no repository: name a new folder", path)
 }

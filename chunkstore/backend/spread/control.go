@@ -1,0 +1,450 @@
+package spread
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/bits"
+	"slices"
+	"strings"
+
+	"github.com/zeebo/blake3"
+
+	"cairn/chunkstore/backend"
+)
+
+// Errors that callers branch on with errors.Is.
+var (
+	// ErrUndecided: a name has different contents on different places, and
+	// none on enough of them.
+	ErrUndecided = errors.New("not decided")
+	// ErrPlacesChanged: a place was replaced since the repository was opened.
+	ErrPlacesChanged = errors.New("a place of the repository was replaced meanwhile; run it again")
+)
+
+// placesPrefix begins the names of newer lists of places. Part of the on-disk
+// format.
+const placesPrefix = "places/"
+
+// maxWhole is the size in bytes up to which a copy is compared whole; of a
+// larger one its size, its beginning and its end are. A record's salt and seal
+// lie there.
+const (
+	maxWhole = 256 << 10
+	endPart  = 4 << 10
+)
+
+// A copied is what one place holds under a control object's name.
+type copied struct {
+	size  int64
+	print sum
+	body  []byte // of a small one, or its beginning
+	whole bool   // body is all of it
+	err   error  // backend.ErrNotExist: nothing
+}
+
+func (c copied) absent() bool { return errors.Is(c.err, backend.ErrNotExist) }
+
+// view is what all places hold under a name: best is the content that is
+// decided, or else the one that most have, on the members that have it.
+type view struct {
+	copies  []copied
+	best    copied
+	on      []int
+	decided bool
+	// rival: another content may be the decided one, as far as can be seen.
+	rival bool
+}
+
+// fetch reads one place's copy.
+func (m *member) fetch(ctx context.Context, name string) copied {
+	n, err := m.size(ctx, name)
+	if err != nil {
+		return copied{err: err}
+	}
+	c := copied{size: n}
+	if n <= maxWhole {
+		c.body, c.err = m.read(ctx, name, 0, int(n))
+		c.print, c.whole = blake3.Sum256(c.body), true
+		return c
+	}
+	head, err := m.read(ctx, name, 0, endPart)
+	if err != nil {
+		return copied{err: err}
+	}
+	tail, err := m.read(ctx, name, n-endPart, endPart)
+	c.body, c.err = head, err
+	c.print = blake3.Sum256(fmt.Appendf(slices.Concat(head, tail), "%d", n))
+	return c
+}
+
+// compare asks all places for their copies.
+func (s *Spread) compare(ctx context.Context, name string) *view {
+	v := &view{copies: make([]copied, len(s.members))}
+	s.each(func(i int, m *member) { v.copies[i] = m.fetch(ctx, name) })
+	s.choose(name, v)
+	return v
+}
+
+// strict says whether a content needs the strict quorum.
+func (s *Spread) strict(name string, body []byte) bool {
+	for _, p := range []string{"drops/", "gc/", placesPrefix} {
+		if strings.HasPrefix(name, p) {
+			return true
+		}
+	}
+	return s.opts.Strict != nil && s.opts.Strict(name, body)
+}
+
+// quorum is how many places must hold a content so that it is decided.
+func (s *Spread) quorum(name string, body []byte) int {
+	if s.strict(name, body) {
+		return s.strictQuorum()
+	}
+	return s.commitQuorum()
+}
+
+// choose finds the content that is decided. If none is as far as can be seen,
+// it takes what most places hold, of equals that of the first, and says
+// whether places that cannot be asked might prove another right.
+func (s *Spread) choose(name string, v *view) {
+	type group struct {
+		on   []int
+		need int
+	}
+	byPrint := map[sum]*group{}
+	var groups []*group
+	unknown := 0
+	for i, c := range v.copies {
+		switch {
+		case c.absent():
+		case c.err != nil:
+			unknown++
+		case byPrint[c.print] == nil:
+			g := &group{[]int{i}, s.quorum(name, c.body)}
+			byPrint[c.print] = g
+			groups = append(groups, g)
+		default:
+			byPrint[c.print].on = append(byPrint[c.print].on, i)
+		}
+	}
+	if len(groups) == 0 {
+		return
+	}
+	rank := func(g *group) int {
+		if len(g.on) >= g.need {
+			return len(g.on) + len(v.copies)
+		}
+		return len(g.on)
+	}
+	slices.SortStableFunc(groups, func(a, b *group) int { return rank(b) - rank(a) })
+	best := groups[0]
+	v.best, v.on, v.decided = v.copies[best.on[0]], best.on, len(best.on) >= best.need
+	for _, g := range groups[1:] {
+		v.rival = v.rival || !v.decided && len(g.on)+unknown >= g.need
+	}
+}
+
+// errs gives what went wrong at each place; nothing stored is no error.
+func (v *view) errs() []error {
+	var out []error
+	for _, c := range v.copies {
+		if c.err != nil && !c.absent() {
+			out = append(out, c.err)
+		}
+	}
+	return out
+}
+
+// look gives the content of a name, or ErrNotExist when enough places say so.
+func (s *Spread) look(ctx context.Context, name string) (*view, error) {
+	v := s.compare(ctx, name)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if len(v.on) > 0 {
+		if len(v.on) < s.settledQuorum() && mustSettle(name) {
+			s.unsettle(name)
+		}
+		if errs := v.errs(); v.rival && len(errs) > 0 {
+			return nil, fmt.Errorf("%s: %w: the places that can be asked hold different things: %w", name, ErrUndecided, s.awayError("telling which is right", len(s.members), errs))
+		}
+		return v, nil
+	}
+	absent := 0
+	for _, c := range v.copies {
+		if c.absent() {
+			absent++
+		}
+	}
+	if absent < s.leastQuorum() {
+		return nil, s.awayError("looking for "+name, s.leastQuorum(), v.errs())
+	}
+	s.sawOnly(absent)
+	if err := s.unchanged(ctx); err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("%s: %w", name, backend.ErrNotExist)
+}
+
+func (s *Spread) readControl(ctx context.Context, name string, p []byte, off int64) error {
+	v, err := s.look(ctx, name)
+	if err != nil {
+		return err
+	}
+	if off < 0 || off+int64(len(p)) > v.best.size {
+		return fmt.Errorf("%s: %w", name, errShort)
+	}
+	if v.best.whole {
+		copy(p, v.best.body[off:])
+		return nil
+	}
+	var errs []error
+	for _, i := range v.on {
+		b, err := s.members[i].read(ctx, name, off, len(p))
+		if err == nil {
+			copy(p, b)
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// putControl stores a copy on every place: it is decided when need of them
+// hold our bytes. The first place in the name's order is asked alone, so that
+// of several creators all but one find the other's bytes there; those then
+// help that one, so that the name is decided whoever dies.
+func (s *Spread) putControl(ctx context.Context, name string, data []byte, need int, strict bool) error {
+	if err := s.check(ctx, name); err != nil {
+		return err
+	}
+	if err := s.enough("storing "+name, need); err != nil {
+		return err
+	}
+	guarded := !strings.HasPrefix(name, placesPrefix) && !strings.HasPrefix(name, notesPrefix)
+	if strict && guarded {
+		if err := s.unchanged(ctx); err != nil {
+			return err
+		}
+	}
+	t := s.vote(ctx, name, data)
+	if err := t.result(s, need); err != nil {
+		if ctx.Err() != nil && t.ours == 0 {
+			return ctx.Err()
+		}
+		return err
+	}
+	if guarded {
+		s.missed(name, t.errs)
+		return s.unchanged(ctx)
+	}
+	return nil
+}
+
+// enough refuses, before anything is stored, what cannot be decided.
+func (s *Spread) enough(what string, need int) error {
+	n := 0
+	errs := make([]error, len(s.members))
+	for i, m := range s.members {
+		if m.away() {
+			errs[i] = m.reason()
+		} else {
+			n++
+		}
+	}
+	if n < need {
+		return s.awayError(what, need, errs)
+	}
+	return nil
+}
+
+// tally counts the places by what they hold under a name.
+type tally struct {
+	name        string
+	ours, other int
+	errs        []error // by member; nil where our bytes are
+}
+
+// result says whether our bytes are decided.
+func (t *tally) result(s *Spread, need int) error {
+	n := len(s.members)
+	switch {
+	case t.ours >= need:
+		return nil
+	case n-t.other < need:
+		return fmt.Errorf("%s: %w", t.name, backend.ErrExist)
+	case t.other > 0:
+		return fmt.Errorf("%s: %w: %d places hold it, %d hold something else, and %d cannot be asked: %w", t.name, ErrUndecided, t.ours, t.other, n-t.ours-t.other,
+			s.awayError("storing it", need, t.errs))
+	}
+	return s.awayError("storing "+t.name, need, t.errs)
+}
+
+// vote puts data on all places, or what it finds on the first.
+func (s *Spread) vote(ctx context.Context, name string, data []byte) *tally {
+	body := bytes.Clone(data) // a put that hangs reads it for as long
+	errs := make([]error, len(s.members))
+	asked := make([]bool, len(s.members))
+	push := body
+	for _, i := range s.order(name) {
+		m := s.members[i]
+		asked[i] = true
+		if errs[i] = m.put(ctx, name, body); errs[i] == nil {
+			break
+		}
+		if errors.Is(errs[i], backend.ErrExist) {
+			if there, err := m.whole(ctx, name); err == nil {
+				push = there
+				break
+			}
+		}
+	}
+	s.each(func(i int, m *member) {
+		if !asked[i] {
+			errs[i] = m.put(ctx, name, push)
+		}
+	})
+	return s.count(ctx, name, body, push, errs)
+}
+
+// count makes a tally of what the puts of push gave.
+func (s *Spread) count(ctx context.Context, name string, body, push []byte, errs []error) *tally {
+	t := &tally{name: name, errs: errs}
+	ours := bytes.Equal(body, push)
+	holds := make([]int, len(errs)) // 1 ours, 2 another's
+	s.each(func(i int, m *member) {
+		switch {
+		case errs[i] == nil && ours:
+			holds[i] = 1
+		case errs[i] == nil:
+			holds[i] = 2
+		case errors.Is(errs[i], backend.ErrExist):
+			there, err := m.whole(ctx, name)
+			if err != nil {
+				errs[i] = err
+			} else if bytes.Equal(there, body) {
+				holds[i], errs[i] = 1, nil
+			} else {
+				holds[i] = 2
+			}
+		}
+	})
+	for _, h := range holds {
+		switch h {
+		case 1:
+			t.ours++
+		case 2:
+			t.other++
+		}
+	}
+	return t
+}
+
+// maxControl bounds a control object in bytes.
+const maxControl = 80 << 20
+
+// whole reads one place's copy of a control object.
+func (m *member) whole(ctx context.Context, name string) ([]byte, error) {
+	n, err := m.size(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if n > maxControl {
+		return nil, fmt.Errorf("place %s: %s has %d bytes, more than such an object can have", m.Spec, name, n)
+	}
+	return m.read(ctx, name, 0, int(n))
+}
+
+// mustSettle says whether what is decided next may rest on an object.
+func mustSettle(name string) bool {
+	for _, p := range []string{"points/", "drops/", "gc/"} {
+		if strings.HasPrefix(name, p) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Spread) unsettle(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unsettled[name] = true
+}
+
+func (s *Spread) noteUnsettled(all []*object) {
+	for _, o := range all {
+		if !o.pack && mustSettle(o.name) && bits.OnesCount32(o.on) < s.settledQuorum() {
+			s.unsettle(o.name)
+		}
+	}
+}
+
+// settle decides what was seen undecided: whoever reads an abort, a drop or a
+// list of gc that too few places hold must not build on it, for it may vanish
+// with them. So it is copied to the others first, or nothing is put.
+func (s *Spread) settle(ctx context.Context) error {
+	s.mu.Lock()
+	var names []string
+	for n := range s.unsettled {
+		names = append(names, n)
+	}
+	s.mu.Unlock()
+	for _, name := range names {
+		if err := s.settleOne(ctx, name); err != nil {
+			return fmt.Errorf("what is stored under %s must be decided first: %w", name, err)
+		}
+		s.mu.Lock()
+		delete(s.unsettled, name)
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+func (s *Spread) settleOne(ctx context.Context, name string) error {
+	var t *tally
+	for range 2 {
+		v := s.compare(ctx, name)
+		n := len(v.on)
+		if n >= s.settledQuorum() || n == 0 && len(v.errs()) == 0 {
+			return ctx.Err()
+		}
+		if n == 0 {
+			return s.awayError("deciding it", s.settledQuorum(), v.errs())
+		}
+		body, err := s.members[v.on[0]].whole(ctx, name)
+		if err != nil {
+			return err
+		}
+		t = s.vote(ctx, name, body)
+		if t.ours >= s.settledQuorum() {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: %w", ErrUndecided, s.awayError("deciding it", s.settledQuorum(), t.errs))
+}
+
+// unchanged makes sure that the places are those that the repository has now:
+// that no newer list of them is decided (doc.go).
+func (s *Spread) unchanged(ctx context.Context) error {
+	if s.opts.Next == "" {
+		return nil
+	}
+	errs := make([]error, len(s.members))
+	s.each(func(i int, m *member) { _, errs[i] = m.size(ctx, s.opts.Next) })
+	absent := 0
+	for i, err := range errs {
+		switch {
+		case err == nil:
+			return fmt.Errorf("%w (%s)", ErrPlacesChanged, s.opts.Next)
+		case errors.Is(err, backend.ErrNotExist):
+			absent++
+			errs[i] = nil
+		}
+	}
+	if need := len(s.members) - s.strictQuorum() + 1; absent < need {
+		return s.awayError("making sure that no place was replaced", need, errs)
+	}
+	return ctx.Err()
+}

@@ -1,0 +1,361 @@
+package spread
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+
+	"cairn/chunkstore/backend"
+	"cairn/chunkstore/backend/mem"
+)
+
+// site is folders in memory, by spec, and a layout over the first six.
+type site struct {
+	folders map[string]*mem.Place
+	zero    Layout
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	s := &site{folders: map[string]*mem.Place{}, zero: Layout{Repository: "r0", Shards: Shards{4, 2}}}
+	for i := range 6 {
+		p := NewPlace(fmt.Sprintf("/p%d", i))
+		s.folders[p.Spec] = mem.New()
+		s.zero.Places = append(s.zero.Places, p)
+		if err := s.zero.Identify(t.Context(), s.folders[p.Spec], p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sp, _ := s.open(t)
+	body, err := json.Marshal(map[string]string{"id": "r0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sp.Put(t.Context(), "config", body); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *site) find(_ context.Context, spec string) (backend.Backend, error) {
+	if p := s.folders[spec]; p != nil {
+		return p, nil
+	}
+	return nil, backend.ErrNotExist
+}
+
+// open opens the repository by a door that knows generation 0 alone.
+func (s *site) open(t *testing.T) (*Spread, *Layout) {
+	t.Helper()
+	sp, l, err := Open(t.Context(), []Layout{s.zero}, s.find, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sp, l
+}
+
+func (s *site) fill(t *testing.T, n int) map[string][]byte {
+	t.Helper()
+	sp, _ := s.open(t)
+	all := map[string][]byte{}
+	for i := range n {
+		data := random(uint64(i), 40_000+i)
+		all[hashName(data)] = data
+		all[fmt.Sprintf("points/%d", i)] = data[:200]
+	}
+	for name, b := range all {
+		if err := sp.Put(t.Context(), name, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return all
+}
+
+func readAll(t *testing.T, sp *Spread, all map[string][]byte, what string) {
+	t.Helper()
+	for name, want := range all {
+		if got, err := backend.Get(t.Context(), sp, name, 1<<30); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("%s: %s: %v", what, name, err)
+		}
+	}
+}
+
+// Every place is replaced, one after the other, dead or alive; whoever opens
+// the repository by what it was at first, or by any place, finds the newest
+// list as long as he reaches one place that is in it.
+func TestReplaceEveryPlace(t *testing.T) {
+	ctx := t.Context()
+	s := newSite(t)
+	all := s.fill(t, 5)
+	for i := range 6 {
+		sp, l := s.open(t)
+		if i > 3 { // the door of one of the newest places
+			door := s.folders[fmt.Sprintf("/new%d", i-1)]
+			known, err := Known(ctx, door, s.zero)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if sp, l, err = Open(ctx, known, s.find, Options{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if l.Generation != i {
+			t.Fatalf("generation %d after %d replacements", l.Generation, i)
+		}
+		old, fresh := l.Places[i], fmt.Sprintf("/new%d", i)
+		if i%2 == 0 {
+			delete(s.folders, old.Spec)
+		}
+		s.folders[fresh] = mem.New()
+		next, err := l.Replace(ctx, sp, old.Spec, fresh, s.folders[fresh], false)
+		if err != nil {
+			t.Fatalf("replace %d: %v", i, err)
+		}
+		now, _, err := Open(ctx, []Layout{*next}, s.find, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := now.Repair(ctx, RepairOptions{})
+		if err != nil || !r.Whole() || r.Rebuilt != 5 {
+			t.Fatalf("repair %d: %+v, %v", i, r, err)
+		}
+		readAll(t, now, all, fmt.Sprint("after ", i+1))
+		if found, err := now.Audit(ctx, true, nil); err != nil || len(found) > 0 {
+			t.Fatalf("after %d: %v, %v", i+1, found, err)
+		}
+	}
+}
+
+// Whoever opened the repository before a place was replaced can neither
+// commit nor list as if nothing had happened.
+func TestStaleWriter(t *testing.T) {
+	ctx := t.Context()
+	s := newSite(t)
+	all := s.fill(t, 2)
+	stale, _ := s.open(t)
+	sp, l := s.open(t)
+	s.folders["/new"] = mem.New()
+	if _, err := l.Replace(ctx, sp, "/p2", "/new", s.folders["/new"], false); err != nil {
+		t.Fatal(err)
+	}
+	if err := stale.Put(ctx, "points/late", []byte("a commit")); !errors.Is(err, ErrPlacesChanged) {
+		t.Errorf("commit: %v", err)
+	}
+	if err := stale.PutStrict(ctx, "gc/1/condemned", []byte("a list")); !errors.Is(err, ErrPlacesChanged) {
+		t.Errorf("strict: %v", err)
+	}
+	if err := stale.List(ctx, "points/", func(backend.Object) error { return nil }); !errors.Is(err, ErrPlacesChanged) {
+		t.Errorf("list: %v", err)
+	}
+	if _, err := stale.Size(ctx, "points/none"); !errors.Is(err, ErrPlacesChanged) {
+		t.Errorf("size: %v", err)
+	}
+	readAll(t, stale, all, "what is there")
+	if _, err := l.Replace(ctx, stale, "/p3", "/newer", mem.New(), false); !errors.Is(err, ErrPlacesChanged) {
+		t.Errorf("a second replacement of the same list: %v", err)
+	}
+}
+
+// Replace stopped at each operation in turn: everything reads, commits go on
+// or say why not, and the same command, or the one that the error names, ends
+// it.
+func TestReplaceCrash(t *testing.T) {
+	for n := 1; ; n++ {
+		s := newSite(t)
+		all := s.fill(t, 2)
+		delete(s.folders, "/p1")
+		s.folders["/new"] = mem.New()
+		sp, l := s.open(t)
+		var ops atomic.Int64
+		for _, p := range s.folders {
+			p.Fault = func(string, string) error {
+				if ops.Add(1) >= int64(n) {
+					return errDown
+				}
+				return nil
+			}
+		}
+		_, crashed := l.Replace(t.Context(), sp, "/p1", "/new", s.folders["/new"], false)
+		for _, p := range s.folders {
+			p.Fault = nil
+		}
+		now, l2 := s.open(t)
+		readAll(t, now, all, fmt.Sprint("stopped at ", n))
+		if err := now.Put(t.Context(), "points/between", []byte("a commit")); err != nil {
+			t.Fatalf("stopped at %d: commit: %v", n, err)
+		}
+		all["points/between"] = []byte("a commit")
+		if crashed != nil {
+			old := "/p1"
+			if l2.Generation == 1 {
+				old = "/new"
+			}
+			if _, err := l2.Replace(t.Context(), now, old, "/new", s.folders["/new"], false); err != nil {
+				t.Fatalf("stopped at %d (%v): again: %v", n, crashed, err)
+			}
+			now, _ = s.open(t)
+		}
+		if r, err := now.Repair(t.Context(), RepairOptions{}); err != nil || !r.Whole() {
+			t.Fatalf("stopped at %d: repair: %+v, %v", n, r, err)
+		}
+		readAll(t, now, all, fmt.Sprint("stopped at ", n, ", ended"))
+		if found, err := now.Audit(t.Context(), true, nil); err != nil || len(found) > 0 {
+			t.Fatalf("stopped at %d: %v, %v", n, found, err)
+		}
+		if crashed == nil {
+			t.Logf("%d operations", n)
+			return
+		}
+	}
+}
+
+// A folder that is not the place it should be is away, and named.
+func TestWrongPlaces(t *testing.T) {
+	s := newSite(t)
+	s.fill(t, 1)
+	s.folders["/p0"], s.folders["/p1"] = s.folders["/p1"], s.folders["/p0"]
+	sp, _ := s.open(t)
+	for i := range 2 {
+		if m := sp.members[i]; m.Place != nil || m.Why == nil {
+			t.Errorf("a swapped place is used: %v", m.Why)
+		}
+	}
+	s.folders["/p0"], s.folders["/p1"] = s.folders["/p1"], mem.New()
+	other := newSite(t)
+	s.folders["/p2"] = other.folders["/p2"]
+	sp, _ = s.open(t)
+	for i, want := range []bool{true, false, false, true, true, true} {
+		if m := sp.members[i]; (m.Place != nil) != want {
+			t.Errorf("place %d: %v", i, m.Why)
+		}
+	}
+}
+
+// A mirror with one half gone: everything goes on but what is strict, and the
+// dead half is replaced; so is each of three copies' two.
+func TestMirror(t *testing.T) {
+	for _, shards := range []Shards{{1, 1}, {1, 2}, {2, 2}} {
+		t.Run(shards.String(), func(t *testing.T) {
+			ctx := t.Context()
+			s := &site{folders: map[string]*mem.Place{}, zero: Layout{Repository: "r0", Shards: shards}}
+			for i := range shards.Total() {
+				p := NewPlace(fmt.Sprintf("/p%d", i))
+				s.folders[p.Spec] = mem.New()
+				s.zero.Places = append(s.zero.Places, p)
+				if err := s.zero.Identify(ctx, s.folders[p.Spec], p); err != nil {
+					t.Fatal(err)
+				}
+			}
+			all := s.fill(t, 3)
+			for i := range shards.M {
+				delete(s.folders, fmt.Sprintf("/p%d", i))
+			}
+			sp, l := s.open(t)
+			readAll(t, sp, all, "degraded")
+			more := random(77, 30_000)
+			all[hashName(more)], all["points/more"] = more, more[:100]
+			for _, name := range []string{hashName(more), "points/more"} {
+				if err := sp.Put(ctx, name, all[name]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			points := 0
+			if err := sp.List(ctx, "points/", func(backend.Object) error { points++; return nil }); err != nil || points != 4 {
+				t.Fatalf("%d points, %v", points, err)
+			}
+			if _, err := sp.Size(ctx, "points/none"); !errors.Is(err, backend.ErrNotExist) {
+				t.Error(err)
+			}
+			if err := sp.PutStrict(ctx, "gc/1/condemned", []byte("a list")); !errors.Is(err, ErrAway) {
+				t.Errorf("gc decides with m places gone: %v", err)
+			}
+			for i := range shards.M {
+				fresh := fmt.Sprintf("/new%d", i)
+				s.folders[fresh] = mem.New()
+				next, err := l.Replace(ctx, sp, fmt.Sprintf("/p%d", i), fresh, s.folders[fresh], i == 0 && shards.M > 1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if sp, l, err = Open(ctx, []Layout{*next}, s.find, Options{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if r, err := sp.Repair(ctx, RepairOptions{}); err != nil || !r.Whole() {
+				t.Fatalf("repair: %+v, %v", r, err)
+			}
+			sp, l = s.open(t)
+			if l.Generation != shards.M {
+				t.Errorf("the first list leads to generation %d", l.Generation)
+			}
+			readAll(t, sp, all, "replaced")
+			if found, err := sp.Audit(ctx, true, nil); err != nil || len(found) > 0 {
+				t.Errorf("audit: %v, %v", found, err)
+			}
+			if err := sp.PutStrict(ctx, "gc/1/condemned", []byte("a list")); err != nil {
+				t.Errorf("strict: %v", err)
+			}
+		})
+	}
+}
+
+// Whoever listed while a restore point may have been out of sight decides
+// nothing by that list.
+func TestPartialViewDecidesNothing(t *testing.T) {
+	ctx := t.Context()
+	c := newCluster(t, 2, Shards{1, 1})
+	c.down.Store(0b10)
+	if err := c.Put(ctx, "points/a", []byte("a commit")); err != nil {
+		t.Fatal(err)
+	}
+	c.down.Store(0b01)
+	gc := c.open(t, Shards{1, 1})
+	n := 0
+	if err := gc.List(ctx, "points/", func(backend.Object) error { n++; return nil }); err != nil || n != 0 {
+		t.Fatalf("%d points, %v", n, err)
+	}
+	c.down.Store(0)
+	if err := gc.PutStrict(ctx, "gc/1/final", []byte("delete all")); !errors.Is(err, ErrAway) {
+		t.Errorf("a list that misses a point was decided: %v", err)
+	}
+	if len(gc.Warnings()) == 0 {
+		t.Error("not told")
+	}
+	if err := c.open(t, Shards{1, 1}).PutStrict(ctx, "gc/1/final", []byte("a good list")); err != nil {
+		t.Error(err)
+	}
+}
+
+// Place ls tells read-only, away and behind apart.
+func TestStates(t *testing.T) {
+	s := newSite(t)
+	s.fill(t, 2)
+	delete(s.folders, "/p1")
+	s.folders["/p2"].Fault = func(op, _ string) error {
+		if op == "put" || op == "delete" {
+			return errDown
+		}
+		return nil
+	}
+	sp, _ := s.open(t)
+	if err := sp.Put(t.Context(), "points/late", []byte("a commit")); err != nil {
+		t.Fatal(err)
+	}
+	sp, l := s.open(t)
+	states, err := sp.States(t.Context(), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"ok", "away", "read-only", "ok", "ok", "ok"} {
+		if states[i].State != want || (want == "ok") != (states[i].Why == "") {
+			t.Errorf("place %d: %+v, want %s", i, states[i], want)
+		}
+	}
+	s.folders["/p2"].Fault = nil
+	if states, err = sp.States(t.Context(), l); err != nil || states[2].State != "behind" || states[2].Missing != 1 {
+		t.Errorf("behind: %+v, %v", states[2], err)
+	}
+}

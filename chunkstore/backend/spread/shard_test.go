@@ -1,0 +1,156 @@
+package spread
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"testing"
+
+	"github.com/zeebo/blake3"
+)
+
+func blakeSum(b []byte) sum { return blake3.Sum256(b) }
+
+// hashName is the object name that a pack of these bytes has.
+func hashName(data []byte) string {
+	s := blakeSum(data)
+	return "packs/00112233445566778899aabbccddeeff/" + hex.EncodeToString(s[:])
+}
+
+func TestShardLenOf(t *testing.T) {
+	for _, n := range []int64{0, 1, 3, 4, 5, 63, 4096, blockSize*4 - 1, blockSize * 4, blockSize*4 + 1, blockSize*4 + 4, 16 << 20, maxPack} {
+		for k := 1; k < 9; k++ {
+			g := newGeometry(k, 2, n)
+			if got := shardLenOf(g.objectSize()); got != g.shardLen {
+				t.Errorf("k %d, pack of %d: shard of %d, read back %d", k, n, g.shardLen, got)
+			}
+		}
+	}
+}
+
+// The shards' bytes are part of the format: data in order, and the parity of
+// klauspost/reedsolomon's default matrix.
+func TestShardFormat(t *testing.T) {
+	c := newCluster(t, 6, Shards{4, 2})
+	data := make([]byte, 1000)
+	for i := range data {
+		data[i] = byte(i * 7)
+	}
+	objects, err := c.encodeShards("packs/s/x", data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := blake3.New()
+	for i, o := range objects {
+		_, _ = all.Write(o)
+		if i < 4 && !bytes.Equal(o[160:], data[i*250:(i+1)*250]) {
+			t.Errorf("shard %d does not hold its part", i)
+		}
+	}
+	const want = "b9c8b859b4ddf61643214428add8c9b7931e8c77a1fb8ff780fd4f7c694d45d7"
+	if got := hex.EncodeToString(all.Sum(nil)); got != want {
+		t.Errorf("the shards of format 1 changed: %s", got)
+	}
+}
+
+// gfMul is the product in GF(2^8), polynomial 0x11d.
+func gfMul(a, b byte) (p byte) {
+	for ; b > 0; b >>= 1 {
+		if b&1 != 0 {
+			p ^= a
+		}
+		high := a & 0x80
+		if a <<= 1; high != 0 {
+			a ^= 0x1d
+		}
+	}
+	return p
+}
+
+// parityMatrix is what FORMAT.md says, computed as one does by hand: the rows
+// r^c, made systematic by operations on columns.
+func parityMatrix(k, m int) [][]byte {
+	rows := make([][]byte, k+m)
+	for r := range rows {
+		x := byte(1)
+		for range k {
+			rows[r] = append(rows[r], x)
+			x = gfMul(x, byte(r))
+		}
+	}
+	for c := range k { // the first k rows become the unit matrix
+		for j := c; rows[c][c] == 0; j++ {
+			for _, row := range rows {
+				row[c], row[j+1] = row[j+1], row[c]
+			}
+		}
+		inv := byte(1)
+		for gfMul(inv, rows[c][c]) != 1 {
+			inv++
+		}
+		for _, row := range rows {
+			row[c] = gfMul(row[c], inv)
+		}
+		for j := range k {
+			if f := rows[c][j]; j != c && f != 0 {
+				for _, row := range rows {
+					row[j] ^= gfMul(f, row[c])
+				}
+			}
+		}
+	}
+	return rows
+}
+
+// A reader can be written from FORMAT.md alone: its parity is the library's.
+func TestParityAsDocumented(t *testing.T) {
+	models(func(k, m int) {
+		c := newCluster(t, k+m, Shards{k, m})
+		data := random(uint64(k*10+m), 50*k)
+		objects, err := c.encodeShards("packs/s/x", data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for r, row := range parityMatrix(k, m) {
+			want := make([]byte, 50)
+			for j, f := range row {
+				for n := range want {
+					want[n] ^= gfMul(f, data[j*50+n])
+				}
+			}
+			if !bytes.Equal(objects[r][160:], want) {
+				t.Errorf("%d+%d: shard %d is not what FORMAT.md says", k, m, r)
+			}
+		}
+	})
+}
+
+// Where shards lie is part of the format, too.
+func TestOrderFormat(t *testing.T) {
+	c := newCluster(t, 6, Shards{4, 2})
+	if got := fmt.Sprint(c.order("packs/s/x"), c.order("packs/s/y")); got != "[5 1 3 4 0 2] [2 1 4 3 0 5]" {
+		t.Errorf("the order of places changed: %s", got)
+	}
+}
+
+func FuzzHeader(f *testing.F) {
+	h := header{geometry: newGeometry(4, 2, 300_000), i: 3, sums: make([]sum, 2)}
+	b := make([]byte, h.headerSize())
+	h.encode(b)
+	f.Add(b)
+	f.Add(b[:100])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := parseHeader(b)
+		if err != nil {
+			return
+		}
+		if h.packLen > maxPack || h.k+h.m > MaxShards || len(h.sums) != h.blocks() {
+			t.Errorf("an impossible header was taken: %+v", h.geometry)
+		}
+		out := make([]byte, h.headerSize())
+		h.encode(out)
+		if !bytes.Equal(out, b[:len(out)]) {
+			t.Error("a header does not read back as written")
+		}
+	})
+}

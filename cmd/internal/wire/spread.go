@@ -1,0 +1,275 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"cairn/chunkstore"
+	"cairn/chunkstore/backend"
+	"cairn/chunkstore/backend/spread"
+)
+
+// spreadPlace is the places of a repository as one, and the door by which it
+// was named.
+type spreadPlace struct {
+	*spread.Spread
+	layout *spread.Layout
+	door   Place
+}
+
+// Close implements Place.
+func (p *spreadPlace) Close() error { return errors.Join(p.Spread.Close(), p.door.Close()) }
+
+// openSpread opens all places of the repository that a door belongs to; a
+// repository of one place without parity is its own door, and so is what holds
+// none.
+func openSpread(ctx context.Context, spec string, door Place) (Place, error) {
+	c, err := chunkstore.ReadConfig(ctx, door)
+	if err != nil || c.Layout() == nil {
+		return door, nil //nolint:nilerr // whoever reads the config says what is wrong with it
+	}
+	p, err := openPlaces(ctx, spec, door, *c.Layout())
+	if err != nil {
+		return nil, errors.Join(err, door.Close())
+	}
+	return p, nil
+}
+
+func openPlaces(ctx context.Context, spec string, door Place, zero spread.Layout) (*spreadPlace, error) {
+	known, err := spread.Known(ctx, door, zero)
+	if err != nil {
+		return nil, err
+	}
+	o := spread.Options{Strict: chunkstore.IsAbort}
+	if _, id, err := spread.PlaceID(ctx, door); err == nil {
+		o.Moved = map[string]string{id: spec} // whatever it was called when it was made
+	}
+	s, layout, err := spread.Open(ctx, known, func(ctx context.Context, at string) (backend.Backend, error) {
+		return openNear(ctx, spec, at)
+	}, o)
+	if err != nil {
+		return nil, err
+	}
+	return &spreadPlace{s, layout, door}, nil
+}
+
+// openNear opens a place where its spec says, or beside the door: places that
+// were moved together are found by any of them.
+func openNear(ctx context.Context, door, spec string) (backend.Backend, error) {
+	b, err := openOne(ctx, spec)
+	if errors.Is(err, backend.ErrNotExist) && !isURL(door) && !isURL(spec) {
+		if near, nerr := openOne(ctx, filepath.Join(filepath.Dir(door), filepath.Base(spec))); nerr == nil {
+			return near, nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func isURL(spec string) bool { return strings.Contains(spec, "://") }
+
+// absolute gives a spec that means the same from everywhere.
+func absolute(spec string) (string, error) {
+	if isURL(spec) {
+		return spec, nil
+	}
+	return filepath.Abs(spec)
+}
+
+// ErrNoPlaces: the repository is one folder without parity.
+var ErrNoPlaces = errors.New("the repository is one folder without parity: it has no places to look at")
+
+// Warnings says what a person should know of the repository's places: which
+// are away, and what went wrong since it was opened. More may come while it is
+// used.
+func (r *Repo) Warnings() []string {
+	if p, ok := r.place.(*spreadPlace); ok {
+		return p.Warnings()
+	}
+	return nil
+}
+
+// Degraded says whether something was stored on fewer places than it should
+// be.
+func (r *Repo) Degraded() bool {
+	p, ok := r.place.(*spreadPlace)
+	return ok && p.Degraded()
+}
+
+// places gives the repository's places; ErrNoPlaces when it has none.
+func (r *Repo) places() (*spreadPlace, error) {
+	if p, ok := r.place.(*spreadPlace); ok {
+		return p, nil
+	}
+	return nil, ErrNoPlaces
+}
+
+// Audit looks at each place by itself (job.Check asks for it): what it misses
+// and, with readAll, what of it is damaged, also where parity hides that.
+// Nothing for a repository without places.
+func (r *Repo) Audit(ctx context.Context, readAll bool, prog spread.Progress) ([]spread.Finding, error) {
+	p, err := r.places()
+	if err != nil {
+		return nil, nil //nolint:nilerr // nothing to look at
+	}
+	return p.Audit(ctx, readAll, prog)
+}
+
+// RepairPlaces brings all places up to date.
+func (r *Repo) RepairPlaces(ctx context.Context, readAll bool, prog spread.Progress) (*spread.RepairReport, error) {
+	p, err := r.places()
+	if err != nil {
+		return nil, err
+	}
+	return p.Repair(ctx, spread.RepairOptions{ReadAll: readAll, Progress: prog, Condemned: r.Store.Removed})
+}
+
+// PlaceStates gives the state of each place and the repository's parity.
+func (r *Repo) PlaceStates(ctx context.Context) ([]spread.PlaceState, spread.Shards, error) {
+	p, err := r.places()
+	if err != nil {
+		return nil, spread.Shards{}, err
+	}
+	states, err := p.States(ctx, p.layout)
+	return states, p.layout.Shards, err
+}
+
+// ReplacePlace puts a new place where an old one was, which may be lost, and
+// makes its shards. With othersLost all other places that are away are, too.
+func (r *Repo) ReplacePlace(ctx context.Context, old, spec string, othersLost bool, prog spread.Progress) (*spread.RepairReport, error) {
+	p, err := r.places()
+	if err != nil {
+		return nil, err
+	}
+	if spec, err = absolute(spec); err != nil {
+		return nil, err
+	}
+	if abs, err := absolute(old); err == nil {
+		if _, serr := os.Stat(abs); serr == nil || strings.ContainsRune(old, filepath.Separator) {
+			old = abs
+		}
+	}
+	fresh, err := createOne(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	next, err := p.layout.Replace(ctx, p.Spread, old, spec, fresh, othersLost)
+	if cerr := fresh.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r.fill(ctx, p, next, prog)
+}
+
+// fill makes the shards of the place that a new list brought.
+func (r *Repo) fill(ctx context.Context, was *spreadPlace, next *spread.Layout, prog spread.Progress) (*spread.RepairReport, error) {
+	if _, _, err := spread.PlaceID(ctx, was.door); errors.Is(err, backend.ErrNotExist) {
+		if err := next.Save(ctx, was.door); err != nil {
+			return nil, fmt.Errorf("note the new list in %s: %w", r.Path, err)
+		}
+	}
+	now, layout, err := spread.Open(ctx, []spread.Layout{*next}, func(ctx context.Context, at string) (backend.Backend, error) {
+		return openNear(ctx, r.Path, at)
+	}, spread.Options{Strict: chunkstore.IsAbort})
+	if err != nil {
+		return nil, err
+	}
+	o := spread.RepairOptions{Progress: prog, Condemned: chunkstore.NewStore(now, r.Store.Config, r.Store.Keys()).Removed}
+	for i, p := range layout.Places {
+		if before := was.layout.Places[i]; before.ID != p.ID {
+			if m, ok := was.Member(p.Slot); ok {
+				o.Old = &m
+			}
+		}
+	}
+	report, err := now.Repair(ctx, o)
+	return report, errors.Join(err, now.Close())
+}
+
+// InitSpread makes a repository in new or empty folders. Without places path
+// itself is the one, and holds all shards; with places it is the door: a small
+// folder with a copy of the config.
+func InitSpread(ctx context.Context, path string, specs []string, shards spread.Shards, o chunkstore.InitOptions) (*chunkstore.Config, error) {
+	own := len(specs) == 0
+	if own {
+		specs = []string{path}
+	}
+	l := &spread.Layout{Repository: chunkstore.NewID(), Shards: shards}
+	for _, s := range specs {
+		abs, err := absolute(s)
+		if err != nil {
+			return nil, err
+		}
+		l.Places = append(l.Places, spread.NewPlace(abs))
+	}
+	if err := l.Check(); err != nil {
+		return nil, err
+	}
+	folders := specs
+	if !own {
+		folders = append([]string{path}, specs...)
+	}
+	for _, f := range folders {
+		if !isURL(f) {
+			if err := mustBeEmpty(f); err != nil {
+				return nil, err
+			}
+		}
+	}
+	o.Layout = l
+	c, err := initPlaces(ctx, l, o)
+	if err != nil || own {
+		return c, err
+	}
+	return c, copyConfig(ctx, path, l)
+}
+
+// initPlaces makes all the places, and the repository in them.
+func initPlaces(ctx context.Context, l *spread.Layout, o chunkstore.InitOptions) (c *chunkstore.Config, err error) {
+	for _, p := range l.Places {
+		b, err := createOne(ctx, p.Spec)
+		if err != nil {
+			return nil, err
+		}
+		err = l.Identify(ctx, b, p)
+		if err = errors.Join(err, b.Close()); err != nil {
+			return nil, fmt.Errorf("make the place %s: %w", p.Spec, err)
+		}
+	}
+	s, _, err := spread.Open(ctx, []spread.Layout{*l}, func(ctx context.Context, at string) (backend.Backend, error) { return openOne(ctx, at) }, spread.Options{Strict: chunkstore.IsAbort})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	c, err = chunkstore.Init(ctx, s, o)
+	if w := s.Warnings(); err == nil && len(w) > 0 {
+		return nil, fmt.Errorf("a new repository needs all its places: %s", strings.Join(w, "\n"))
+	}
+	return c, err
+}
+
+// copyConfig makes the door of a repository that lies elsewhere.
+func copyConfig(ctx context.Context, path string, l *spread.Layout) error {
+	from, err := openOne(ctx, l.Places[0].Spec)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	body, err := backend.Get(ctx, from, "config", 64<<10)
+	if err != nil {
+		return err
+	}
+	door, err := createOne(ctx, path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(door.Put(ctx, "config", body), door.Close())
+}
