@@ -41,6 +41,19 @@ type Backend interface {
 	Delete(ctx context.Context, name string) error
 }
 
+// putsAtOnce is for a place that does not say how many Puts at once it likes:
+// a disk, on which the second hides the first one's fsync.
+const putsAtOnce = 2
+
+// PutsAtOnce says how many large Puts at once a place is best used with: what
+// its method PutsAtOnce() int says, if it has one.
+func PutsAtOnce(b Backend) int {
+	if p, ok := b.(interface{ PutsAtOnce() int }); ok {
+		return max(1, p.PutsAtOnce())
+	}
+	return putsAtOnce
+}
+
 // Get reads a whole object of at most limit bytes.
 func Get(ctx context.Context, b Backend, name string, limit int64) ([]byte, error) {
 	n, err := b.Size(ctx, name)

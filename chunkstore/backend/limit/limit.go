@@ -37,3 +37,6 @@ func (p place) Put(ctx context.Context, name string, data []byte) error {
 	}
 	return p.Backend.Put(ctx, name, data)
 }
+
+// PutsAtOnce is what the limited place says.
+func (p place) PutsAtOnce() int { return backend.PutsAtOnce(p.Backend) }
