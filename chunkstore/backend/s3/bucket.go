@@ -169,8 +169,8 @@ func (b *Bucket) size(ctx context.Context, name string) (int64, error) {
 	return info.Size, err
 }
 
-// pageSize is how many objects one request lists; engines give no more.
-const pageSize = 1000
+// maxPage is how many objects one request lists; engines give no more.
+const maxPage = 1000
 
 // List implements backend.Backend.
 func (b *Bucket) List(ctx context.Context, prefix string, fn func(backend.Object) error) error {
@@ -182,7 +182,7 @@ func (b *Bucket) List(ctx context.Context, prefix string, fn func(backend.Object
 	for after, more := "", true; more; {
 		var page []minio.ObjectInfo
 		err := b.try(ctx, b.patience, "list "+prefix, slowest, func(ctx context.Context) (err error) {
-			page, more, err = b.page(ctx, b.key(prefix), after, pageSize)
+			page, more, err = b.page(ctx, b.key(prefix), after, b.pageSize)
 			return err
 		})
 		if err != nil {

@@ -72,6 +72,7 @@ type Bucket struct {
 	core      minio.Core
 	transport *http.Transport
 	patience  Patience
+	pageSize  int // objects that a request lists
 }
 
 // dialTimeout bounds connecting, TLS included, twice.
@@ -105,7 +106,7 @@ func Open(ctx context.Context, spec Spec, o Options) (*Bucket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", spec, err)
 	}
-	b := &Bucket{spec: spec, core: minio.Core{Client: client}, transport: transport, patience: o.Patience.withDefaults()}
+	b := &Bucket{spec: spec, core: minio.Core{Client: client}, transport: transport, patience: o.Patience.withDefaults(), pageSize: maxPage}
 	if err := b.look(ctx, o.MakeBucket); err != nil {
 		_ = b.Close() // never used
 		return nil, err
