@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"cairn/chunkstore/backend"
+	"cairn/chunkstore/backend/engine"
 	"cairn/chunkstore/chunk"
 	"cairn/chunkstore/pack"
 	"cairn/chunkstore/seal"
@@ -91,7 +92,7 @@ func (s *Store) Unknown(ctx context.Context) ([]string, error) {
 	var out []string
 	err := s.place.List(ctx, "", func(o backend.Object) error {
 		known := o.Name == configName
-		for _, p := range []string{keysPrefix, intentsPrefix, pointsPrefix, dropsPrefix, pinsPrefix, gcPrefix, repairPrefix} {
+		for _, p := range []string{keysPrefix, intentsPrefix, pointsPrefix, dropsPrefix, pinsPrefix, gcPrefix, repairPrefix, engine.Prefix} {
 			known = known || strings.HasPrefix(o.Name, p)
 		}
 		if !known && strings.HasPrefix(o.Name, packsPrefix) {

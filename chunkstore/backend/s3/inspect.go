@@ -113,7 +113,8 @@ func (i *inspection) locks(ctx context.Context) {
 	o := minio.PutObjectOptions{DisableMultipart: true, SendContentMd5: true, DisableContentSha256: true}
 	term := "without a default retention: objects are not locked; set one (POLICIES.md)"
 	held := minio.Compliance
-	if mode != nil && validity != nil && unit != nil {
+	byDefault := mode != nil && validity != nil && unit != nil && mode.IsValid()
+	if byDefault {
 		held, term = *mode, fmt.Sprintf("%s for %d %s by default", *mode, *validity, *unit)
 	} else {
 		o.Mode, o.RetainUntilDate = minio.Compliance, time.Now().Add(lockProbe).UTC()
@@ -136,7 +137,7 @@ func (i *inspection) locks(ctx context.Context) {
 		}
 		return
 	}
-	if mode == nil {
+	if !byDefault {
 		i.add("object lock", engine.Note, "is kept by the engine, but the bucket is %s", term)
 		return
 	}

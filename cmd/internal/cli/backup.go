@@ -112,6 +112,9 @@ says so, and cairn catalogue makes it later.`,
 				if points, err := ix.Points(c.Context()); err == nil { // else they are read from the repository
 					cat.Seed(points)
 				}
+				if warning := a.engineWarning(c.Context(), repo); warning != "" {
+					a.say("warning: %s", warning)
+				}
 				if n, err := repo.Sweep(a.now()); err != nil {
 					a.say("warning: old temporary files in the repository: %v", err)
 				} else if n > 0 {

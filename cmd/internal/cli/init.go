@@ -1,22 +1,26 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"cairn/chunkstore"
+	"cairn/chunkstore/backend/engine"
 	"cairn/chunkstore/seal"
 	"cairn/cmd/internal/wire"
 )
 
 func (a *app) initCmd() *cobra.Command {
 	var plain, noRecovery bool
+	var bucket wire.NewBucket
 	c := &cobra.Command{
-		Use:   "init [FOLDER]",
+		Use:   "init [FOLDER|s3:https://HOST/BUCKET[/PREFIX]]",
 		Short: "Make a repository",
-		Long: `Make a repository in a new or empty folder.
+		Long: `Make a repository in a new or empty folder, or in object storage, where many
+hosts share one.
 
 It is encrypted: with a passphrase (--password-file, CAIRN_PASSWORD_FILE, or
 asked for), or with a key: a file whose first line is an age identity
@@ -25,7 +29,15 @@ a passphrase needs. A recovery key is printed once: keep it away from this
 host. Without the passphrase and the recovery key nothing can be read again.
 
 --no-encryption leaves the keys in the repository: whoever can read the folder
-can read every guest's files, and can change them unseen.`,
+can read every guest's files, and can change them unseen.
+
+Object storage is any that speaks S3: s3:https://HOST[:PORT]/BUCKET[/PREFIX], or
+s3:http://…. Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,
+from MINIO_ACCESS_KEY and MINIO_SECRET_KEY, or from a profile (AWS_PROFILE) of
+~/.aws/credentials; the region, if it matters, from AWS_REGION; --ca-file names
+an authority of your own. The engine is checked first (cairn engine check
+--help): one on which two writers can both create one object would lose data,
+and is refused. --force takes it all the same, for one host alone.`,
 		Args: args(0, 1),
 		RunE: func(c *cobra.Command, argv []string) error {
 			path := a.repo
@@ -33,7 +45,7 @@ can read every guest's files, and can change them unseen.`,
 				path = argv[0]
 			}
 			if path == "" {
-				return usagef("name the folder: cairn init FOLDER")
+				return usagef("name the folder or bucket: cairn init FOLDER")
 			}
 			o := chunkstore.InitOptions{Now: a.now}
 			recovery := ""
@@ -50,7 +62,7 @@ can read every guest's files, and can change them unseen.`,
 					o.Secrets = append(o.Secrets, recovery)
 				}
 			}
-			cfg, err := wire.InitRepo(c.Context(), path, o)
+			cfg, err := a.initPlace(c.Context(), path, o, bucket)
 			if err != nil {
 				return err
 			}
@@ -69,7 +81,26 @@ can read every guest's files, and can change them unseen.`,
 	}
 	c.Flags().BoolVar(&plain, "no-encryption", false, "leave the keys in the repository, readable for everybody who can read it")
 	c.Flags().BoolVar(&noRecovery, "no-recovery-key", false, "make no recovery key: a lost passphrase then is a lost repository")
+	c.Flags().BoolVar(&bucket.Make, "make-bucket", false, "make the bucket if there is none")
+	c.Flags().BoolVar(&bucket.Force, "force", false, "take object storage that did not pass the check: only one host may ever write to it")
 	return c
+}
+
+// initPlace makes the repository in a folder or a bucket.
+func (a *app) initPlace(ctx context.Context, path string, o chunkstore.InitOptions, bucket wire.NewBucket) (*chunkstore.Config, error) {
+	if !wire.IsBucket(path) {
+		if bucket.Make || bucket.Force {
+			return nil, usagef("--make-bucket and --force are for object storage: s3:https://HOST/BUCKET")
+		}
+		return wire.InitRepo(ctx, path, o)
+	}
+	a.say("checking whether the engine keeps what a repository needs …")
+	return wire.InitBucket(ctx, path, o, wire.NewBucket{Make: bucket.Make, Force: bucket.Force,
+		Checked: func(v *engine.Verdict) {
+			if !a.json {
+				a.printVerdict(a.stderr, v)
+			}
+		}})
 }
 
 // newSecret gives the new repository's secret; a typed one is asked twice.
