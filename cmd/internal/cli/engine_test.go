@@ -1,0 +1,104 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"cairn/chunkstore/backend/engine"
+	"cairn/cmd/internal/wire"
+	"cairn/integration/lab/objectstore"
+)
+
+// bucketHost is a host whose repository is in a bucket of a real server. Every
+// output is looked through for the secret.
+func bucketHost(t *testing.T) (*host, *objectstore.Server) {
+	s := objectstore.Start(t, objectstore.Versitygw())
+	h := newHost(t)
+	h.repo = "s3:http://" + s.Address + "/backups/site-1"
+	t.Setenv("CAIRN_REPOSITORY", h.repo)
+	t.Setenv("AWS_ACCESS_KEY_ID", s.AccessKey)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", s.SecretKey)
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+	return h, s
+}
+
+func (h *host) bucket(s *objectstore.Server, code int, says string, argv ...string) string {
+	h.t.Helper()
+	out, errs := h.must(code, argv...)
+	if strings.Contains(out+errs, s.SecretKey) {
+		h.t.Errorf("cairn %s prints the secret", strings.Join(argv, " "))
+	}
+	if !strings.Contains(out+errs, says) {
+		h.t.Errorf("cairn %s says, without %q:\n%s%s", strings.Join(argv, " "), says, out, errs)
+	}
+	return out
+}
+
+// TestBucketRepository: a repository in object storage is made, checked, filled
+// and read by the commands that a folder's is, and what is wrong is said with
+// what to do.
+func TestBucketRepository(t *testing.T) {
+	h, s := bucketHost(t)
+	h.bucket(s, exitNoRepository, "--make-bucket", "points")
+	h.bucket(s, exitNoRepository, "--make-bucket", "init", h.repo)
+	h.bucket(s, exitUsage, "object storage", "init", t.TempDir()+"/repo", "--make-bucket")
+	h.bucket(s, exitOK, "create-only", "init", h.repo, "--make-bucket")
+	h.bucket(s, exitFailed, "exists already", "init", h.repo)
+	h.bucket(s, exitNoRepository, "cairn init", "points", "-r", h.repo+"-2")
+	h.bucket(s, exitFailed, "BUCKET", "points", "-r", "s3:http://"+s.Address)
+
+	h.bucket(s, exitOK, "passed its last check", "doctor")
+	at := time.Date(2026, 11, 28, 2, 0, 0, 0, time.UTC)
+	img := sampleImage(t)
+	h.addPoint(img, at)
+	h.bucket(s, exitOK, "web01", "points")
+	h.bucket(s, exitOK, "no damage", "check", "--read-data")
+	back := t.TempDir() + "/back"
+	h.bucket(s, exitOK, "", "restore", "web01@latest", "--disk", "vda", "--to", back)
+	if got, err := os.ReadFile(back); err != nil || string(got) != string(img) {
+		t.Errorf("the disk came back as %d bytes, %v", len(got), err)
+	}
+
+	var v struct {
+		Good    bool           `json:"good"`
+		Verdict engine.Verdict `json:"verdict"`
+	}
+	out := h.bucket(s, exitOK, "", "engine", "check", "--json")
+	if err := json.Unmarshal([]byte(out), &v); err != nil || !v.Good || v.Verdict.State(engine.CreateOnly) != engine.Good {
+		t.Errorf("engine check --json: %+v, %v", v, err)
+	}
+
+	t.Setenv("AWS_SECRET_ACCESS_KEY", s.SecretKey+"no")
+	h.bucket(s, exitFailed, "the engine refuses them", "points")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", s.SecretKey)
+}
+
+// TestOldVerdict: doctor says when the last check of the engine is old or bad.
+func TestOldVerdict(t *testing.T) {
+	h, s := bucketHost(t)
+	h.bucket(s, exitOK, "", "init", h.repo, "--make-bucket", "--no-recovery-key")
+	ctx := context.Background()
+	place, err := wire.OpenPlace(ctx, h.repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer place.Close()
+	v, err := engine.Last(ctx, place)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.Time = time.Now().Add(-8 * 24 * time.Hour)
+	if err := engine.Store(ctx, place, v); err != nil {
+		t.Fatal(err)
+	}
+	h.bucket(s, exitOK, "8 days old", "doctor")
+	v.Findings = append(v.Findings, engine.Finding{Name: engine.CreateOnly, State: engine.Bad, Text: "3 of 16"})
+	if err := engine.Store(ctx, place, v); err != nil {
+		t.Fatal(err)
+	}
+	h.bucket(s, exitOK, "3 of 16", "doctor")
+}
