@@ -35,6 +35,7 @@ type proxy struct {
 	fault    func(n int64, r *http.Request) fault
 	young    map[string]time.Time // keys, and when their put was answered
 	hide     time.Duration        // how long a young key is not shown
+	delay    time.Duration        // of the line, for each request
 }
 
 type fault int
@@ -85,6 +86,7 @@ func (p *proxy) set(f func(n int64, r *http.Request) fault) {
 
 func (p *proxy) serve(w http.ResponseWriter, r *http.Request, forward http.Handler) {
 	n := p.requests.Add(1)
+	time.Sleep(p.delay)
 	p.mu.Lock()
 	f := none
 	if p.fault != nil {

@@ -21,6 +21,9 @@ type Engine struct {
 	start                          func(ctx context.Context, binary string, s *Server, dir string) (*exec.Cmd, error)
 }
 
+// String names the engine.
+func (e Engine) String() string { return e.name }
+
 // ErrBuild: the server could not be built here. The text says why.
 var ErrBuild = errors.New("the object storage server for the tests cannot be built")
 
