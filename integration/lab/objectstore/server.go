@@ -26,8 +26,9 @@ type Server struct {
 	SecretKey string
 	Dir       string // where its data lies
 
-	cmd *exec.Cmd
-	log *output
+	cmd    *exec.Cmd
+	log    *output
+	binary string
 }
 
 // The engines. Both create only what does not exist, in versioned buckets
@@ -88,7 +89,7 @@ func Start(t testing.TB, e Engine) *Server {
 func (e Engine) run(binary, dir string) (*Server, error) {
 	var last error
 	for n := range 3 {
-		s := &Server{Engine: e.name, AccessKey: "lab-access-key", SecretKey: "lab-secret-Kq7zP3vXw9", Dir: filepath.Join(dir, fmt.Sprint(n)), log: new(output)}
+		s := &Server{Engine: e.name, AccessKey: "lab-access-key", SecretKey: "lab-secret-Kq7zP3vXw9", Dir: filepath.Join(dir, fmt.Sprint(n)), log: new(output), binary: binary}
 		if last = e.runOn(binary, s); last == nil {
 			return s, nil
 		}
@@ -154,6 +155,17 @@ func (s *Server) wait(ended chan struct{}) error {
 
 // Close ends the server.
 func (s *Server) Close() { _ = s.cmd.Process.Kill() } // it may have ended
+
+// AddUser makes a user without rights, on versitygw; a bucket's policy may give
+// him some.
+func (s *Server) AddUser(t testing.TB, access, secret string) {
+	t.Helper()
+	cmd := exec.Command(s.binary, "admin", "--endpoint-url", "http://"+s.Address, "create-user", "--access", access, "--secret", secret, "--role", "user")
+	cmd.Env = append(os.Environ(), "ADMIN_ACCESS_KEY_ID="+s.AccessKey, "ADMIN_SECRET_ACCESS_KEY="+s.SecretKey)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", s.Engine, err, out)
+	}
+}
 
 // Log gives what the server printed.
 func (s *Server) Log() string { return s.log.String() }
