@@ -21,7 +21,7 @@ FUZZ_SECONDS ?= 10
 .PHONY: help deps deps-demo build deb demo test test-s3 test-long fuzz-short lint bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 deps: ## install the missing Debian packages of .ci/apt-packages (SKIP_DEPS=1: do not)
 	@$(if $(SKIP_DEPS),true,.ci/deps)

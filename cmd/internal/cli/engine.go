@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cairn/chunkstore/backend/engine"
+	"cairn/chunkstore/backend/s3"
 	"cairn/cmd/internal/wire"
 )
 
@@ -65,6 +66,66 @@ those stay (some 50 small ones, or 250).`,
 			return err
 		},
 	})
+	c.AddCommand(a.undeleteCmd())
+	return c
+}
+
+// undeleteCmd undoes what a thief of a host's credentials did.
+func (a *app) undeleteCmd() *cobra.Command {
+	var since string
+	var yes bool
+	c := &cobra.Command{
+		Use:   "undelete",
+		Short: "Show, or undo, what deleted or overwrote objects in a bucket with versions",
+		Long: `Show the objects of the repository that somebody deleted or overwrote since a
+time, in a bucket with versions or object lock, and with --yes bring each back as
+it was created. Cairn creates objects once: whatever is newer is a thief's, or
+gc's work. Name the time of the break-in with --since: without it, all that gc
+deleted comes back too, as space for the next gc to free.
+
+` + whenHelp + `
+
+It needs credentials that may list and delete versions: those of the gc host
+(chunkstore/backend/s3/POLICIES.md). Where a thief's version is locked as well,
+the true bytes are put over it once more.`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if a.repo == "" {
+				return usagef("no repository named: use -r REPOSITORY or CAIRN_REPOSITORY")
+			}
+			from, err := a.parseWhen("since", since, false)
+			if err != nil {
+				return err
+			}
+			n := 0
+			err = wire.Uncover(c.Context(), a.repo, from, func(o s3.Covered) (bool, error) {
+				n++
+				if a.json {
+					return yes, a.printJSON(map[string]any{"message_type": "covered", "name": o.Name, "since": o.Since.UTC(), "markers": o.Markers, "newer_versions": o.Newer, "undone": yes})
+				}
+				what := "deleted"
+				if o.Newer > 0 {
+					what = "overwritten"
+				}
+				_, err := fmt.Fprintf(a.stdout, "%s  %-11s  %s\n", o.Since.UTC().Format(time.RFC3339), what, o.Name)
+				return yes, err
+			})
+			if err != nil {
+				return err
+			}
+			switch {
+			case n == 0:
+				a.say("nothing was deleted or overwritten")
+			case yes:
+				a.say("%d objects are back as they were created; now: cairn check --read-data", n)
+			default:
+				a.say("%d objects; --yes brings them back", n)
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&since, "since", "", "only what was deleted or overwritten since this time")
+	c.Flags().BoolVar(&yes, "yes", false, "bring them back")
 	return c
 }
 

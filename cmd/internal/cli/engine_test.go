@@ -1,12 +1,23 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"cairn/chunkstore/backend/engine"
 	"cairn/cmd/internal/wire"
@@ -101,4 +112,99 @@ func TestOldVerdict(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.bucket(s, exitOK, "3 of 16", "doctor")
+}
+
+// TestUndelete: what was deleted in a bucket with versions is shown, and comes
+// back.
+func TestUndelete(t *testing.T) {
+	h, s := bucketHost(t)
+	client, err := minio.New(s.Address, &minio.Options{Creds: credentials.NewStaticV4(s.AccessKey, s.SecretKey, "")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	if err := client.MakeBucket(ctx, "backups", minio.MakeBucketOptions{ObjectLocking: true}); err != nil {
+		t.Fatal(err)
+	}
+	h.bucket(s, exitOK, "object lock", "init", h.repo, "--no-recovery-key")
+	h.addPoint(sampleImage(t), time.Date(2026, 11, 28, 2, 0, 0, 0, time.UTC))
+	h.bucket(s, exitOK, "nothing was deleted", "engine", "undelete")
+	n := 0
+	for o := range client.ListObjects(ctx, "backups", minio.ListObjectsOptions{Prefix: "site-1/", Recursive: true}) {
+		n++
+		if err := client.RemoveObject(ctx, "backups", o.Key, minio.RemoveObjectOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.bucket(s, exitNoRepository, "", "points")
+	h.bucket(s, exitOK, "nothing was deleted", "engine", "undelete", "--since", "2036-01-01")
+	out := h.bucket(s, exitOK, "config", "engine", "undelete", "--since", "1h")
+	if got := strings.Count(out, "deleted"); got > n || got < n-60 { // without engine/
+		t.Errorf("%d of %d are shown:\n%s", got, n, out)
+	}
+	h.bucket(s, exitNoRepository, "", "points")
+	h.bucket(s, exitOK, "are back", "engine", "undelete", "--yes")
+	h.bucket(s, exitOK, "no damage", "check", "--read-data")
+	h.bucket(s, exitOK, "web01", "points")
+	h.bucket(s, exitFailed, "folder", "engine", "undelete", "-r", t.TempDir())
+}
+
+// badEngine is object storage that ignores the condition of a put, and knows
+// little else.
+type badEngine struct {
+	mu      sync.Mutex
+	objects map[string][]byte
+}
+
+func (e *badEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_, key, isObject := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	isObject = isObject && key != ""
+	body, there := e.objects[key]
+	query := r.URL.Query()
+	switch {
+	case !isObject && query.Get("list-type") == "2":
+		var list strings.Builder
+		for _, k := range slices.Sorted(maps.Keys(e.objects)) {
+			if strings.HasPrefix(k, query.Get("prefix")) && k > query.Get("start-after") {
+				fmt.Fprintf(&list, "<Contents><Key>%s</Key><Size>%d</Size><LastModified>2026-11-28T02:00:00.000Z</LastModified></Contents>", k, len(e.objects[k]))
+			}
+		}
+		fmt.Fprintf(w, "<ListBucketResult><IsTruncated>false</IsTruncated>%s</ListBucketResult>", list.String())
+	case !isObject && query.Has("location"):
+		fmt.Fprint(w, "<LocationConstraint></LocationConstraint>")
+	case !isObject:
+		w.WriteHeader(http.StatusNotImplemented)
+	case r.Method == http.MethodPut:
+		data, err := io.ReadAll(r.Body)
+		if err == nil {
+			e.objects[key] = data
+		}
+	case r.Method == http.MethodDelete:
+		delete(e.objects, key)
+		w.WriteHeader(http.StatusNoContent)
+	case !there:
+		w.WriteHeader(http.StatusNotFound)
+	default:
+		http.ServeContent(w, r, "", time.Unix(1, 0), bytes.NewReader(body))
+	}
+}
+
+// TestBadEngine: object storage on which several creators of one name win is
+// refused, and --force takes it with a warning that stays.
+func TestBadEngine(t *testing.T) {
+	server := httptest.NewServer(&badEngine{objects: map[string][]byte{}})
+	defer server.Close()
+	h := newHost(t)
+	h.repo = "s3:" + server.URL + "/backups"
+	t.Setenv("CAIRN_REPOSITORY", h.repo)
+	t.Setenv("AWS_ACCESS_KEY_ID", "a")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "b")
+	s := &objectstore.Server{SecretKey: "there is none"}
+	h.bucket(s, exitFailed, "--force", "init")
+	h.bucket(s, exitNoRepository, "cairn init", "points")
+	h.bucket(s, exitOK, "create-only", "init", "--force", "--no-recovery-key")
+	h.bucket(s, exitOK, "only one host may write", "doctor")
+	h.bucket(s, exitFailed, "create-only", "engine", "check")
 }

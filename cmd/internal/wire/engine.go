@@ -8,6 +8,7 @@ import (
 
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend/engine"
+	"cairn/chunkstore/backend/s3"
 )
 
 // ErrEngine: object storage that would lose data of several writers.
@@ -69,4 +70,31 @@ func CheckEngine(ctx context.Context, spec string, now time.Time) (*engine.Verdi
 // engine.ErrNoVerdict.
 func (r *Repo) LastVerdict(ctx context.Context) (*engine.Verdict, error) {
 	return engine.Last(ctx, r.place)
+}
+
+// Uncover gives fn each object of a bucket that something newer than since hides
+// or replaces; those for which it says so are uncovered.
+func Uncover(ctx context.Context, spec string, since time.Time, fn func(s3.Covered) (bool, error)) error {
+	if !IsBucket(spec) {
+		return fmt.Errorf("%s is a folder: only object storage keeps versions of what was deleted", spec)
+	}
+	place, err := OpenPlace(ctx, spec)
+	if err != nil {
+		return err
+	}
+	defer place.Close()
+	bucket, ok := place.(*s3.Bucket)
+	if !ok {
+		panic("internal error: a bucket is no *s3.Bucket")
+	}
+	return bucket.Covered(ctx, func(c s3.Covered) error {
+		if c.Since.Before(since) {
+			return nil
+		}
+		do, err := fn(c)
+		if err != nil || !do {
+			return err
+		}
+		return bucket.Uncover(ctx, c)
+	})
 }
