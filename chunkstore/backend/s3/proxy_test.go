@@ -36,6 +36,7 @@ type proxy struct {
 	young    map[string]time.Time // keys, and when their put was answered
 	hide     time.Duration        // how long a young key is not shown
 	delay    time.Duration        // of the line, for each request
+	rate     int                  // bytes a second that each connection carries; 0: all
 }
 
 type fault int
@@ -87,6 +88,9 @@ func (p *proxy) set(f func(n int64, r *http.Request) fault) {
 func (p *proxy) serve(w http.ResponseWriter, r *http.Request, forward http.Handler) {
 	n := p.requests.Add(1)
 	time.Sleep(p.delay)
+	if p.rate > 0 {
+		r.Body = slowReader{r.Body, p.rate}
+	}
 	p.mu.Lock()
 	f := none
 	if p.fault != nil {
@@ -154,6 +158,18 @@ func (p *proxy) serve(w http.ResponseWriter, r *http.Request, forward http.Handl
 		}
 		p.mu.Unlock()
 	}
+}
+
+// slowReader reads as fast as one connection of a far line.
+type slowReader struct {
+	io.ReadCloser
+	rate int
+}
+
+func (s slowReader) Read(p []byte) (int, error) {
+	n, err := s.ReadCloser.Read(p)
+	time.Sleep(time.Duration(n) * time.Second / time.Duration(s.rate))
+	return n, err
 }
 
 type cutReader struct{}

@@ -12,8 +12,10 @@ import (
 
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
+	"cairn/chunkstore/backend/limit"
 	"cairn/chunkstore/chunk"
 	"cairn/chunkstore/pack"
+	"cairn/chunkstore/seal"
 	"cairn/integration/lab/objectstore"
 )
 
@@ -63,11 +65,21 @@ func newHypervisor(t testing.TB, place *Bucket) *hypervisor {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return &hypervisor{place, chunkstore.NewStore(place, c, keysOf(t, place)), &hostIndex{hooks: map[chunk.ID]chunkstore.PackRef{}}}
+}
+
+func keysOf(t testing.TB, place *Bucket) *seal.Keyring {
+	t.Helper()
+	ctx := context.Background()
+	c, err := chunkstore.ReadConfig(ctx, place)
+	if err != nil {
+		t.Fatal(err)
+	}
 	keys, err := chunkstore.Unlock(ctx, place, c, passphrase)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &hypervisor{place, chunkstore.NewStore(place, c, keys), &hostIndex{hooks: map[chunk.ID]chunkstore.PackRef{}}}
+	return keys
 }
 
 // learn brings the index up to what the bucket holds, as a new run does.
@@ -233,29 +245,62 @@ func TestSessionsOfTwoHosts(t *testing.T) {
 }
 
 // BenchmarkHosts stores the same amount of data for each host, with one host and
-// with two at once, on a line with latency to an engine: MB/s is of all hosts
-// together. CAIRN_BENCH_DELAY is the line's, for each request.
+// with two at once: MB/s is of all hosts together. Without a line the processors
+// of this machine, which has engine and hosts, are the limit; a line is 50 ms of
+// latency for each request and 25 MB/s for each host.
 func BenchmarkHosts(b *testing.B) {
 	for _, engine := range []objectstore.Engine{objectstore.Versitygw(), objectstore.MinIO()} {
-		for _, delay := range []time.Duration{0, 50 * time.Millisecond} {
+		for _, line := range []bool{false, true} {
 			for _, n := range []int{1, 2} {
-				b.Run(fmt.Sprintf("%s/delay=%s/hosts=%d", engine, delay, n), func(b *testing.B) { benchHosts(b, engine, delay, n) })
+				b.Run(fmt.Sprintf("%s/line=%v/hosts=%d", engine, line, n), func(b *testing.B) { benchHosts(b, engine, line, n) })
 			}
 		}
 	}
 }
 
-func benchHosts(b *testing.B, engine objectstore.Engine, delay time.Duration, n int) {
+// BenchmarkPutsAtOnce stores from one host over a line of 100 ms without a limit,
+// with some packs at once.
+func BenchmarkPutsAtOnce(b *testing.B) {
+	for _, n := range []int{1, 2, 4, 8} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			s := objectstore.Start(b, objectstore.MinIO())
+			p := newProxy(b, s, false)
+			place := openNew(b, s, p.address())
+			initBucket(b, place)
+			h := newHypervisor(b, place)
+			h.store = chunkstore.NewStore(atOnce{place, n}, h.store.Config, keysOf(b, place))
+			p.delay, p.rate = 100*time.Millisecond, 30<<20
+			const mib = 160
+			b.SetBytes(mib << 20)
+			seed := uint64(0)
+			for b.Loop() {
+				seed++
+				if _, _, err := h.save(context.Background(), guestImage(seed, 0, mib)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+type atOnce struct {
+	*Bucket
+	n int
+}
+
+func (a atOnce) PutsAtOnce() int { return a.n }
+
+func benchHosts(b *testing.B, engine objectstore.Engine, line bool, n int) {
 	s := objectstore.Start(b, engine)
 	ctx := context.Background()
 	const mib = 96
 	bucket := bucketName()
 	p := newProxy(b, s, false)
-	p.delay = delay
+	p.delay = 50 * time.Millisecond
 	hosts := make([]*hypervisor, n)
 	for i := range hosts {
 		address := s.Address
-		if delay > 0 {
+		if line {
 			address = p.address()
 		}
 		place := openAt(b, s, Spec{Host: address, Bucket: bucket}, Patience{})
@@ -263,6 +308,9 @@ func benchHosts(b *testing.B, engine objectstore.Engine, delay time.Duration, n 
 			initBucket(b, place)
 		}
 		hosts[i] = newHypervisor(b, place)
+		if line {
+			hosts[i].store = chunkstore.NewStore(limit.New(place, 25<<20), hosts[i].store.Config, keysOf(b, place))
+		}
 	}
 	b.SetBytes(int64(n) * mib << 20)
 	seed := uint64(0)

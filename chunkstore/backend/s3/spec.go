@@ -54,7 +54,7 @@ func Parse(place string) (Spec, error) {
 func parse(place string) (Spec, error) {
 	rest, ok := strings.CutPrefix(place, scheme)
 	if !ok {
-		return Spec{}, errors.New("the name does not begin with s3:")
+		return Spec{}, errors.New("s3: is missing at its beginning")
 	}
 	if strings.Contains(rest, "@") { // before anything is printed of it
 		return Spec{}, errors.New("credentials do not belong there, others on this host can read them: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use ~/.aws/credentials")
@@ -70,7 +70,7 @@ func parse(place string) (Spec, error) {
 		return Spec{}, fmt.Errorf("%q is neither http nor https", u.Scheme)
 	}
 	if u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || u.RawPath != "" || u.Opaque != "" || strings.Contains(rest, "#") {
-		return Spec{}, errors.New("characters like ?, # and % have no place in it")
+		return Spec{}, errors.New("?, # and % have no place in it")
 	}
 	s := Spec{Secure: u.Scheme == "https"}
 	if s.Host, err = parseHost(u); err != nil {
