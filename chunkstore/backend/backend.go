@@ -54,17 +54,31 @@ func PutsAtOnce(b Backend) int {
 	return putsAtOnce
 }
 
+// Getter is a place that reads a small object in one request, where Size and
+// ReadAt are two.
+type Getter interface {
+	Get(ctx context.Context, name string, limit int64) ([]byte, error)
+}
+
 // Get reads a whole object of at most limit bytes.
 func Get(ctx context.Context, b Backend, name string, limit int64) ([]byte, error) {
+	if g, ok := b.(Getter); ok {
+		return g.Get(ctx, name, limit)
+	}
 	n, err := b.Size(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	if n > limit {
-		return nil, fmt.Errorf("%s: %d bytes are more than the %d that such an object can have", name, n, limit)
+		return nil, TooLarge(name, n, limit)
 	}
 	p := make([]byte, n)
 	return p, b.ReadAt(ctx, name, p, 0)
+}
+
+// TooLarge is the error of Get for an object over the limit.
+func TooLarge(name string, n, limit int64) error {
+	return fmt.Errorf("%s: %d bytes are more than the %d that such an object can have", name, n, limit)
 }
 
 // maxName bounds a name in bytes.

@@ -40,3 +40,8 @@ func (p place) Put(ctx context.Context, name string, data []byte) error {
 
 // PutsAtOnce is what the limited place says.
 func (p place) PutsAtOnce() int { return backend.PutsAtOnce(p.Backend) }
+
+// Get implements backend.Getter.
+func (p place) Get(ctx context.Context, name string, limit int64) ([]byte, error) {
+	return backend.Get(ctx, p.Backend, name, limit)
+}

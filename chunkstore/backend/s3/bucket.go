@@ -93,6 +93,35 @@ func (b *Bucket) holds(ctx context.Context, name string, data []byte) (bool, err
 	return true, nil
 }
 
+// Get implements backend.Getter: manifests and keys are read at each start, and
+// a request over a line is long.
+func (b *Bucket) Get(ctx context.Context, name string, limit int64) (data []byte, err error) {
+	if err := backend.CheckName(name); err != nil {
+		return nil, err
+	}
+	var large error
+	err = b.try(ctx, b.patience, "read "+name, int(min(limit, 4*slowest)), func(ctx context.Context) error {
+		body, info, _, err := b.core.GetObject(ctx, b.spec.Bucket, b.key(name), minio.GetObjectOptions{})
+		if notThere(err) {
+			return fmt.Errorf("%s: %w", name, backend.ErrNotExist)
+		}
+		if err != nil {
+			return err
+		}
+		defer body.Close()
+		if info.Size > limit || info.Size < 0 {
+			large = backend.TooLarge(name, info.Size, limit)
+			return nil
+		}
+		data = make([]byte, info.Size)
+		if n, err := io.ReadFull(body, data); err != nil {
+			return fmt.Errorf("%w after %d of %d bytes", errCut, n, len(data))
+		}
+		return nil
+	})
+	return data, errors.Join(err, large)
+}
+
 // ReadAt implements backend.Backend.
 func (b *Bucket) ReadAt(ctx context.Context, name string, p []byte, off int64) error {
 	if err := backend.CheckName(name); err != nil {
