@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -207,4 +209,25 @@ func TestBadEngine(t *testing.T) {
 	h.bucket(s, exitOK, "create-only", "init", "--force", "--no-recovery-key")
 	h.bucket(s, exitOK, "only one host may write", "doctor")
 	h.bucket(s, exitFailed, "create-only", "engine", "check")
+}
+
+// TestCAFile: an authority of one's own is named by flag or environment.
+func TestCAFile(t *testing.T) {
+	server := httptest.NewTLSServer(&badEngine{objects: map[string][]byte{}})
+	defer server.Close()
+	h := newHost(t)
+	h.repo = "s3:" + server.URL + "/backups"
+	t.Setenv("CAIRN_REPOSITORY", h.repo)
+	t.Setenv("AWS_ACCESS_KEY_ID", "a")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "b")
+	s := &objectstore.Server{SecretKey: "there is none"}
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.bucket(s, exitFailed, "--ca-file", "points")
+	h.bucket(s, exitNoRepository, "cairn init", "points", "--ca-file", file)
+	h.bucket(s, exitFailed, "no such file", "points", "--ca-file", file+"-none")
+	t.Setenv("CAIRN_CA_FILE", file)
+	h.bucket(s, exitNoRepository, "cairn init", "points")
 }

@@ -57,7 +57,7 @@ func (e Engine) binary(ctx context.Context, progress io.Writer) (string, error) 
 	defer os.RemoveAll(work)
 	fmt.Fprintf(progress, "lab: building %s %s, once\n", e.name, e.version)
 	started := time.Now()
-	cmd := exec.CommandContext(ctx, "nice", "-n", "5", "go", "install", "-trimpath", "-ldflags", "-s -w", e.module+"/"+e.command+"@"+e.version)
+	cmd := exec.CommandContext(ctx, "nice", "-n", "5", "go", "install", "-ldflags", "-s -w", e.module+"/"+e.command+"@"+e.version)
 	if e.command == "" {
 		cmd.Args[len(cmd.Args)-1] = e.module + "@" + e.version
 	}
