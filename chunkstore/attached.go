@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/zeebo/blake3"
 
@@ -58,23 +59,33 @@ type CatalogueAttempt struct {
 	Session SessionID
 }
 
-// decisions is what a listing of all decisions shows.
+// decisions is what a listing of all decisions shows, without what is
+// forgotten.
 type decisions struct {
 	own      []SessionID
 	attached map[SessionID][]CatalogueAttempt // by point
+	made     map[SessionID]time.Time          // by the place's clock
 }
 
 // listDecisions tells points from catalogues by their names alone. The
-// catalogue of a point that is gone counts as own: only reading tells.
+// catalogue of a point that is gone counts as own: only reading tells. What is
+// forgotten is left out, and its catalogues are.
 func (s *Store) listDecisions(ctx context.Context) (*decisions, error) {
 	var all []SessionID
+	made := map[SessionID]time.Time{}
 	err := s.place.List(ctx, pointsPrefix, func(o backend.Object) error {
 		id, err := ParseSessionID(strings.TrimPrefix(o.Name, pointsPrefix))
 		if err == nil { // else not ours; check names it
 			all = append(all, id)
+			made[id] = o.Modified
 		}
 		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	// Listed after the decisions: of what is listed no older drop is missed.
+	dropped, err := s.dropped(ctx, func(id SessionID) bool { _, ok := made[id]; return ok })
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +93,7 @@ func (s *Store) listDecisions(ctx context.Context) (*decisions, error) {
 	for _, id := range all {
 		there[id] = true
 	}
-	d := &decisions{attached: map[SessionID][]CatalogueAttempt{}}
+	d := &decisions{attached: map[SessionID][]CatalogueAttempt{}, made: made}
 	of := map[SessionID]bool{}
 	for _, id := range all {
 		for attempt := range MaxAttempts { // made one after the other: no gaps
@@ -91,20 +102,22 @@ func (s *Store) listDecisions(ctx context.Context) (*decisions, error) {
 				break
 			}
 			of[c] = true
-			d.attached[id] = append(d.attached[id], CatalogueAttempt{attempt, c})
+			if !dropped[id] {
+				d.attached[id] = append(d.attached[id], CatalogueAttempt{attempt, c})
+			}
 		}
 	}
 	for _, id := range all {
-		if !of[id] {
+		if !of[id] && !dropped[id] {
 			d.own = append(d.own, id)
 		}
 	}
 	return d, nil
 }
 
-// Committed calls fn for each session that has a decision, in the order of
-// their names; the decision may be an abort. Catalogues of these sessions'
-// points are left out.
+// Committed calls fn for each session that has a decision and is not
+// forgotten, in the order of their names; the decision may be an abort.
+// Catalogues of points are left out.
 func (s *Store) Committed(ctx context.Context, fn func(SessionID) error) error {
 	d, err := s.listDecisions(ctx)
 	if err != nil {
@@ -118,7 +131,7 @@ func (s *Store) Committed(ctx context.Context, fn func(SessionID) error) error {
 	return nil
 }
 
-// Catalogues gives the catalogues of all points that have any, aborted and
+// Catalogues gives the catalogues of all points that are not forgotten and have any, aborted and
 // damaged ones included, by point and in the order of attempts.
 func (s *Store) Catalogues(ctx context.Context) (map[SessionID][]CatalogueAttempt, error) {
 	d, err := s.listDecisions(ctx)

@@ -8,6 +8,8 @@
 //     not commit leaves garbage at worst. The order (STORE-RULES.md section
 //     1.2) is: data packs, map packs, the commit record, read back; only then
 //     does Commit return.
+//   - What Drop forgot is in no listing from then on, whoever lists; what is
+//     pinned cannot be dropped. A drop that does not open forgets nothing.
 //   - Every byte read was authenticated, or the error says ErrCorrupt.
 //   - Memory is bounded whatever the amount of data: a Session holds some
 //     70 MiB with a local place, 110 MiB with object storage, a Reader what its cache was given.

@@ -3,13 +3,16 @@ package chunkstore
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"cairn/chunkstore/backend"
 	"cairn/chunkstore/backend/local"
+	"cairn/chunkstore/backend/mem"
 	"cairn/chunkstore/chunk"
 )
 
@@ -112,5 +115,84 @@ func writeSample(t *testing.T, dir string) {
 	}
 	if _, _, _, err := save(ctx, NewStore(place, c, keys), newMemIndex(), sampleChunks(), nil); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A drop and a pin that the first cairn with them wrote, into the repository of
+// the frozen sample, are read.
+func TestFrozenDropAndPin(t *testing.T) {
+	ctx := context.Background()
+	sample, err := local.Open(filepath.Join("testdata", "format1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sample.Close()
+	place := mem.New()
+	err = sample.List(ctx, "", func(o backend.Object) error {
+		b, err := backend.Get(ctx, sample, o.Name, 1<<20)
+		if err != nil {
+			return err
+		}
+		return place.Put(ctx, o.Name, b)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := ReadConfig(ctx, place)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := Unlock(ctx, place, c, testSecret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewStore(place, c, keys)
+	point := committed(t, s)[0]
+	for file, object := range map[string]struct {
+		name string
+		kind RecordKind
+	}{"drop": {dropsPrefix + point.String(), recordDrop}, "pin": {pinName(point, 0), recordPin}} {
+		path := filepath.Join("testdata", "control1", file)
+		if *update {
+			if err := s.writeControl(ctx, object.name, object.kind, note); err != nil {
+				t.Fatal(err)
+			}
+			b, err := backend.Get(ctx, place, object.name, 1<<20)
+			if err == nil {
+				err = errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, b, 0o644))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		b, err := os.ReadFile(path)
+		if err == nil {
+			err = place.Put(ctx, object.name, b)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := s.readControl(ctx, object.name, object.kind); err != nil || n != note {
+			t.Errorf("%s: %+v, %v", file, n, err)
+		}
+	}
+	if got := committed(t, s); len(got) != 0 {
+		t.Errorf("the dropped point is listed: %v", got)
+	}
+	if pins, err := s.Pins(ctx); err != nil || len(pins) != 1 {
+		t.Errorf("pins %v, %v", pins, err)
+	}
+}
+
+func TestPinNames(t *testing.T) {
+	id := SessionID{1, 2}
+	if got, n, ok := parsePinName(pinName(id, 12)); got != id || n != 12 || !ok {
+		t.Errorf("%s is read as %v, %d, %v", pinName(id, 12), got, n, ok)
+	}
+	for _, bad := range []string{"", ".", ".00", ".-1", ".+1", ".1.2", ".x", ".99999999999999999999"} {
+		if _, _, ok := parsePinName(pinsPrefix + id.String() + bad); ok {
+			t.Errorf("%q is taken", bad)
+		}
 	}
 }

@@ -37,8 +37,9 @@ type group struct {
 }
 
 type idList struct {
-	ids  []chunk.ID // nil: could not be read, do not try again
-	used int64
+	ids   []chunk.ID // nil: could not be read, do not try again
+	moved bool       // the pack is gone, and forwards say where its chunks are
+	used  int64
 }
 
 func newKnown(w *Session) *known {
@@ -94,7 +95,7 @@ func (k *known) list(ctx context.Context, i uint32) ([]chunk.ID, error) {
 	k.session.mu.Lock()
 	ref := k.session.refs[i]
 	k.session.mu.Unlock()
-	ids, err := k.session.store.ChunkIDs(ctx, ref)
+	ids, moved, err := k.session.store.chunkIDs(ctx, ref, 0)
 	if err != nil && !pack.IsDamage(err) && !errors.Is(err, backend.ErrNotExist) {
 		return nil, err
 	}
@@ -104,7 +105,7 @@ func (k *known) list(ctx context.Context, i uint32) ([]chunk.ID, error) {
 	for k.held+len(ids) > maxLists && len(k.lists) > 0 {
 		k.dropList()
 	}
-	k.lists[i] = &idList{ids, k.tick}
+	k.lists[i] = &idList{ids, moved, k.tick}
 	k.held += len(ids)
 	return ids, nil
 }
@@ -129,6 +130,9 @@ func (k *known) load(ctx context.Context, hooks []chunk.ID) (bool, error) {
 		return false, err
 	}
 	for _, ref := range refs {
+		if _, ok := k.session.condemned[ref]; ok {
+			continue
+		}
 		first := k.session.Loc(ref, 0)
 		i, _ := k.session.ref(first)
 		if g := k.groups[uint64(i)]; g != nil {
@@ -140,7 +144,9 @@ func (k *known) load(ctx context.Context, hooks []chunk.ID) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if len(ids) > 0 {
+		// Only what maps that are there need keeps a forward: nothing new is
+		// found by one.
+		if len(ids) > 0 && !k.lists[i].moved {
 			k.add(uint64(i), first, ids)
 		}
 	}

@@ -89,7 +89,7 @@ const (
 	batchesInFlight = 12
 	framesInFlight  = 24
 	maxStorers      = 8
-	packCapacity    = targetPack + 1<<20
+	firstCapacity   = 256 << 10 // of a pack; it grows, and stays as large as it became
 )
 
 // maxWait is how many batches may pass until the open pack is closed, full or
@@ -463,7 +463,7 @@ func (p *pipeline) pack() error {
 				return nil
 			}
 			if buf == nil {
-				buf = make([]byte, 0, packCapacity)
+				buf = make([]byte, 0, firstCapacity)
 			}
 			if b, err = pack.NewBuilder(pack.KindData, p.w.store.keys, buf); err != nil {
 				return err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"sync"
 
+	"cairn/chunkstore/backend"
 	"cairn/chunkstore/chunk"
 	"cairn/chunkstore/pack"
 )
@@ -282,8 +283,34 @@ func (r *Reader) release(f *frame) {
 
 // ReadChunks fills dst (n chunks of chunk.Size) from the chunks first… of a
 // data pack. Whole frames that are not in the cache are decoded straight into
-// dst and not kept.
+// dst and not kept. Of a pack that gc removed they are read where it put them.
 func (r *Reader) ReadChunks(ctx context.Context, ref PackRef, first int, dst []byte) error {
+	return r.readChunks(ctx, ref, first, dst, 0)
+}
+
+func (r *Reader) readChunks(ctx context.Context, ref PackRef, first int, dst []byte, hops int) error {
+	err := r.readStored(ctx, ref, first, dst)
+	if !errors.Is(err, backend.ErrNotExist) {
+		return err
+	}
+	r.forget(ref)
+	return r.store.moved(ctx, ref, first, len(dst)/chunk.Size, hops, err, func(to PackRef, at, k, done int) error {
+		return r.readChunks(ctx, to, at, dst[done*chunk.Size:(done+k)*chunk.Size], hops+1)
+	})
+}
+
+// forget drops a pack's footer: the pack is gone.
+func (r *Reader) forget(ref PackRef) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if p := r.packs[ref]; p != nil {
+		r.packLRU.Remove(p.elem)
+		delete(r.packs, ref)
+	}
+}
+
+// readStored is ReadChunks of a pack that is there.
+func (r *Reader) readStored(ctx context.Context, ref PackRef, first int, dst []byte) error {
 	p, err := r.footer(ctx, ref)
 	if err != nil {
 		return err
@@ -323,7 +350,8 @@ func (r *Reader) ReadChunks(ctx context.Context, ref PackRef, first int, dst []b
 }
 
 // Prefetch brings the frames of n chunks from first on into the cache, and in
-// any case the pack's footer. Its errors are the later reader's to see.
+// any case the pack's footer. Its errors are the later reader's to see, and of
+// a pack that gc moved nothing is made ready.
 func (r *Reader) Prefetch(ctx context.Context, ref PackRef, first, n int) {
 	p, err := r.footer(ctx, ref)
 	if err != nil || p.foot.Kind != pack.KindData {
@@ -343,8 +371,28 @@ func (r *Reader) Prefetch(ctx context.Context, ref PackRef, first, n int) {
 	}
 }
 
-// ReadRecord gives record n of a map pack.
+// ReadRecord gives record n of a map pack. Of a pack that gc removed it is read
+// where that put it.
 func (r *Reader) ReadRecord(ctx context.Context, ref PackRef, n int) ([]byte, error) {
+	return r.readRecord(ctx, ref, n, 0)
+}
+
+func (r *Reader) readRecord(ctx context.Context, ref PackRef, n, hops int) ([]byte, error) {
+	b, err := r.storedRecord(ctx, ref, n)
+	if !errors.Is(err, backend.ErrNotExist) {
+		return b, err
+	}
+	r.forget(ref)
+	err = r.store.moved(ctx, ref, n, 1, hops, err, func(to PackRef, at, _, _ int) error {
+		var rerr error
+		b, rerr = r.readRecord(ctx, to, at, hops+1)
+		return rerr
+	})
+	return b, err
+}
+
+// storedRecord is ReadRecord of a pack that is there.
+func (r *Reader) storedRecord(ctx context.Context, ref PackRef, n int) ([]byte, error) {
 	p, err := r.footer(ctx, ref)
 	if err != nil {
 		return nil, err
@@ -365,12 +413,29 @@ func (r *Reader) ReadRecord(ctx context.Context, ref PackRef, n int) ([]byte, er
 	return append([]byte(nil), f.data[p.offsets[at]:p.offsets[at+1]]...), nil
 }
 
-// ChunkIDs gives the IDs of a data pack's chunks in order.
+// ChunkIDs gives the IDs of a data pack's chunks in order. Of a pack that gc
+// rewrote those that were not kept are zero.
 func (s *Store) ChunkIDs(ctx context.Context, ref PackRef) ([]chunk.ID, error) {
+	ids, _, err := s.chunkIDs(ctx, ref, 0)
+	return ids, err
+}
+
+// chunkIDs is ChunkIDs; moved says that the pack is gone.
+func (s *Store) chunkIDs(ctx context.Context, ref PackRef, hops int) (ids []chunk.ID, moved bool, err error) {
 	f, err := s.ReadFooter(ctx, ref)
-	if err != nil {
-		return nil, err
+	if errors.Is(err, backend.ErrNotExist) {
+		ids, err = s.movedIDs(ctx, ref, hops, err)
+		return ids, true, err
 	}
+	if err != nil {
+		return nil, false, err
+	}
+	ids, err = s.storedIDs(ctx, ref, f)
+	return ids, false, err
+}
+
+// storedIDs reads the IDs of a pack that is there.
+func (s *Store) storedIDs(ctx context.Context, ref PackRef, f *pack.Footer) ([]chunk.ID, error) {
 	sealed, err := s.readIndex(ctx, ref, f)
 	if err != nil {
 		return nil, err

@@ -1,11 +1,14 @@
 package chunkstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
+	"cairn/chunkstore/backend"
 	"cairn/chunkstore/pack"
 	"cairn/chunkstore/seal"
 )
@@ -37,9 +40,41 @@ const (
 	recordPoint     RecordKind = 2 // a commit
 	recordAbort     RecordKind = 3 // a session that must not commit any more
 	recordCatalogue RecordKind = 4 // a commit that belongs to a point's
-	// 5 a drop: the point is forgotten · 6 a pin · 7 condemned, 8 final, 9 done:
-	// of one generation of gc · 10 a note for repair
+	recordDrop      RecordKind = 5 // the point is forgotten
+	recordPin       RecordKind = 6 // the point is pinned, or is not any more
+	// 10 a note for repair
+
+	// Of one generation of gc (package gc), and what moves packs.
+	RecordCondemned RecordKind = 7
+	RecordFinal     RecordKind = 8
+	RecordDone      RecordKind = 9
+	RecordForward   RecordKind = 11
+	RecordCollector RecordKind = 12
 )
+
+// PutRecord stores a record of a kind under a name, create-only; backend.ErrExist
+// when another one has it. What decides over others (an abort, all of gc) is
+// stored so that no two can be decided, also when places are away.
+func (s *Store) PutRecord(ctx context.Context, name string, kind RecordKind, body []byte) error {
+	b, err := s.sealRecord(name, kind, body)
+	if err != nil {
+		return err
+	}
+	return backend.PutStrict(ctx, s.place, name, b)
+}
+
+// GetRecord gives a record of a kind.
+func (s *Store) GetRecord(ctx context.Context, name string, want RecordKind) ([]byte, error) {
+	b, err := backend.Get(ctx, s.place, name, maxRecord)
+	if err != nil {
+		return nil, err
+	}
+	kind, plain, err := s.openRecord(name, b)
+	if err == nil && kind != want {
+		err = fmt.Errorf("%s: %w: record of kind %d", name, pack.ErrCorrupt, kind)
+	}
+	return plain, err
+}
 
 // ErrAborted: the session was decided against; what it stored may be used
 // again by the next one.
@@ -49,7 +84,7 @@ func (s *Store) sealRecord(name string, kind RecordKind, plain []byte) ([]byte, 
 	if len(plain) > maxRecord {
 		return nil, fmt.Errorf("%s: a record of %d bytes is over the limit", name, len(plain))
 	}
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
+	enc, err := recordEncoder()
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +99,9 @@ func (s *Store) sealRecord(name string, kind RecordKind, plain []byte) ([]byte, 
 	}
 	return out, nil
 }
+
+// recordEncoder is for EncodeAll alone, which many may call at once.
+var recordEncoder = sync.OnceValues(func() (*zstd.Encoder, error) { return zstd.NewWriter(nil) })
 
 func (s *Store) openRecord(name string, b []byte) (RecordKind, []byte, error) {
 	if len(b) < recordHeader || string(b[:8]) != recordMagic {

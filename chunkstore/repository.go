@@ -24,15 +24,18 @@ var (
 
 // Names of objects. Part of the on-disk format, do not change.
 const (
-	configName    = "config"
-	keysPrefix    = "keys/"
-	packsPrefix   = "packs/"
-	intentsPrefix = "sessions/"
-	pointsPrefix  = "points/"
-	dropsPrefix   = "drops/"
-	pinsPrefix    = "pins/"
-	gcPrefix      = "gc/"
-	repairPrefix  = "repair/"
+	configName       = "config"
+	keysPrefix       = "keys/"
+	packsPrefix      = "packs/"
+	intentsPrefix    = "sessions/"
+	pointsPrefix     = "points/"
+	dropsPrefix      = "drops/"
+	pinsPrefix       = "pins/"
+	gcPrefix         = "gc/"
+	repairPrefix     = "repair/"
+	forwardsPrefix   = "forwards/"
+	collectorsPrefix = "collectors/"
+	beatsPrefix      = "beats/"
 )
 
 // formatVersion of a repository. Part of the on-disk format.
@@ -41,7 +44,6 @@ const formatVersion = 1
 // limits of small objects in bytes.
 const (
 	maxConfig = 64 << 10
-	maxSlot   = 64 << 10
 	maxSlots  = 1024
 )
 
@@ -68,7 +70,9 @@ type InitOptions struct {
 	// Secrets opens the repository: each gets a key slot. None: the keys lie
 	// open in the repository and whoever can read it can read everything.
 	Secrets []string
-	Now     func() time.Time
+	// Recovery is one more secret, to be kept away from every host; "" for none.
+	Recovery string
+	Now      func() time.Time
 }
 
 // Init makes a repository in an empty place.
@@ -84,22 +88,12 @@ func Init(ctx context.Context, b backend.Backend, o InitOptions) (*Config, error
 	}
 	c := &Config{Version: formatVersion, ID: randomHex(16), Created: o.Now().UTC().Truncate(time.Second),
 		ChunkSize: chunk.Size, Protection: ProtectionSecret}
-	slots := make(map[string][]byte)
-	for _, s := range o.Secrets {
-		body, err := keys.Slot(s)
-		if err != nil {
-			return nil, err
-		}
-		slots[randomHex(8)] = body
-	}
-	if len(slots) == 0 {
+	if len(o.Secrets) == 0 && o.Recovery == "" {
 		c.Protection = ProtectionNone
-		slots[randomHex(8)] = keys.Marshal()
 	}
-	for id, body := range slots {
-		if err := b.Put(ctx, keysPrefix+id, body); err != nil {
-			return nil, fmt.Errorf("store key slot: %w", err)
-		}
+	slots, err := addFirstSlots(ctx, b, keys, o)
+	if err != nil {
+		return nil, err
 	}
 	body, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
@@ -108,6 +102,11 @@ func Init(ctx context.Context, b backend.Backend, o InitOptions) (*Config, error
 	// The config makes the repository: it comes last, and one of two racing
 	// inits wins.
 	if err := b.Put(ctx, configName, body); errors.Is(err, backend.ErrExist) {
+		for _, id := range slots { // they hold other roots than the winner's
+			if err := RemoveSlot(ctx, b, id); err != nil {
+				return nil, errors.Join(ErrRepositoryExists, err)
+			}
+		}
 		return nil, ErrRepositoryExists
 	} else if err != nil {
 		return nil, fmt.Errorf("store config: %w", err)
@@ -137,41 +136,6 @@ func ReadConfig(ctx context.Context, b backend.Backend) (*Config, error) {
 		return nil, errors.New("repository config: malformed id")
 	}
 	return c, nil
-}
-
-// Unlock opens the repository's keys with a secret; seal.ErrWrongSecret when
-// no slot opens. The secret is not asked of an unprotected repository.
-func Unlock(ctx context.Context, b backend.Backend, c *Config, secret string) (*seal.Keyring, error) {
-	var names []string
-	err := b.List(ctx, keysPrefix, func(o backend.Object) error {
-		if names = append(names, o.Name); len(names) > maxSlots {
-			return fmt.Errorf("more than %d key slots", maxSlots)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list key slots: %w", err)
-	}
-	for _, name := range names {
-		body, err := backend.Get(ctx, b, name, maxSlot)
-		if err != nil {
-			return nil, fmt.Errorf("read key slot: %w", err)
-		}
-		if c.Protection == ProtectionNone {
-			return seal.Unmarshal(body)
-		}
-		k, err := seal.OpenSlot(body, secret)
-		if err == nil {
-			return k, nil
-		}
-		if !errors.Is(err, seal.ErrWrongSecret) {
-			return nil, err
-		}
-	}
-	if len(names) == 0 {
-		return nil, errors.New("the repository has no key slot: without one nothing in it can be read; restore the keys/ folder from a copy")
-	}
-	return nil, seal.ErrWrongSecret
 }
 
 func randomHex(n int) string {

@@ -58,6 +58,11 @@ type Session struct {
 	// caller's end, by fail and by Close.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
+	beats  sync.WaitGroup
+
+	condemned condemned // nothing new may lie in these packs
+
+	decided bool // a commit was tried
 
 	pipe  *pipeline // nil: it takes records only
 	maps  mapWriter
@@ -86,6 +91,11 @@ func (s *Store) Begin(ctx context.Context, index Index, intent []byte) (*Session
 // begin starts a session that will commit a record of a kind. Without an index
 // it takes records only.
 func (s *Store) begin(ctx context.Context, id SessionID, kind RecordKind, index Index, intent []byte) (*Session, error) {
+	if index != nil {
+		if err := s.MayBackUp(); err != nil {
+			return nil, err
+		}
+	}
 	w := &Session{store: s, index: index, id: id, kind: kind, refIndex: map[PackRef]uint32{}, used: map[uint32]bool{}}
 	name := intentsPrefix + id.String()
 	body, err := s.sealRecord(name, recordIntent, intent)
@@ -100,7 +110,12 @@ func (s *Store) begin(ctx context.Context, id SessionID, kind RecordKind, index 
 		return nil, fmt.Errorf("store the session's intent: %w", err)
 	}
 	w.stats.BytesStored = int64(len(body))
+	// Only now, with the intent stored, what is being removed is read.
+	if w.condemned, err = s.readCondemned(ctx); err != nil {
+		return nil, err
+	}
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
+	w.beats.Go(w.beat)
 	if index != nil {
 		w.known = newKnown(w)
 		w.pipe = startPipeline(w)
@@ -131,11 +146,42 @@ func (w *Session) fail(err error) {
 func (w *Session) err() error { return context.Cause(w.ctx) }
 
 // Close ends the session's goroutines and waits for them. What was not
-// committed stays as garbage, which a later session may use.
+// committed stays as garbage, which a later session may use until gc comes.
 func (w *Session) Close() {
 	w.cancel(errors.New("the session was closed"))
 	if w.pipe != nil {
 		w.pipe.wait()
+	}
+	w.beats.Wait()
+	if w.kind != recordPoint || w.decided {
+		return // a catalogue's session is also another host's that makes the same
+	}
+	// It will never commit: gc need not wait for it. That this fails is no
+	// harm: then gc ends it a day later.
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	_ = w.store.RemoveIntent(ctx, w.id)
+}
+
+// closeTimeout bounds the last word of a session that failed.
+const closeTimeout = 10 * time.Second
+
+// beatEvery is how often a session says that it lives. gc ends one that has
+// not stored anything for hours.
+const beatEvery = 20 * time.Minute
+
+// beat stores a sign of life now and then. That one fails is no harm: the next
+// follows, and packs are signs of life, too.
+func (w *Session) beat() {
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-tick.C:
+			_ = w.store.place.Put(w.ctx, fmt.Sprintf("%s%s/%06d", beatsPrefix, w.id, n), nil)
+		case <-w.ctx.Done():
+			return
+		}
 	}
 }
 
@@ -254,6 +300,7 @@ func (w *Session) Commit(ctx context.Context, body []byte) error {
 	// exists.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
+	w.decided = true // perhaps: an error does not say that nothing was stored
 	put := w.store.place.Put(ctx, name, sealed)
 	if put != nil && !errors.Is(put, backend.ErrExist) {
 		return fmt.Errorf("store the commit: %w", put)

@@ -58,6 +58,7 @@ type Store struct {
 	place  backend.Backend
 	keys   *seal.Keyring
 
+	controls controls
 	decoders sync.Pool // of *zstd.Decoder, for records: a listing opens thousands
 }
 
@@ -66,8 +67,14 @@ func NewStore(place backend.Backend, c *Config, keys *seal.Keyring) *Store {
 	return &Store{Config: c, place: place, keys: keys}
 }
 
-// ChunkKey is the key of chunk.NewHasher for this repository.
-func (s *Store) ChunkKey() [32]byte { return s.keys.ChunkID }
+// ChunkKey is the key of chunk.NewHasher for this repository. Who only keeps
+// house has none and must not ask: MayRead or MayBackUp comes first.
+func (s *Store) ChunkKey() [32]byte {
+	if !s.keys.HasChunkID() {
+		panic("internal error: chunk IDs are computed with a key that has no chunk-ID key")
+	}
+	return s.keys.ChunkID
+}
 
 // IndexKey is a key for checksums of what is cached about this repository on
 // a host.
@@ -92,7 +99,7 @@ func (s *Store) Unknown(ctx context.Context) ([]string, error) {
 	var out []string
 	err := s.place.List(ctx, "", func(o backend.Object) error {
 		known := o.Name == configName
-		for _, p := range []string{keysPrefix, intentsPrefix, pointsPrefix, dropsPrefix, pinsPrefix, gcPrefix, repairPrefix, engine.Prefix} {
+		for _, p := range []string{keysPrefix, intentsPrefix, pointsPrefix, dropsPrefix, pinsPrefix, gcPrefix, repairPrefix, forwardsPrefix, collectorsPrefix, beatsPrefix, engine.Prefix} {
 			known = known || strings.HasPrefix(o.Name, p)
 		}
 		if !known && strings.HasPrefix(o.Name, packsPrefix) {
@@ -107,11 +114,12 @@ func (s *Store) Unknown(ctx context.Context) ([]string, error) {
 	return out, err
 }
 
-// HasPack says whether a pack is there.
+// HasPack says whether a pack is there, or what was needed of it elsewhere.
 func (s *Store) HasPack(ctx context.Context, r PackRef) (bool, error) {
 	_, err := s.place.Size(ctx, packName(r))
 	if errors.Is(err, backend.ErrNotExist) {
-		return false, nil
+		all, err := s.Forwards(ctx, r)
+		return len(all) > 0, err
 	}
 	return err == nil, err
 }

@@ -230,7 +230,15 @@ func (d *vmDir) lookup(ctx context.Context, name string) (child, error) {
 	if p == nil {
 		return child{}, filesystem.ErrNotExist
 	}
-	return p.child(name, false), nil
+	return p.listed(name), nil
+}
+
+// listed is a point as a child by its own name. What is in it never changes,
+// but it may be forgotten.
+func (p *point) listed(name string) child {
+	c := p.child(name, false)
+	c.valid = brief
+	return c
 }
 
 // latest is the newest point as a child; a VM has at least one point.
@@ -257,7 +265,7 @@ func (d *vmDir) list(ctx context.Context, cookie uint64, fn func(child) bool) er
 		if i < before {
 			c = children[i]()
 		} else {
-			c = v.points[i-before].child(v.names[i-before], false)
+			c = v.points[i-before].listed(v.names[i-before])
 		}
 		c.next = i + 1
 		if !fn(c) {

@@ -78,7 +78,14 @@ func historyWorld(string) (*world, error) {
 		return tree.New(m, set.Scan), nil
 	}
 	w.files = builtFiles{}
-	w.do = func(_ *Server, w *world, _ string) string { add(); return "added" }
+	w.do = func(_ *Server, w *world, line string) string {
+		if line == "forget" { // the oldest
+			w.points = w.points[1:]
+			return "forgotten"
+		}
+		add()
+		return "added"
+	}
 	return w, nil
 }
 
@@ -213,5 +220,41 @@ func TestChangesAreBounded(t *testing.T) {
 	if len(text) > maxChanges+20_000 || !strings.Contains(text, "\n# and more, which are not listed here; all of them: cairn diff 01234567 abcdefab\n") ||
 		!strings.HasSuffix(text, "# and 100 more that could not be read\n") || strings.Contains(text, "/bad\n") {
 		t.Errorf("%d bytes, ending %q", len(text), text[len(text)-200:])
+	}
+}
+
+// A forgotten point is gone from the listing, from latest's neighbours and from
+// the history soon; who has something of it open is not cut off by us.
+func TestForgottenPointIsGone(t *testing.T) {
+	m := mountWorld(t, "history")
+	const gone = "2026-10-12T02-00-00Z"
+	if got := names(t, m.path("web01/history/gone/early")); got != gone {
+		t.Fatalf("before: %q", got)
+	}
+	open, err := os.Open(m.path("web01", gone, "fs/day"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	if got := m.ask(t, "forget"); got != "forgotten" {
+		t.Fatal(got)
+	}
+	time.Sleep(2200 * time.Millisecond)
+	if got := names(t, m.path("web01")); strings.Contains(got, gone) || !strings.Contains(got, "2026-10-13T02-00-00Z") || !strings.Contains(got, latest) {
+		t.Errorf("points %q", got)
+	}
+	if _, err := os.Stat(m.path("web01", gone)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the point is still there: %v", err)
+	}
+	// What only it had, what later ones have too, and what had it as first.
+	if got := names(t, m.path("web01/history/gone/early")); got != "2026-10-13T02-00-00Z" {
+		t.Errorf("history of a file of two points: %q", got)
+	}
+	if got := names(t, m.path("web01/history/day")); strings.Contains(got, gone) || strings.Count(got, "2026-10") != 3 {
+		t.Errorf("history of what differs each day: %q", got)
+	}
+	b := make([]byte, 5)
+	if _, err := open.ReadAt(b, 0); err != nil || string(b) != "day 0" {
+		t.Errorf("an open file: %q, %v", b, err)
 	}
 }

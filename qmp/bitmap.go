@@ -253,6 +253,9 @@ func missing(disk Disk, since uint64, repo string) string {
 			return fmt.Sprintf("bitmap %s is not on the top image but on one below: a live snapshot was taken since, and writes to the new top image were not recorded", name)
 		}
 	}
+	if have := ours(disk.Bitmaps, repo); len(have) > 0 && have[len(have)-1].From > since {
+		return fmt.Sprintf("bitmap %s is gone and later ones are there: the points made since the last one that is left were forgotten, or somebody removed the bitmap", name)
+	}
 	switch {
 	case !disk.Persistent && disk.Driver == "qcow2":
 		return fmt.Sprintf("bitmap %s is gone: %s", name, version2(disk.File))

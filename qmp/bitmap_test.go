@@ -75,7 +75,7 @@ func TestPlan(t *testing.T) {
 		{"host crashed, bitmap of this session", base(), &committed, nil, nil, "is gone: QEMU or the host ended"},
 		{"host crashed, bitmap of an earlier session", base(with(bm(5, false), func(b *Bitmap) { b.Inconsistent = true })), &committed, nil, n(5), "inconsistent"},
 		{"a later one is inconsistent", base(bm(5, false), with(bm(6, false), func(b *Bitmap) { b.Inconsistent = true })), &committed, nil, n(5, 6), "cairn-0badcafe-6 is inconsistent"},
-		{"only a later one is there", base(bm(6, true)), &committed, nil, n(6), "gone"},
+		{"only a later one is there", base(bm(6, true)), &committed, nil, n(6), "gone and later ones are there: the points made since the last one that is left were forgotten"},
 		{"only an earlier one is there", base(bm(4, true)), &committed, nil, n(4), "gone"},
 		{"gap", base(bm(5, false), bm(7, true)), &committed, nil, n(5, 7), "gap between bitmaps cairn-0badcafe-5 and cairn-0badcafe-7"},
 		{"somebody disabled the newest", base(bm(5, false)), &committed, nil, n(5), "does not record"},

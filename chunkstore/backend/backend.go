@@ -41,6 +41,21 @@ type Backend interface {
 	Delete(ctx context.Context, name string) error
 }
 
+// Strict is a place that tells objects that decide over others apart: package
+// spread asks more of its places for them.
+type Strict interface {
+	PutStrict(ctx context.Context, name string, data []byte) error
+}
+
+// PutStrict is Put of an object that decides over others: an abort, a drop, and
+// all of gc.
+func PutStrict(ctx context.Context, b Backend, name string, data []byte) error {
+	if s, ok := b.(Strict); ok {
+		return s.PutStrict(ctx, name, data)
+	}
+	return b.Put(ctx, name, data)
+}
+
 // putsAtOnce is for a place that does not say how many Puts at once it likes:
 // a disk, on which the second hides the first one's fsync.
 const putsAtOnce = 2

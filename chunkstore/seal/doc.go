@@ -12,5 +12,11 @@
 // holds only the chunk-ID key, the structure key and the content recipient
 // can write and deduplicate, yet not read one old guest byte.
 //
+// A Keyring is some of the roots, as its Kind needs them; MayRead, MayBackUp
+// and MayManage say by a typed error what it is not for. A key slot holds a
+// keyring, sealed for a Recipient: whom a passphrase, an age identity or an SSH
+// key is. Sizes and the memory that a slot may ask for are bounded before they
+// are believed. No error, and no %v of a Key, quotes a secret.
+//
 // This is the only package that sees key bytes.
 package seal

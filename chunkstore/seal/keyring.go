@@ -7,25 +7,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"filippo.io/age"
 )
 
-// Errors of key slots.
-var (
-	// ErrWrongSecret: no slot opens with the secret given.
-	ErrWrongSecret = errors.New("wrong passphrase or key")
-	// ErrNoContentKey: these keys can write and list but not read guest data.
-	ErrNoContentKey = errors.New("this key cannot read guest data (it holds no content identity)")
-)
+// ErrWrongSecret: no slot opens with the secret given.
+var ErrWrongSecret = errors.New("wrong passphrase or key")
 
-// Keyring is a repository's opened keys.
+// Keyring is a repository's opened keys: those that its kind needs.
 type Keyring struct {
-	ChunkID   Key
+	ChunkID   Key // none of a key for housekeeping: see HasChunkID
 	Structure Key
-	recipient *age.X25519Recipient
-	identity  *age.X25519Identity // nil for a key that only writes
+	kind      Kind
+	recipient *age.X25519Recipient // nil for housekeeping
+	identity  *age.X25519Identity  // nil for a key that cannot read guest data
 }
 
 // NewKeyring makes the random roots of a new repository.
@@ -34,9 +29,12 @@ func NewKeyring() (*Keyring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make content identity: %w", err)
 	}
-	k := &Keyring{recipient: id.Recipient(), identity: id, ChunkID: RandomKey(), Structure: RandomKey()}
+	k := &Keyring{kind: KindAll, recipient: id.Recipient(), identity: id, ChunkID: RandomKey(), Structure: RandomKey()}
 	return k, nil
 }
+
+// CanRead says whether these keys open guest data.
+func (k *Keyring) CanRead() bool { return k.identity != nil }
 
 // RandomKey gives a fresh key.
 func RandomKey() (k Key) {
@@ -44,14 +42,20 @@ func RandomKey() (k Key) {
 	return k
 }
 
-// WrapPackKey seals a data pack's key for the content recipient.
-func (k *Keyring) WrapPackKey(pack Key) ([]byte, error) { return encrypt(pack[:], k.recipient) }
+// WrapPackKey seals a data pack's key for the content recipient;
+// ErrNoBackupKey when these keys know none.
+func (k *Keyring) WrapPackKey(pack Key) ([]byte, error) {
+	if k.recipient == nil {
+		return nil, k.may(ErrNoBackupKey, KindWrite, KindAll)
+	}
+	return encrypt(pack[:], k.recipient)
+}
 
 // UnwrapPackKey opens what WrapPackKey sealed; ErrNoContentKey when these
-// keys only write, ErrAuth when the bytes are not ours.
+// keys cannot read guest data, ErrAuth when the bytes are not ours.
 func (k *Keyring) UnwrapPackKey(wrapped []byte) (Key, error) {
 	if k.identity == nil {
-		return Key{}, ErrNoContentKey
+		return Key{}, k.may(ErrNoContentKey, KindRestore, KindAll)
 	}
 	b, err := decrypt(wrapped, k.identity)
 	if err != nil || len(b) != KeySize {
@@ -60,19 +64,26 @@ func (k *Keyring) UnwrapPackKey(wrapped []byte) (Key, error) {
 	return Key(b), nil
 }
 
-// slotBody is what a key slot holds. Part of the on-disk format: fields are
-// only added.
+// slotBody is what the age file of a key slot holds. Part of the on-disk
+// format: fields are only added.
 type slotBody struct {
 	Version   int    `json:"version"`
-	ChunkID   []byte `json:"chunk_id_key"`
+	Kind      Kind   `json:"kind,omitempty"` // none: made before there were kinds
+	ChunkID   []byte `json:"chunk_id_key,omitempty"`
 	Structure []byte `json:"structure_key"`
-	Recipient string `json:"content_recipient"`
+	Recipient string `json:"content_recipient,omitempty"`
 	Identity  string `json:"content_identity,omitempty"`
 }
 
 // Marshal gives the keys as the body of a key slot, unprotected.
 func (k *Keyring) Marshal() []byte {
-	s := slotBody{Version: 1, ChunkID: k.ChunkID[:], Structure: k.Structure[:], Recipient: k.recipient.String()}
+	s := slotBody{Version: 1, Kind: k.kind, Structure: k.Structure[:]}
+	if k.HasChunkID() {
+		s.ChunkID = k.ChunkID[:]
+	}
+	if k.recipient != nil {
+		s.Recipient = k.recipient.String()
+	}
 	if k.identity != nil {
 		s.Identity = k.identity.String()
 	}
@@ -92,90 +103,46 @@ func Unmarshal(b []byte) (*Keyring, error) {
 	if s.Version != 1 {
 		return nil, fmt.Errorf("key slot: version %d is not known to this cairn: use a newer one", s.Version)
 	}
-	if len(s.ChunkID) != KeySize || len(s.Structure) != KeySize {
-		return nil, errors.New("key slot: keys of the wrong length")
-	}
-	k := &Keyring{ChunkID: Key(s.ChunkID), Structure: Key(s.Structure)}
+	k := &Keyring{kind: s.Kind}
 	var err error
-	if k.recipient, err = age.ParseX25519Recipient(s.Recipient); err != nil {
-		return nil, errors.New("key slot: the content recipient cannot be parsed")
+	if s.Recipient != "" {
+		if k.recipient, err = age.ParseX25519Recipient(s.Recipient); err != nil {
+			return nil, errors.New("key slot: the content recipient cannot be parsed")
+		}
 	}
 	if s.Identity != "" {
 		if k.identity, err = age.ParseX25519Identity(s.Identity); err != nil {
 			return nil, errors.New("key slot: the content identity cannot be parsed")
 		}
 	}
+	if k.kind == "" {
+		if k.kind = KindWrite; k.identity != nil {
+			k.kind = KindAll
+		}
+	}
+	if err := k.complete(s); err != nil {
+		return nil, err
+	}
 	return k, nil
 }
 
-// scryptWork is log2 of scrypt's N (RFC 7914; r=8, p=1): 64 MiB and about
-// 0.2 s. age stores it in the slot. scryptWorkMax bounds what a hostile slot
-// may ask for (1 GiB).
-const (
-	scryptWork    = 16
-	scryptWorkMax = 20
-)
-
-// identityPrefix marks a secret that is an age identity, not a passphrase.
-const identityPrefix = "AGE-SECRET-KEY-1"
-
-// IsIdentity says whether a secret is an age identity, which needs no slow
-// key derivation.
-func IsIdentity(secret string) bool { return strings.HasPrefix(secret, identityPrefix) }
-
-// Slot wraps the keys for a secret: a passphrase, or an age identity
-// ("AGE-SECRET-KEY-1…"), which needs no slow key derivation as nobody can
-// guess it.
-func (k *Keyring) Slot(secret string) ([]byte, error) {
-	var to age.Recipient
-	if IsIdentity(secret) {
-		id, err := age.ParseX25519Identity(secret)
-		if err != nil {
-			return nil, errors.New("the secret begins like an age identity but cannot be parsed: check that the file is complete")
-		}
-		to = id.Recipient()
-	} else {
-		r, err := age.NewScryptRecipient(secret)
-		if err != nil {
-			return nil, errors.New("the passphrase is empty")
-		}
-		r.SetWorkFactor(scryptWork)
-		to = r
+// complete takes the symmetric keys and holds what is there against the kind.
+func (k *Keyring) complete(s slotBody) error {
+	if _, err := ParseKind(string(k.kind)); err != nil {
+		return fmt.Errorf("key slot: %w: use a newer cairn", err)
 	}
-	return encrypt(k.Marshal(), to)
-}
-
-// OpenSlot opens a slot with a secret, or gives ErrWrongSecret.
-func OpenSlot(slot []byte, secret string) (*Keyring, error) {
-	var id age.Identity
-	if IsIdentity(secret) {
-		x, err := age.ParseX25519Identity(secret)
-		if err != nil {
-			return nil, ErrWrongSecret
-		}
-		id = x
-	} else {
-		s, err := age.NewScryptIdentity(secret)
-		if err != nil {
-			return nil, ErrWrongSecret
-		}
-		s.SetMaxWorkFactor(scryptWorkMax)
-		id = s
+	if len(s.Structure) != KeySize || k.HasChunkID() && len(s.ChunkID) != KeySize {
+		return errors.New("key slot: keys of the wrong length")
 	}
-	b, err := decrypt(slot, id)
-	if err != nil {
-		return nil, ErrWrongSecret
+	k.Structure = Key(s.Structure)
+	if k.HasChunkID() {
+		k.ChunkID = Key(s.ChunkID)
 	}
-	return Unmarshal(b)
-}
-
-// NewRecoveryKey makes an age identity as a secret for Slot.
-func NewRecoveryKey() (string, error) {
-	id, err := age.GenerateX25519Identity()
-	if err != nil {
-		return "", fmt.Errorf("make recovery key: %w", err)
+	reads := k.kind == KindAll || k.kind == KindRestore
+	if (k.identity != nil) != reads || (k.recipient != nil) != k.HasChunkID() {
+		return fmt.Errorf("key slot: it does not hold what a key of kind %s needs", k.kind)
 	}
-	return id.String(), nil
+	return nil
 }
 
 func encrypt(plain []byte, to age.Recipient) ([]byte, error) {

@@ -76,3 +76,12 @@ func Recall(name, secret string) (*Keyring, bool) {
 	k, err := Unmarshal(body)
 	return k, err == nil
 }
+
+// Forget drops what is remembered under a name: the secret that opened it may
+// no longer count.
+func Forget(name string) {
+	id, err := unix.KeyctlSearch(unix.KEY_SPEC_USER_KEYRING, "user", name, 0)
+	if err == nil {
+		_, _ = unix.KeyctlInt(unix.KEYCTL_REVOKE, id, 0, 0, 0) // else it ends by itself, soon
+	}
+}

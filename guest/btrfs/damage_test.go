@@ -2,9 +2,7 @@ package btrfs
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
-	"errors"
 	"flag"
 	"io"
 	"os"
@@ -50,47 +48,6 @@ func openUnchecked(ctx context.Context, r io.ReaderAt, size int64) (filesystem.R
 	return fs, nil
 }
 
-// sample gives a frozen image and its tree.
-func sample(t testing.TB, name string) ([]byte, filesystemtest.Tree) {
-	t.Helper()
-	image := gunzip(t, "testdata/"+name+".img.gz")
-	tree, err := filesystemtest.Load(bytes.NewReader(gunzip(t, "testdata/"+name+".tree.gz")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return image, tree
-}
-
-func gunzip(t testing.TB, path string) []byte {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-func writeGzip(t *testing.T, path string, write func(w io.Writer) error) {
-	t.Helper()
-	var b bytes.Buffer
-	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(write(z), z.Close(), os.WriteFile(path, b.Bytes(), 0o644)); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // TestFrozen needs no root and no mkfs: the samples must read for ever as the
 // kernel once showed them.
 func TestFrozen(t *testing.T) {
@@ -99,7 +56,7 @@ func TestFrozen(t *testing.T) {
 			if *update {
 				freeze(t, i)
 			}
-			image, want := sample(t, s.name)
+			image, want := filesystemtest.Sample(t, s.name)
 			open := func(t *testing.T) filesystem.Reader {
 				r, err := openReader(context.Background(), bytes.NewReader(image), int64(len(image)))
 				if err != nil {
@@ -140,21 +97,14 @@ func freeze(t *testing.T, i int) {
 		image = copied
 	}
 	unmount()
-	b, err := os.ReadFile(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writeGzip(t, "testdata/"+s.name+".img.gz", func(w io.Writer) error {
-		_, err := w.Write(b)
-		return err
-	})
+	filesystemtest.SaveSampleImage(t, s.name, image)
 	mounted := time.Now().Unix()
 	tree := filesystemtest.Truth(t, image, "rw")
 	n := tree["snapshot/nested"]
 	n.Mtime, n.Ctime, n.Btime = filesystem.Time{}, filesystem.Time{}, filesystem.Time{}
 	tree["snapshot/nested"] = n
 	if s.dirty { // the kernel's replay sets times of directories to the present
-		got, err := filesystemtest.Walk(context.Background(), timeless{openBytes(t, b)})
+		got, err := filesystemtest.Walk(context.Background(), timeless{openBytes(t, filesystemtest.SampleImage(t, s.name))})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -168,7 +118,7 @@ func freeze(t *testing.T, i int) {
 			tree[path] = n
 		}
 	}
-	writeGzip(t, "testdata/"+s.name+".tree.gz", tree.Save)
+	filesystemtest.SaveSampleTree(t, s.name, tree)
 }
 
 // workForLog does and syncs what makes items of each kind in the log tree.
@@ -199,11 +149,11 @@ const filler = "FILEDATA" // what PopulateFiller writes
 func TestDamaged(t *testing.T) {
 	for _, s := range samples {
 		t.Run(s.name, func(t *testing.T) {
-			image, _ := sample(t, s.name)
+			image, _ := filesystemtest.Sample(t, s.name)
 			filesystemtest.TestDamaged(t, image, damagedImages(), openReader)
 		})
 		t.Run(s.name+"-unchecked", func(t *testing.T) {
-			image, _ := sample(t, s.name)
+			image, _ := filesystemtest.Sample(t, s.name)
 			filesystemtest.TestDamaged(t, image, damagedImages(), openUnchecked)
 		})
 	}
@@ -218,7 +168,7 @@ func FuzzWalk(f *testing.F) {
 	images := make([][]byte, len(samples))
 	sectors := make([][]int64, len(samples))
 	for i, s := range samples {
-		images[i], _ = sample(f, s.name)
+		images[i], _ = filesystemtest.Sample(f, s.name)
 		sectors[i] = filesystemtest.MetadataSectors(images[i])
 	}
 	f.Add(uint8(0), []byte{})
@@ -230,10 +180,7 @@ func FuzzWalk(f *testing.F) {
 	f.Fuzz(func(t *testing.T, which uint8, changes []byte) {
 		k := int(which) % len(images)
 		image := bytes.Clone(images[k])
-		for ; len(changes) >= 5; changes = changes[5:] {
-			sector := sectors[k][int(le.Uint16(changes))%len(sectors[k])]
-			image[sector+int64(le.Uint16(changes[2:])%512)] = changes[4]
-		}
+		filesystemtest.Change(image, sectors[k], changes)
 		if _, err := filesystemtest.WalkDamaged(image, openUnchecked, limits); err != nil {
 			t.Fatal(err)
 		}

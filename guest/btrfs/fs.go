@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -33,8 +31,7 @@ type FS struct {
 
 	rootDamage error // of the part of the root tree that names subvolumes
 
-	mu    sync.Mutex
-	notes []string
+	notes filesystem.Notes
 }
 
 var (
@@ -132,22 +129,12 @@ func (fs *FS) openDevices(ctx context.Context, devices []Device) error {
 	return nil
 }
 
-func (fs *FS) note(format string, args ...any) {
-	n := fmt.Sprintf(format, args...)
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if !slices.Contains(fs.notes, n) && len(fs.notes) < 64 {
-		fs.notes = append(fs.notes, n)
-	}
-}
+func (fs *FS) note(format string, args ...any) { fs.notes.Add(format, args...) }
 
 // Info describes the filesystem. Sizes are sums over all devices; FreeBytes
 // counts what is stored twice as used once, as the superblock does. btrfs has
 // no limit of inodes.
 func (fs *FS) Info() filesystem.Info {
-	fs.mu.Lock()
-	notes := slices.Clone(fs.notes)
-	fs.mu.Unlock()
 	return filesystem.Info{
 		Type:       "btrfs",
 		Label:      fs.sb.label,
@@ -156,6 +143,6 @@ func (fs *FS) Info() filesystem.Info {
 		TotalBytes: int64(fs.sb.totalBytes),
 		FreeBytes:  int64(fs.sb.totalBytes - min(fs.sb.bytesUsed, fs.sb.totalBytes)),
 		Home:       fs.home,
-		Notes:      notes,
+		Notes:      fs.notes.List(),
 	}
 }

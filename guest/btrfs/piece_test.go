@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"testing"
+
+	"cairn/guest/filesystem/filesystemtest"
 )
 
 // FuzzUnpack unpacks any bytes by each method: never more than was asked for.
@@ -11,7 +13,7 @@ func FuzzUnpack(f *testing.F) {
 	f.Add(uint8(compressZlib), uint16(4096), []byte("\x78\x9c\x4b\x04\x00\x00\x62\x00\x62"))
 	f.Add(uint8(compressLZO), uint16(4096), []byte("\x0e\x00\x00\x00\x06\x00\x00\x00\x14abc\x11\x00\x00"))
 	f.Add(uint8(compressZstd), uint16(4096), []byte("\x28\xb5\x2f\xfd\x20\x01\x09\x00\x00a"))
-	image, _ := sample(f, "plain")
+	image, _ := filesystemtest.Sample(f, "plain")
 	fs, err := open(context.Background(), []Device{{bytes.NewReader(image), int64(len(image))}}, true)
 	if err != nil {
 		f.Fatal(err)
@@ -29,7 +31,7 @@ func FuzzUnpack(f *testing.F) {
 
 // FuzzSuper parses any bytes as a superblock.
 func FuzzSuper(f *testing.F) {
-	image, _ := sample(f, "plain")
+	image, _ := filesystemtest.Sample(f, "plain")
 	f.Add(image[superOffsets[0]:][:superSize])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := parseSuper(b, superOffsets[0], true)

@@ -120,7 +120,7 @@ func TestReplayOfLiveCopies(t *testing.T) {
 // TestReplayEnds: directories without names that hold each other must not be
 // counted for ever.
 func TestReplayEnds(t *testing.T) {
-	image, _ := sample(t, "plain")
+	image, _ := filesystemtest.Sample(t, "plain")
 	fs := openBytes(t, image)
 	v := &fs.volumes[0]
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

@@ -60,7 +60,7 @@ func TestVariants(t *testing.T) {
 
 // TestRefused: features that are not known are named.
 func TestRefused(t *testing.T) {
-	image, _ := sample(t, "plain")
+	image, _ := filesystemtest.Sample(t, "plain")
 	for bit, name := range map[int]string{12: "zoned", 13: "extent-tree-v2", 14: "raid-stripe-tree", 45: "incompatible feature 0x200000000000"} {
 		b := bytes.Clone(image)
 		s := b[superOffsets[0]:][:superSize]

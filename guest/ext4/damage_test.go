@@ -2,9 +2,7 @@ package ext4
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
-	"errors"
 	"flag"
 	"io"
 	"os"
@@ -41,47 +39,6 @@ func openReader(ctx context.Context, r io.ReaderAt, size int64) (filesystem.Read
 	return fs, nil
 }
 
-// sample gives a frozen image and its tree.
-func sample(t testing.TB, name string) ([]byte, filesystemtest.Tree) {
-	t.Helper()
-	image := gunzip(t, "testdata/"+name+".img.gz")
-	tree, err := filesystemtest.Load(bytes.NewReader(gunzip(t, "testdata/"+name+".tree.gz")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return image, tree
-}
-
-func gunzip(t testing.TB, path string) []byte {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-func writeGzip(t *testing.T, path string, write func(w io.Writer) error) {
-	t.Helper()
-	var b bytes.Buffer
-	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(write(z), z.Close(), os.WriteFile(path, b.Bytes(), 0o644)); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // TestFrozen needs no root and no mkfs: the samples must read for ever as the
 // kernel once showed them.
 func TestFrozen(t *testing.T) {
@@ -90,7 +47,7 @@ func TestFrozen(t *testing.T) {
 			if *update {
 				freeze(t, s.name, s.mkfs, s.dirty)
 			}
-			image, want := sample(t, s.name)
+			image, want := filesystemtest.Sample(t, s.name)
 			open := func(t *testing.T) filesystem.Reader {
 				r, err := openReader(context.Background(), bytes.NewReader(image), int64(len(image)))
 				if err != nil {
@@ -128,16 +85,8 @@ func freeze(t *testing.T, name string, mkfs []string, dirty bool) {
 		filesystemtest.ShutDown(t, dir, true)
 	}
 	unmount()
-	b, err := os.ReadFile(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writeGzip(t, "testdata/"+name+".img.gz", func(w io.Writer) error {
-		_, err := w.Write(b)
-		return err
-	})
-	tree := filesystemtest.Truth(t, image, "rw")
-	writeGzip(t, "testdata/"+name+".tree.gz", tree.Save)
+	filesystemtest.SaveSampleImage(t, name, image)
+	filesystemtest.SaveSampleTree(t, name, filesystemtest.Truth(t, image, "rw"))
 }
 
 // TestDamaged changes random bytes of metadata, with and without checksums
@@ -145,7 +94,7 @@ func freeze(t *testing.T, name string, mkfs []string, dirty bool) {
 func TestDamaged(t *testing.T) {
 	for _, s := range samples {
 		t.Run(s.name, func(t *testing.T) {
-			image, _ := sample(t, s.name)
+			image, _ := filesystemtest.Sample(t, s.name)
 			filesystemtest.TestDamaged(t, image, filesystemtest.DamagedImages(), openReader)
 		})
 	}
@@ -157,7 +106,7 @@ func FuzzWalk(f *testing.F) {
 	images := make([][]byte, len(samples))
 	sectors := make([][]int64, len(samples))
 	for i, s := range samples {
-		images[i], _ = sample(f, s.name)
+		images[i], _ = filesystemtest.Sample(f, s.name)
 		sectors[i] = filesystemtest.MetadataSectors(images[i])
 	}
 	f.Add(uint8(0), []byte{})
@@ -169,10 +118,7 @@ func FuzzWalk(f *testing.F) {
 	f.Fuzz(func(t *testing.T, which uint8, changes []byte) {
 		k := int(which) % len(images)
 		image := bytes.Clone(images[k])
-		for ; len(changes) >= 5; changes = changes[5:] {
-			sector := sectors[k][int(le.Uint16(changes))%len(sectors[k])]
-			image[sector+int64(le.Uint16(changes[2:])%512)] = changes[4]
-		}
+		filesystemtest.Change(image, sectors[k], changes)
 		if _, err := filesystemtest.WalkDamaged(image, openReader, limits); err != nil {
 			t.Fatal(err)
 		}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"slices"
-	"sync"
 
 	"cairn/guest/filesystem"
 )
@@ -22,8 +20,7 @@ type FS struct {
 	unsure     string // why the bitmaps may not be the last word; "" when they are
 	hints      lookupHints
 
-	mu    sync.Mutex
-	notes []string
+	notes filesystem.Notes
 }
 
 var _ filesystem.Reader = (*FS)(nil)
@@ -67,21 +64,11 @@ func (fs *FS) doubt(why string) {
 	}
 }
 
-func (fs *FS) note(format string, args ...any) {
-	n := fmt.Sprintf(format, args...)
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if !slices.Contains(fs.notes, n) && len(fs.notes) < 64 {
-		fs.notes = append(fs.notes, n)
-	}
-}
+func (fs *FS) note(format string, args ...any) { fs.notes.Add(format, args...) }
 
 // Info describes the filesystem. Free counts are those of the group
 // descriptors, as statfs(2) sums them.
 func (fs *FS) Info() filesystem.Info {
-	fs.mu.Lock()
-	notes := slices.Clone(fs.notes)
-	fs.mu.Unlock()
 	s := fs.sb
 	u := s.uuid
 	return filesystem.Info{
@@ -93,7 +80,7 @@ func (fs *FS) Info() filesystem.Info {
 		FreeBytes:  int64(min(fs.free.clusters, s.blocks)) * s.clusterSize,
 		Inodes:     uint64(s.inodes),
 		FreeInodes: min(fs.free.inodes, uint64(s.inodes)),
-		Notes:      notes,
+		Notes:      fs.notes.List(),
 	}
 }
 
@@ -102,17 +89,7 @@ func (fs *FS) Root() filesystem.Ino { return rootIno }
 
 // readAt fills p from byte offset off of the image, without the journal.
 func (fs *FS) readAt(p []byte, off int64) error {
-	if off < 0 || off > fs.size-int64(len(p)) {
-		return corrupt("%d bytes at %d lie outside the image", len(p), off)
-	}
-	n, err := fs.image.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("image at %d: %w", off, err)
+	return filesystem.ReadFull(fs.image, fs.size, p, off)
 }
 
 // readBlocks fills p from byte offset skip of block on. Blocks that the

@@ -62,7 +62,7 @@ func blockOffset(t testing.TB, fs *FS, in inode, logical uint64) int64 {
 // TestDamageSpoilsOnePiece flips one byte in a structure: exactly the names
 // that depend on it must fail, with ErrCorrupt, and all others read as before.
 func TestDamageSpoilsOnePiece(t *testing.T) {
-	image, want := sample(t, "clean")
+	image, want := filesystemtest.Sample(t, "clean")
 	fs := openBytes(t, image)
 	large := at(t, fs, "large")
 	fragmented := at(t, fs, "fragmented")
@@ -159,7 +159,7 @@ func TestBackups(t *testing.T) {
 
 // TestUnknownFeatures refuses by name what it does not know.
 func TestUnknownFeatures(t *testing.T) {
-	image, _ := sample(t, "plain")
+	image, _ := filesystemtest.Sample(t, "plain")
 	for bit, name := range map[uint32]string{0x1: "compression", 0x1000: "dirdata", 0x8: "external", 1 << 30: "0x40000000"} {
 		b := bytes.Clone(image)
 		le.PutUint32(b[1024+0x60:], le.Uint32(b[1024+0x60:])|bit)
@@ -173,7 +173,7 @@ func TestUnknownFeatures(t *testing.T) {
 // TestIndexFindsAll looks names up through the index only.
 func TestIndexFindsAll(t *testing.T) {
 	for _, name := range []string{"clean", "plain", "old"} {
-		image, want := sample(t, name)
+		image, want := filesystemtest.Sample(t, name)
 		fs := openBytes(t, image)
 		large := at(t, fs, "large")
 		if large.flags()&flagIndex == 0 {

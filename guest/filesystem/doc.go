@@ -11,6 +11,6 @@
 //   - Every method may be called from many goroutines at once.
 //   - A context that ends stops the work soon, with the context's error.
 //
-// Implementations are held to this by filesystemtest. The package imports
-// nothing of Cairn.
+// ReadFull and Notes help them to it. Implementations are held to this by
+// filesystemtest. The package imports nothing of Cairn.
 package filesystem

@@ -53,7 +53,7 @@ func (fs *FS) eachEntry(ctx context.Context, n *node, from int64, fn func(e *ent
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		page, err := fs.page(n.start + off)
+		page, err := fs.pages.Page(n.start + off)
 		if err != nil {
 			if !errors.Is(err, filesystem.ErrCorrupt) {
 				return err

@@ -5,10 +5,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"slices"
-	"sync"
 
 	"cairn/guest/filesystem"
+	"cairn/guest/filesystem/pages"
 )
 
 var le = binary.LittleEndian
@@ -25,11 +24,10 @@ type FS struct {
 	joliet    bool
 	label     string
 	uuid      string
-	cache     *cache
+	pages     *pages.Image
 	hints     lookupHints
 
-	mu    sync.Mutex
-	notes []string
+	notes filesystem.Notes
 }
 
 var _ filesystem.Reader = (*FS)(nil)
@@ -37,7 +35,7 @@ var _ filesystem.Reader = (*FS)(nil)
 // Open reads the volume descriptors of the filesystem that fills the first
 // size bytes of r. The error wraps ErrCorrupt when there is no usable one.
 func Open(ctx context.Context, r io.ReaderAt, size int64) (*FS, error) {
-	fs := &FS{image: r, size: size, cache: newCache()}
+	fs := &FS{image: r, size: size, pages: pages.New(r, size)}
 	if err := fs.open(ctx); err != nil {
 		return nil, fmt.Errorf("iso9660: %w", err)
 	}
@@ -116,27 +114,18 @@ func (fs *FS) use(b []byte, joliet bool) error {
 	return nil
 }
 
-func (fs *FS) note(format string, args ...any) {
-	n := fmt.Sprintf(format, args...)
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if !slices.Contains(fs.notes, n) && len(fs.notes) < 64 {
-		fs.notes = append(fs.notes, n)
-	}
-}
+func (fs *FS) note(format string, args ...any) { fs.notes.Add(format, args...) }
 
 // Info describes the filesystem. The UUID is what blkid(8) makes of the time
 // of the volume.
 func (fs *FS) Info() filesystem.Info {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
 	return filesystem.Info{
 		Type:       "iso9660",
 		Label:      fs.label,
 		UUID:       fs.uuid,
 		BlockSize:  fs.block,
 		TotalBytes: fs.blocks * fs.block,
-		Notes:      slices.Clone(fs.notes),
+		Notes:      fs.notes.List(),
 	}
 }
 
@@ -149,33 +138,5 @@ func corrupt(format string, args ...any) error {
 
 // readAt fills p from byte offset off of the image.
 func (fs *FS) readAt(p []byte, off int64) error {
-	if off < 0 || off > fs.size-int64(len(p)) {
-		return corrupt("%d bytes at %d lie outside the image", len(p), off)
-	}
-	n, err := fs.image.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("image at %d: %w", off, err)
-}
-
-// page gives the bytes of the image from off to the end of its page, which the
-// image's end may cut. They must not be changed.
-func (fs *FS) page(off int64) ([]byte, error) {
-	if off < 0 || off >= fs.size {
-		return nil, corrupt("byte %d lies outside the image", off)
-	}
-	number := off / pageBytes
-	data := fs.cache.get(number)
-	if data == nil {
-		data = make([]byte, min(pageBytes, fs.size-number*pageBytes))
-		if err := fs.readAt(data, number*pageBytes); err != nil {
-			return nil, err
-		}
-		fs.cache.put(number, data)
-	}
-	return data[off-number*pageBytes:], nil
+	return filesystem.ReadFull(fs.image, fs.size, p, off)
 }

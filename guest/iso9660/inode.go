@@ -29,7 +29,7 @@ func (fs *FS) recordAt(off int64) (record, error) {
 	if off < firstSector*sectorBytes {
 		return nil, filesystem.ErrNotExist
 	}
-	b, err := fs.page(off)
+	b, err := fs.pages.Page(off)
 	if err != nil {
 		return nil, err
 	}

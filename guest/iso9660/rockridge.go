@@ -83,7 +83,7 @@ func (fs *FS) rockRidgeOf(r record) (rock, error) {
 
 // piece gives n bytes of the image, in place if they lie in one page.
 func (fs *FS) piece(off int64, n int, buf *[]byte) ([]byte, error) {
-	b, err := fs.page(off)
+	b, err := fs.pages.Page(off)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func (fs *FS) piece(off int64, n int, buf *[]byte) ([]byte, error) {
 		return b[:n], nil
 	}
 	*buf = append((*buf)[:0], b...)
-	if b, err = fs.page(off + int64(len(b))); err != nil {
+	if b, err = fs.pages.Page(off + int64(len(b))); err != nil {
 		return nil, err
 	}
 	if n-len(*buf) > len(b) {

@@ -3,7 +3,6 @@ package ntfs
 import (
 	"encoding/binary"
 	"fmt"
-	"io"
 
 	"cairn/guest/filesystem"
 )
@@ -104,17 +103,7 @@ func (fs *FS) readBoot() error {
 
 // readAt fills p from byte off of the image.
 func (fs *FS) readAt(p []byte, off int64) error {
-	if off < 0 || off > fs.size-int64(len(p)) {
-		return corrupt("%d bytes at %d lie outside the image", len(p), off)
-	}
-	n, err := fs.image.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("image at %d: %w", off, err)
+	return filesystem.ReadFull(fs.image, fs.size, p, off)
 }
 
 // fixup undoes the update sequence of a record or an index block: the last two

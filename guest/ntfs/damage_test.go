@@ -2,7 +2,6 @@ package ntfs
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"flag"
@@ -29,28 +28,10 @@ func openReader(ctx context.Context, r io.ReaderAt, size int64) (filesystem.Read
 	return fs, nil
 }
 
-const sampleFile = "testdata/sample.img.gz"
+const sample = "sample" // the frozen image
 
-// sample gives the frozen image: what mkntfs and ntfs-3g made of PopulateFiller,
-// a compressed file and one with many streams.
-func sample(t testing.TB) []byte {
-	t.Helper()
-	f, err := os.Open(sampleFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
+// freeze makes the sample: what mkntfs and ntfs-3g make of PopulateFiller, a
+// compressed file and one with many streams.
 func freeze(t *testing.T) {
 	path := filesystemtest.Image(t, 6<<20, "mkntfs", "-F", "-Q", "-q", "-c", "512", "-L", "sample")
 	dir, unmount := mount(t, path, "rw")
@@ -68,19 +49,7 @@ func freeze(t *testing.T) {
 		t.Fatal(err)
 	}
 	unmount()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out bytes.Buffer
-	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = z.Write(b)
-	if err := errors.Join(err, z.Close(), os.WriteFile(sampleFile, out.Bytes(), 0o644)); err != nil {
-		t.Fatal(err)
-	}
+	filesystemtest.SaveSampleImage(t, sample, path)
 }
 
 // TestFrozen needs no root: the sample reads as it was made.
@@ -88,7 +57,7 @@ func TestFrozen(t *testing.T) {
 	if *update {
 		freeze(t)
 	}
-	b := sample(t)
+	b := filesystemtest.SampleImage(t, sample)
 	fs, err := openReader(t.Context(), bytes.NewReader(b), int64(len(b)))
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +87,7 @@ func TestFrozen(t *testing.T) {
 }
 
 func TestDamaged(t *testing.T) {
-	filesystemtest.TestDamaged(t, sample(t), filesystemtest.DamagedImages(), openReader)
+	filesystemtest.TestDamaged(t, filesystemtest.SampleImage(t, sample), filesystemtest.DamagedImages(), openReader)
 }
 
 // TestBackups damages what there are copies of.
@@ -127,7 +96,7 @@ func TestBackups(t *testing.T) {
 		"boot sector": func(b []byte) { clear(b[:512]) },
 		"MFT record":  func(b []byte) { b[int64(le.Uint64(b[0x30:]))*512] = 'X' },
 	} {
-		b := sample(t)
+		b := filesystemtest.SampleImage(t, sample)
 		damage(b)
 		fs, err := openReader(t.Context(), bytes.NewReader(b), int64(len(b)))
 		if err != nil {
@@ -144,7 +113,7 @@ func TestBackups(t *testing.T) {
 // FuzzWalk changes bytes of the sample's metadata: two bytes for the sector,
 // two for the place in it, one for the value.
 func FuzzWalk(f *testing.F) {
-	image := sample(f)
+	image := filesystemtest.SampleImage(f, sample)
 	sectors := filesystemtest.MetadataSectors(image)
 	f.Add([]byte{})
 	f.Add([]byte{20, 0, 0x14, 0, 0xFF, 21, 0, 0x18, 0, 1})
@@ -152,10 +121,7 @@ func FuzzWalk(f *testing.F) {
 	limits.Deadline, limits.Nodes, limits.Read = 5*time.Second, 2000, 8<<20
 	f.Fuzz(func(t *testing.T, changes []byte) {
 		image := bytes.Clone(image)
-		for ; len(changes) >= 5; changes = changes[5:] {
-			sector := sectors[int(le.Uint16(changes))%len(sectors)]
-			image[sector+int64(le.Uint16(changes[2:])%512)] = changes[4]
-		}
+		filesystemtest.Change(image, sectors, changes)
 		if _, err := filesystemtest.WalkDamaged(image, openReader, limits); err != nil {
 			t.Fatal(err)
 		}

@@ -33,8 +33,7 @@ type FS struct {
 	label   string
 	dirty   string // why the volume may not be consistent; "" when it is clean
 
-	mu    sync.Mutex
-	notes []string
+	notes filesystem.Notes
 }
 
 var (
@@ -145,20 +144,11 @@ func (fs *FS) logState(ctx context.Context) string {
 	return ""
 }
 
-func (fs *FS) note(format string, args ...any) {
-	n := fmt.Sprintf(format, args...)
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if !slices.Contains(fs.notes, n) && len(fs.notes) < 64 {
-		fs.notes = append(fs.notes, n)
-	}
-}
+func (fs *FS) note(format string, args ...any) { fs.notes.Add(format, args...) }
 
 // Info describes the filesystem. The UUID is the serial number.
 func (fs *FS) Info() filesystem.Info {
-	fs.mu.Lock()
-	notes := slices.Clone(fs.notes)
-	fs.mu.Unlock()
+	notes := fs.notes.List()
 	return filesystem.Info{
 		Type: "ntfs", Label: fs.label, UUID: fmt.Sprintf("%016x", fs.serial), BlockSize: fs.cluster,
 		TotalBytes: fs.clusters * fs.cluster, FreeBytes: fs.free(), Inodes: uint64(fs.mft.size) / uint64(fs.geometry.record), Notes: notes,

@@ -155,7 +155,7 @@ func setName(set []byte, units []uint16) ([]uint16, error) {
 
 // exfatNode reads the entry set that begins at a byte of the image.
 func (fs *FS) exfatNode(place int64) (node, error) {
-	b, err := fs.page(place)
+	b, err := fs.pages.Page(place)
 	if err != nil {
 		return node{}, err
 	}

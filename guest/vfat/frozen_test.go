@@ -2,7 +2,6 @@ package vfat
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"io"
 	"os"
@@ -37,40 +36,11 @@ func openBytes(t testing.TB, image []byte) *FS {
 	return fs
 }
 
-// sample gives a frozen image and its tree.
-func sample(t testing.TB, name string) ([]byte, filesystemtest.Tree) {
-	t.Helper()
-	image := gunzip(t, "testdata/"+name+".img.gz")
-	tree, err := filesystemtest.Load(bytes.NewReader(gunzip(t, "testdata/"+name+".tree.gz")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return image, tree
-}
-
-func gunzip(t testing.TB, path string) []byte {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
 // TestFrozen reads the samples as the kernel once showed them.
 func TestFrozen(t *testing.T) {
 	for _, name := range samples {
 		t.Run(name, func(t *testing.T) {
-			image, want := sample(t, name)
+			image, want := filesystemtest.Sample(t, name)
 			open := func(t *testing.T) filesystem.Reader { return openBytes(t, image) }
 			filesystemtest.TestReader(t, open, want, fields)
 			info := openBytes(t, image).Info()
@@ -88,7 +58,7 @@ func TestFrozen(t *testing.T) {
 func TestDamaged(t *testing.T) {
 	for _, name := range samples {
 		t.Run(name, func(t *testing.T) {
-			image, _ := sample(t, name)
+			image, _ := filesystemtest.Sample(t, name)
 			filesystemtest.TestDamaged(t, image, filesystemtest.DamagedImages(), openReader)
 		})
 	}
@@ -98,7 +68,7 @@ func TestDamaged(t *testing.T) {
 func TestFree(t *testing.T) {
 	for _, name := range samples {
 		t.Run(name, func(t *testing.T) {
-			image, want := sample(t, name)
+			image, want := filesystemtest.Sample(t, name)
 			path := filesystemtest.Image(t, 0)
 			if err := os.WriteFile(path, image, 0o644); err != nil {
 				t.Fatal(err)
@@ -132,7 +102,7 @@ func FuzzWalk(f *testing.F) {
 	images := make([][]byte, len(samples))
 	sectors := make([][]int64, len(samples))
 	for i, name := range samples {
-		images[i], _ = sample(f, name)
+		images[i], _ = filesystemtest.Sample(f, name)
 		sectors[i] = filesystemtest.MetadataSectors(images[i])
 	}
 	f.Add(uint8(0), []byte{})
@@ -145,10 +115,7 @@ func FuzzWalk(f *testing.F) {
 	f.Fuzz(func(t *testing.T, which uint8, changes []byte) {
 		k := int(which) % len(images)
 		image := bytes.Clone(images[k])
-		for ; len(changes) >= 5; changes = changes[5:] {
-			sector := sectors[k][int(le.Uint16(changes))%len(sectors[k])]
-			image[sector+int64(le.Uint16(changes[2:])%512)] = changes[4]
-		}
+		filesystemtest.Change(image, sectors[k], changes)
 		if _, err := filesystemtest.WalkDamaged(image, openReader, limits); err != nil {
 			t.Fatal(err)
 		}

@@ -5,10 +5,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"slices"
-	"sync"
 
 	"cairn/guest/filesystem"
+	"cairn/guest/filesystem/pages"
 )
 
 var le = binary.LittleEndian
@@ -24,11 +23,10 @@ type FS struct {
 	exfat *exfatRoot // what the root directory of exFAT tells; nil on FAT
 	label string
 	free  int64 // clusters, as far as known
-	cache *cache
+	pages *pages.Image
 	hints lookupHints
 
-	mu    sync.Mutex
-	notes []string
+	notes filesystem.Notes
 }
 
 var (
@@ -40,7 +38,7 @@ var (
 // of r and finds out which of the four it is. The error wraps ErrCorrupt when
 // neither the boot sector nor its backup is usable.
 func Open(ctx context.Context, r io.ReaderAt, size int64) (*FS, error) {
-	fs := &FS{image: r, size: size, cache: newCache()}
+	fs := &FS{image: r, size: size, pages: pages.New(r, size)}
 	if err := fs.open(ctx); err != nil {
 		return nil, fmt.Errorf("vfat: %w", err)
 	}
@@ -76,21 +74,11 @@ func (fs *FS) open(ctx context.Context) error {
 	return fs.countFree(ctx)
 }
 
-func (fs *FS) note(format string, args ...any) {
-	n := fmt.Sprintf(format, args...)
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if !slices.Contains(fs.notes, n) && len(fs.notes) < 64 {
-		fs.notes = append(fs.notes, n)
-	}
-}
+func (fs *FS) note(format string, args ...any) { fs.notes.Add(format, args...) }
 
 // Info describes the filesystem. Inodes are not counted, for there is no table
 // of them.
 func (fs *FS) Info() filesystem.Info {
-	fs.mu.Lock()
-	notes := slices.Clone(fs.notes)
-	fs.mu.Unlock()
 	g := &fs.geo
 	info := filesystem.Info{
 		Type:       "vfat",
@@ -98,7 +86,7 @@ func (fs *FS) Info() filesystem.Info {
 		BlockSize:  g.clusterBytes,
 		TotalBytes: int64(g.clusters) * g.clusterBytes,
 		FreeBytes:  fs.free * g.clusterBytes,
-		Notes:      notes,
+		Notes:      fs.notes.List(),
 	}
 	if g.bits == bitsExfat {
 		info.Type = "exfat"
@@ -118,41 +106,13 @@ func corrupt(format string, args ...any) error {
 
 // readAt fills p from byte offset off of the image.
 func (fs *FS) readAt(p []byte, off int64) error {
-	if off < 0 || off > fs.size-int64(len(p)) {
-		return corrupt("%d bytes at %d lie outside the image", len(p), off)
-	}
-	n, err := fs.image.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("image at %d: %w", off, err)
-}
-
-// page gives the bytes of the image from off to the end of its page, which the
-// image's end may cut. They must not be changed.
-func (fs *FS) page(off int64) ([]byte, error) {
-	if off < 0 || off >= fs.size {
-		return nil, corrupt("byte %d lies outside the image", off)
-	}
-	number := off / pageBytes
-	data := fs.cache.get(number)
-	if data == nil {
-		data = make([]byte, min(pageBytes, fs.size-number*pageBytes))
-		if err := fs.readAt(data, number*pageBytes); err != nil {
-			return nil, err
-		}
-		fs.cache.put(number, data)
-	}
-	return data[off-number*pageBytes:], nil
+	return filesystem.ReadFull(fs.image, fs.size, p, off)
 }
 
 // slot gives the directory entry at byte off of the image. Entries lie at
 // multiples of 32 bytes, so none crosses a page.
 func (fs *FS) slot(off int64) ([]byte, error) {
-	b, err := fs.page(off)
+	b, err := fs.pages.Page(off)
 	if err != nil {
 		return nil, err
 	}

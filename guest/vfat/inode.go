@@ -217,7 +217,7 @@ func (fs *FS) slotsIn(ctx context.Context, place, from, start, end int64, fn fun
 			return false, err
 		}
 		at := place + off - start
-		page, err := fs.page(at)
+		page, err := fs.pages.Page(at)
 		if err != nil {
 			return false, err
 		}

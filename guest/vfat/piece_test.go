@@ -10,6 +10,7 @@ import (
 
 	"cairn/guest/filesystem"
 	"cairn/guest/filesystem/filesystemtest"
+	"cairn/guest/filesystem/pages"
 )
 
 // at gives the inode of a path.
@@ -58,7 +59,7 @@ func setEntry(image []byte, g *geometry, c, v uint32) {
 // changed opens a sample after a change.
 func changed(t testing.TB, name string, change func(image []byte, fs *FS)) *FS {
 	t.Helper()
-	image, _ := sample(t, name)
+	image, _ := filesystemtest.Sample(t, name)
 	b := bytes.Clone(image)
 	change(b, openBytes(t, image))
 	return openBytes(t, b)
@@ -170,7 +171,7 @@ func TestFreeOfDamaged(t *testing.T) {
 // TestBackupBootSector zeroes the first one.
 func TestBackupBootSector(t *testing.T) {
 	for _, name := range []string{"fat32", "exfat"} {
-		_, want := sample(t, name)
+		_, want := filesystemtest.Sample(t, name)
 		fs := changed(t, name, func(image []byte, fs *FS) { clear(image[:512]) })
 		got, err := filesystemtest.Walk(context.Background(), fs)
 		if err != nil {
@@ -187,7 +188,7 @@ func TestBackupBootSector(t *testing.T) {
 
 // TestActiveFAT reads the second FAT when the boot sector says so.
 func TestActiveFAT(t *testing.T) {
-	image, want := sample(t, "fat32")
+	image, want := filesystemtest.Sample(t, "fat32")
 	fs := openBytes(t, image)
 	b := bytes.Clone(image)
 	clear(b[fs.geo.fats[0]:][:fs.geo.fatBytes])
@@ -215,7 +216,7 @@ func TestNotes(t *testing.T) {
 // by their short alias; the exact name wins.
 func TestLookupLikeLinux(t *testing.T) {
 	for _, name := range samples {
-		image, _ := sample(t, name)
+		image, _ := filesystemtest.Sample(t, name)
 		fs := openBytes(t, image)
 		dir := at(t, fs, "names")
 		for asked, want := range map[string]string{
@@ -397,11 +398,11 @@ func (f faulty) ReadAt(p []byte, off int64) (int, error) {
 
 // TestReadErrors passes errors of the image on and does not call them damage.
 func TestReadErrors(t *testing.T) {
-	image, _ := sample(t, "fat16")
+	image, _ := filesystemtest.Sample(t, "fat16")
 	good := openBytes(t, image)
 	n := nodeAt(t, good, "names")
-	place := good.geo.place(n.first) / pageBytes * pageBytes
-	fs, err := Open(context.Background(), faulty{bytes.NewReader(image), place, place + pageBytes}, int64(len(image)))
+	place := good.geo.place(n.first) / pages.Size * pages.Size
+	fs, err := Open(context.Background(), faulty{bytes.NewReader(image), place, place + pages.Size}, int64(len(image)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,5 +1,7 @@
 package vfat
 
+import "cairn/guest/filesystem/pages"
+
 // The file allocation table: for each cluster the one that follows it.
 
 // Meanings of an entry, the same for all widths.
@@ -23,8 +25,8 @@ func (t *tableReader) bytes(off int64, n int) ([]byte, error) {
 	if i := off - t.at; t.page != nil && i >= 0 && i+int64(n) <= int64(len(t.page)) {
 		return t.page[i:], nil
 	}
-	start := off / pageBytes * pageBytes
-	page, err := t.fs.page(start)
+	start := off / pages.Size * pages.Size
+	page, err := t.fs.pages.Page(start)
 	if err != nil {
 		return nil, err
 	}
@@ -34,11 +36,11 @@ func (t *tableReader) bytes(off int64, n int) ([]byte, error) {
 		return page[i:], nil
 	}
 	// Only FAT12 has entries that cross a page.
-	next, err := t.fs.page(start + pageBytes)
+	next, err := t.fs.pages.Page(start + pages.Size)
 	if err != nil {
 		return nil, err
 	}
-	if i != pageBytes-1 {
+	if i != pages.Size-1 {
 		return nil, corrupt("FAT entry at %d: the image ends there", off)
 	}
 	return []byte{page[i], next[0]}, nil

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"slices"
-	"sync"
 
 	"cairn/guest/filesystem"
 )
@@ -24,8 +22,7 @@ type FS struct {
 	// unverified takes all checksums for right.
 	unverified bool
 
-	mu    sync.Mutex
-	notes []string
+	notes filesystem.Notes
 }
 
 var (
@@ -64,21 +61,11 @@ func open(ctx context.Context, fs *FS) (*FS, error) {
 	return fs, nil
 }
 
-func (fs *FS) note(format string, args ...any) {
-	n := fmt.Sprintf(format, args...)
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if !slices.Contains(fs.notes, n) && len(fs.notes) < 64 {
-		fs.notes = append(fs.notes, n)
-	}
-}
+func (fs *FS) note(format string, args ...any) { fs.notes.Add(format, args...) }
 
 // Info describes the filesystem. Free counts are those of the allocation
 // groups, as the kernel sums them after an unclean end.
 func (fs *FS) Info() filesystem.Info {
-	fs.mu.Lock()
-	notes := slices.Clone(fs.notes)
-	fs.mu.Unlock()
 	s := fs.sb
 	u := s.uuid
 	return filesystem.Info{
@@ -90,7 +77,7 @@ func (fs *FS) Info() filesystem.Info {
 		FreeBytes:  int64(min(fs.counts.blocks, s.blocks)) * s.blockSize,
 		Inodes:     fs.counts.inodes,
 		FreeInodes: min(fs.counts.freeInodes, fs.counts.inodes),
-		Notes:      notes,
+		Notes:      fs.notes.List(),
 	}
 }
 
@@ -100,17 +87,7 @@ func (fs *FS) Root() filesystem.Ino { return filesystem.Ino(fs.sb.root) }
 // readAt fills p from byte offset off of the image as it lies there: file
 // contents, which are never logged, and the log itself.
 func (fs *FS) readAt(p []byte, off int64) error {
-	if off < 0 || off > fs.size-int64(len(p)) {
-		return corrupt("%d bytes at %d lie outside the image", len(p), off)
-	}
-	n, err := fs.image.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("image at %d: %w", off, err)
+	return filesystem.ReadFull(fs.image, fs.size, p, off)
 }
 
 // readMeta fills p with metadata, as the log left it.

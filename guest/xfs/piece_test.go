@@ -29,7 +29,7 @@ func forkOffset(t testing.TB, fs *FS, f fork, logical uint64) int64 {
 // TestDamageSpoilsOnePiece flips one bit in a structure: exactly the names
 // that depend on it must fail, with ErrCorrupt, and all others read as before.
 func TestDamageSpoilsOnePiece(t *testing.T) {
-	image, want := sample(t, "clean")
+	image, want := filesystemtest.Sample(t, "clean")
 	fs := openBytes(t, image)
 	inodeAt := func(path string) int64 {
 		in := at(t, fs, path)
@@ -125,7 +125,7 @@ func TestSuperblockCopy(t *testing.T) {
 
 // TestUnknownFeatures refuses by name what it does not know.
 func TestUnknownFeatures(t *testing.T) {
-	image, _ := sample(t, "clean")
+	image, _ := filesystemtest.Sample(t, "clean")
 	for bit, name := range map[uint32]string{0x100: "metadir", 0x200: "zoned", 1 << 30: "0x40000000"} {
 		b := bytes.Clone(image)
 		be.PutUint32(b[216:], be.Uint32(b[216:])|bit)

@@ -2,9 +2,7 @@ package xfs
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
-	"errors"
 	"flag"
 	"io"
 	"os"
@@ -55,47 +53,6 @@ func openBytes(t testing.TB, image []byte) *FS {
 	return fs
 }
 
-// sample gives a frozen image and its tree.
-func sample(t testing.TB, name string) ([]byte, filesystemtest.Tree) {
-	t.Helper()
-	image := gunzip(t, "testdata/"+name+".img.gz")
-	tree, err := filesystemtest.Load(bytes.NewReader(gunzip(t, "testdata/"+name+".tree.gz")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return image, tree
-}
-
-func gunzip(t testing.TB, path string) []byte {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-func writeGzip(t *testing.T, path string, write func(w io.Writer) error) {
-	t.Helper()
-	var b bytes.Buffer
-	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(write(z), z.Close(), os.WriteFile(path, b.Bytes(), 0o644)); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // TestFrozen needs no root and no mkfs: the samples must read for ever as the
 // kernel read them once.
 func TestFrozen(t *testing.T) {
@@ -104,7 +61,7 @@ func TestFrozen(t *testing.T) {
 			if *update {
 				freeze(t, s.name, s.mkfs, s.dirty)
 			}
-			image, want := sample(t, s.name)
+			image, want := filesystemtest.Sample(t, s.name)
 			open := func(t *testing.T) filesystem.Reader { return openBytes(t, image) }
 			filesystemtest.TestReader(t, open, want, filesystemtest.AllFields)
 			notes := strings.Join(openBytes(t, image).Info().Notes, "; ")
@@ -136,23 +93,15 @@ func freeze(t *testing.T, name string, mkfs []string, dirty bool) {
 		filesystemtest.ShutDown(t, dir, true)
 	}
 	unmount()
-	b, err := os.ReadFile(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writeGzip(t, "testdata/"+name+".img.gz", func(w io.Writer) error {
-		_, err := w.Write(b)
-		return err
-	})
-	tree := filesystemtest.Truth(t, image, "rw,nouuid")
-	writeGzip(t, "testdata/"+name+".tree.gz", tree.Save)
+	filesystemtest.SaveSampleImage(t, name, image)
+	filesystemtest.SaveSampleTree(t, name, filesystemtest.Truth(t, image, "rw,nouuid"))
 }
 
 // TestDamaged changes random bytes of metadata, with and without checksums in
 // the way.
 func TestDamaged(t *testing.T) {
 	for _, s := range samples {
-		image, _ := sample(t, s.name)
+		image, _ := filesystemtest.Sample(t, s.name)
 		t.Run(s.name, func(t *testing.T) {
 			filesystemtest.TestDamaged(t, image, filesystemtest.DamagedImages(), openReader)
 		})
@@ -169,7 +118,7 @@ func FuzzWalk(f *testing.F) {
 	work := make([][]byte, len(samples))
 	sectors := make([][]int64, len(samples))
 	for i, s := range samples {
-		images[i], _ = sample(f, s.name)
+		images[i], _ = filesystemtest.Sample(f, s.name)
 		work[i] = bytes.Clone(images[i])
 		sectors[i] = filesystemtest.MetadataSectors(images[i])
 	}
@@ -182,12 +131,7 @@ func FuzzWalk(f *testing.F) {
 	f.Fuzz(func(t *testing.T, which uint8, changes []byte) {
 		k := int(which) % len(images)
 		image := work[k]
-		var restore []int64
-		for ; len(changes) >= 5; changes = changes[5:] {
-			at := sectors[k][int(le.Uint16(changes))%len(sectors[k])] + int64(le.Uint16(changes[2:])%512)
-			image[at] = changes[4]
-			restore = append(restore, at)
-		}
+		restore := filesystemtest.Change(image, sectors[k], changes)
 		defer func() {
 			for _, at := range restore {
 				image[at] = images[k][at]

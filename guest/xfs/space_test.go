@@ -148,7 +148,7 @@ func TestFreeWithoutLog(t *testing.T) {
 		"elsewhere": {func(image []byte, l *logRing, last record) { clear(image[48:56]) }, "log lies on another disk"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			image, want := sample(t, "dirty")
+			image, want := filesystemtest.Sample(t, "dirty")
 			fs := openBytes(t, image)
 			l, err := fs.openLog()
 			if err != nil {

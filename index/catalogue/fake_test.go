@@ -9,6 +9,7 @@ import (
 	"slices"
 	"testing"
 
+	"cairn/chunkstore/chunk"
 	"cairn/guest/filesystem"
 )
 
@@ -310,6 +311,7 @@ func TestHistoryOfCatalogues(t *testing.T) {
 				}
 				got, stats := build(t, &m, r, parent, b)
 				equalCatalogues(t, fmt.Sprint("point ", point), got, want, &m)
+				checkTrace(t, got, &m)
 				if t.Failed() {
 					t.FailNow()
 				}
@@ -323,6 +325,40 @@ func TestHistoryOfCatalogues(t *testing.T) {
 			}
 			t.Logf("%d records, %d of them differences", records, deltas)
 		})
+	}
+}
+
+// recordsRead keeps which records are read, and told.
+type recordsRead struct {
+	Records
+	read, told, entered map[place]bool
+}
+
+func (r *recordsRead) ReadRecord(ctx context.Context, ref chunk.PackRef, n int) ([]byte, error) {
+	r.read[place{ref, n}] = true
+	return r.Records.ReadRecord(ctx, ref, n)
+}
+
+func (r *recordsRead) Record(ref chunk.PackRef, n int)        { r.told[place{ref, n}] = true }
+func (r *recordsRead) Chunks(ref chunk.PackRef, first, n int) { panic("a catalogue has no chunks") }
+func (r *recordsRead) Enter(ref chunk.PackRef, n int) bool {
+	fresh := !r.entered[place{ref, n}]
+	r.entered[place{ref, n}] = true
+	return fresh
+}
+
+// checkTrace: what reading all of a catalogue takes is what Trace tells of.
+func checkTrace(t *testing.T, p *Point, m *Memory) {
+	t.Helper()
+	all := &recordsRead{Records: m, read: map[place]bool{}, told: map[place]bool{}, entered: map[place]bool{}}
+	if err := NewChecker(all).Root(t.Context(), p.Root); err != nil {
+		t.Fatal(err)
+	}
+	if err := Trace(t.Context(), m, p.Root, all); err != nil {
+		t.Fatal(err)
+	}
+	if len(all.read) == 0 || !maps.Equal(all.read, all.told) {
+		t.Errorf("%d records are read, %d were told of", len(all.read), len(all.told))
 	}
 }
 

@@ -28,6 +28,21 @@ func New(b backend.Backend, bytesPerSecond int64) backend.Backend {
 
 // Put implements backend.Backend: it waits until the object may go out.
 func (p place) Put(ctx context.Context, name string, data []byte) error {
+	if err := p.wait(ctx, data); err != nil {
+		return err
+	}
+	return p.Backend.Put(ctx, name, data)
+}
+
+// PutStrict implements backend.Strict.
+func (p place) PutStrict(ctx context.Context, name string, data []byte) error {
+	if err := p.wait(ctx, data); err != nil {
+		return err
+	}
+	return backend.PutStrict(ctx, p.Backend, name, data)
+}
+
+func (p place) wait(ctx context.Context, data []byte) error {
 	for left := len(data); left > 0; {
 		n := min(left, burst)
 		if err := p.limiter.WaitN(ctx, n); err != nil {
@@ -35,7 +50,7 @@ func (p place) Put(ctx context.Context, name string, data []byte) error {
 		}
 		left -= n
 	}
-	return p.Backend.Put(ctx, name, data)
+	return nil
 }
 
 // PutsAtOnce is what the limited place says.

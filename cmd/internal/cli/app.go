@@ -124,7 +124,7 @@ beginning of its ID.
 	f := c.PersistentFlags()
 	f.StringVarP(&a.repo, "repo", "r", a.getenv("CAIRN_REPOSITORY"), "repository: a folder, or s3:https://HOST/BUCKET[/PREFIX] (or CAIRN_REPOSITORY)")
 	f.StringVar(&a.caFile, "ca-file", a.getenv("CAIRN_CA_FILE"), "certificates, in PEM, to trust beside the system's for object storage (or CAIRN_CA_FILE)")
-	f.StringVar(&a.passwordFile, "password-file", a.getenv("CAIRN_PASSWORD_FILE"), "file whose first line is the passphrase or key (or CAIRN_PASSWORD_FILE)")
+	f.StringVar(&a.passwordFile, "password-file", a.getenv("CAIRN_PASSWORD_FILE"), "file whose first line is the passphrase or age identity, or an SSH private key (or CAIRN_PASSWORD_FILE)")
 	f.BoolVar(&a.json, "json", false, "print JSON: one object, or a line per message")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print results and errors only")
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
@@ -132,6 +132,7 @@ beginning of its ID.
 	})
 	c.AddCommand(
 		a.initCmd(),
+		a.keyCmd(),
 		a.vmCmd(),
 		a.doctorCmd(),
 		a.freezeTestCmd(),
@@ -149,6 +150,10 @@ beginning of its ID.
 		a.restoreCmd(),
 		a.bootCmd(),
 		a.catalogueCmd(),
+		a.gcCmd(),
+		a.forgetCmd(),
+		a.pinCmd(),
+		a.unpinCmd(),
 		a.checkCmd(),
 		a.engineCmd(),
 		a.repairCmd(),
@@ -241,6 +246,17 @@ const (
 	commandCache = 24 << 20
 	mountCache   = 64 << 20
 )
+
+// withGuestData is withCatalogue for an f that reads guest data: without a key
+// for that, it is not called.
+func (a *app) withGuestData(ctx context.Context, cache int64, f func(*wire.Repo, *wire.Catalogue) error) error {
+	return a.withCatalogue(ctx, cache, func(repo *wire.Repo, cat *wire.Catalogue) error {
+		if err := repo.Store.MayRead(); err != nil {
+			return err
+		}
+		return f(repo, cat)
+	})
+}
 
 // withCatalogue opens the repository and its catalogue for f.
 func (a *app) withCatalogue(ctx context.Context, cache int64, f func(*wire.Repo, *wire.Catalogue) error) error {

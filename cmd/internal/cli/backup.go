@@ -83,7 +83,8 @@ freezes the filesystems.
 When a point is committed and the VM is as it was, the point's catalogue of files
 is made from the repository (cairn catalogue --help), while the next VM is backed
 up. If that fails or is interrupted, the point is whole all the same, exit code 3
-says so, and cairn catalogue makes it later.`,
+says so, and cairn catalogue makes it later. With a write key (cairn key --help)
+it is left out: it is made from guest data, which that key cannot read.`,
 		Args:              args(1, -1),
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(c *cobra.Command, names []string) error {
@@ -105,6 +106,9 @@ says so, and cairn catalogue makes it later.`,
 			}
 			a.writeLimit = limits[1]
 			return a.withCatalogue(c.Context(), commandCache, func(repo *wire.Repo, cat *wire.Catalogue) error {
+				if err := repo.Store.MayBackUp(); err != nil {
+					return err
+				}
 				ix, err := index.Open(c.Context(), repo.IndexDir(), repo.Store, a.indexOptions(wait))
 				if err != nil {
 					return err
@@ -126,7 +130,7 @@ says so, and cairn catalogue makes it later.`,
 				if !everyBlock {
 					b.Spare = wire.Spare
 				}
-				files := a.catalogueAfter(c.Context(), cat, !noCatalogue, catalogueTime, len(names))
+				files := a.catalogueAfter(c.Context(), cat, !noCatalogue && a.canCatalogue(repo), catalogueTime, len(names))
 				err = a.backupAll(c.Context(), b, names, files)
 				if cerr := ix.Close(); cerr != nil {
 					a.say("the index on this host could not be closed cleanly and will be rebuilt: %v", cerr)

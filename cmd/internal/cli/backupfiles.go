@@ -44,6 +44,16 @@ func (a *app) catalogueAfter(ctx context.Context, cat *wire.Catalogue, wanted bo
 	return c
 }
 
+// canCatalogue says whether catalogues can be made with the key in use, and if
+// not, who makes them.
+func (a *app) canCatalogue(repo *wire.Repo) bool {
+	if repo.Store.MayRead() == nil {
+		return true
+	}
+	a.say("note: the catalogues of files are left out, as a write key cannot read back what it stores; who has a key of kind restore or all makes them with: cairn catalogue --all")
+	return false
+}
+
 // add queues a point; it never waits.
 func (c *cataloguer) add(m *restorepoint.Manifest) {
 	if c != nil {

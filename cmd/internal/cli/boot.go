@@ -139,7 +139,7 @@ func (a *app) bootOrAttach(ctx context.Context, b *job.Boot, fresh bool, point s
 
 // prepareBoot makes a new VM's folder.
 func (a *app) prepareBoot(ctx context.Context, b *job.Boot, point, name string) error {
-	return a.withCatalogue(ctx, commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
+	return a.withGuestData(ctx, commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
 		m, err := cat.Select(ctx, point)
 		if err != nil {
 			return err

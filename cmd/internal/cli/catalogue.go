@@ -80,6 +80,9 @@ An interrupted run is harmless: run it again.`,
 				if !all && len(points) == 0 {
 					return a.listCatalogues(c.Context(), repo, cat)
 				}
+				if err := repo.Store.MayRead(); err != nil {
+					return fmt.Errorf("a catalogue is made from guest data: %w", err)
+				}
 				list, err := selectAll(c.Context(), cat, points, all)
 				if err != nil {
 					return err

@@ -33,6 +33,9 @@ pack against its name, each frame against its seal, each chunk against its ID.`,
 				if err := a.printReport(r, a.now().Sub(start)); err != nil {
 					return err
 				}
+				if readData && repo.Store.MayRead() != nil {
+					a.say("note: guests' data was read as it is stored, each pack against its name; this key cannot open it and hold each chunk against its ID: one of kind restore or all can")
+				}
 				return r.Err()
 			})
 		},

@@ -69,6 +69,9 @@ not be read.`,
 					o.Path = guestPath(argv[2])
 				}
 				if compare {
+					if err := cat.MayRead(); err != nil {
+						return err
+					}
 					o.Equal = cat.NewComparer().Equal
 				}
 				return a.runDiff(c.Context(), a.newQuestion(cat), argv, o, stat)
@@ -112,6 +115,9 @@ func (a *app) runDiff(ctx context.Context, q *question, argv []string, o catalog
 	past, err := catalogue.NewPast(ctx, points, q.from, nil)
 	if err != nil {
 		return err
+	}
+	if q.denied != nil {
+		return q.denied
 	}
 	sides, err := past.Sides()
 	if err != nil {

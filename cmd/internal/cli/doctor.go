@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"cairn/chunkstore"
 	"cairn/cmd/internal/config"
 	"cairn/cmd/internal/job"
 	"cairn/cmd/internal/wire"
@@ -109,6 +110,7 @@ func (a *app) examineHost(ctx context.Context, d *doctor) (repo *wire.Repo, cat 
 	} else {
 		repo, cat = r, r.NewCatalogue(ctx, commandCache)
 		d.add(stateGood, "repository", "", "%s opens (%s)", a.repo, repo.Store.Config.ID[:8])
+		examineKey(d, repo)
 		if wire.IsBucket(a.repo) {
 			a.examineEngine(ctx, d, repo)
 		} else {
@@ -122,6 +124,21 @@ func (a *app) examineHost(ctx context.Context, d *doctor) (repo *wire.Repo, cat 
 		d.add(stateGood, "FUSE", "", "/dev/fuse can be used")
 	}
 	return repo, cat
+}
+
+// examineKey says what the key in use is for.
+func examineKey(d *doctor, repo *wire.Repo) {
+	kind := repo.Store.KeyKind()
+	switch {
+	case repo.Store.Config.Protection == chunkstore.ProtectionNone:
+		d.add(stateNote, "key", "cairn init makes a repository that is encrypted", "none is needed: whoever can read the repository can read every guest's files")
+	case repo.Store.MayBackUp() != nil:
+		d.add(stateNote, "key", "cairn key --help", "of kind %s: no backups can be made with it", kind)
+	case repo.Store.MayRead() == nil:
+		d.add(stateGood, "key", "", "of kind %s: this host can also read all that is stored; a key of kind write is enough for backups (cairn key --help)", kind)
+	default:
+		d.add(stateGood, "key", "", "of kind %s: what is stored cannot be read back with it", kind)
+	}
 }
 
 // lowSpace is when doctor warns, in bytes.

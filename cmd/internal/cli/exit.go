@@ -34,7 +34,7 @@ const exitTable = `Exit codes:
     3  done, with warnings: something was not read, or not as consistent as wanted
     4  damage found in the repository
    10  no repository there
-   12  wrong passphrase or key
+   12  wrong passphrase or key, or a key of a kind that may not do this
   130  interrupted`
 
 // errUsage marks an error of the caller's words.
@@ -63,12 +63,12 @@ func exitCode(ctx context.Context, err error) int {
 		return exitInterrupted
 	case errors.Is(err, chunkstore.ErrNoRepository):
 		return exitNoRepository
-	case errors.Is(err, seal.ErrWrongSecret), errors.Is(err, wire.ErrSecret):
+	case errors.Is(err, seal.ErrWrongSecret), errors.Is(err, wire.ErrSecret), errors.Is(err, seal.ErrKind):
 		return exitWrongKey
 	case errors.Is(err, job.ErrDamage), pack.IsDamage(err), errors.Is(err, restorepoint.ErrCorrupt), errors.Is(err, catalogue.ErrCorrupt), errors.Is(err, restorepoint.ErrMetadata):
 		return exitDamage
 	case errors.Is(err, errUsage), errors.Is(err, config.ErrUnknownVM), errors.Is(err, job.ErrNoDisk), errors.Is(err, restorepoint.ErrNoPoint),
-		errors.Is(err, restorepoint.ErrAmbiguous), errors.Is(err, filesystem.ErrNotExist):
+		errors.Is(err, restorepoint.ErrAmbiguous), errors.Is(err, filesystem.ErrNotExist), errors.Is(err, chunkstore.ErrNoSlot):
 		return exitUsage
 	case errors.Is(err, errWarnings):
 		return exitWarnings

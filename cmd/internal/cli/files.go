@@ -85,7 +85,7 @@ type lsEntry struct {
 
 func (a *app) lsCmd() *cobra.Command {
 	return &cobra.Command{Use: "ls POINT[:PATH]", Short: "List a guest's files in a restore point", Args: args(1, 1), RunE: func(c *cobra.Command, argv []string) error {
-		return a.withCatalogue(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
+		return a.withGuestData(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
 			point, p, _ := splitPath(argv[0])
 			v, _, p, err := viewAt(c.Context(), cat, point, p)
 			if err != nil {
@@ -226,7 +226,7 @@ What tar cannot hold, or cannot be read, is listed and ends in exit code 3.`, Ru
 		if !ok {
 			return usagef("name a file: cairn cat POINT:PATH")
 		}
-		return a.withCatalogue(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
+		return a.withGuestData(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
 			ctx := c.Context()
 			v, m, p, err := viewAt(ctx, cat, point, p)
 			if err != nil {

@@ -23,10 +23,11 @@ func (a *app) initCmd() *cobra.Command {
 hosts share one.
 
 It is encrypted: with a passphrase (--password-file, CAIRN_PASSWORD_FILE, or
-asked for), or with a key: a file whose first line is an age identity
-("AGE-SECRET-KEY-1…", from age-keygen) opens without the slow derivation that
-a passphrase needs. A recovery key is printed once: keep it away from this
-host. Without the passphrase and the recovery key nothing can be read again.
+asked for), or with a key: a file with an age identity ("AGE-SECRET-KEY-1…",
+from age-keygen), or an SSH private key of the type ed25519, opens without the
+slow derivation that a passphrase needs. A recovery key is printed once: keep it
+away from this host. Without the passphrase and the recovery key nothing can be
+read again. More keys, also such that cannot read guests' files: cairn key --help
 
 --no-encryption leaves the keys in the repository: whoever can read the folder
 can read every guest's files, and can change them unseen.
@@ -59,7 +60,7 @@ and is refused. --force takes it all the same, for one host alone.`,
 					if recovery, err = seal.NewRecoveryKey(); err != nil {
 						return err
 					}
-					o.Secrets = append(o.Secrets, recovery)
+					o.Recovery = recovery
 				}
 			}
 			cfg, err := a.initPlace(c.Context(), path, o, bucket)
@@ -106,14 +107,30 @@ func (a *app) initPlace(ctx context.Context, path string, o chunkstore.InitOptio
 // newSecret gives the new repository's secret; a typed one is asked twice.
 func (a *app) newSecret(path string) (string, error) {
 	s := a.secret()
+	var secret string
+	var err error
 	if s.File != "" || s.Prompt == nil {
-		return s.Read("")
+		secret, err = s.Read("")
+	} else {
+		secret, err = a.typedTwice("New passphrase of " + path + ": ")
 	}
-	one, err := s.Prompt("New passphrase of " + path + ": ")
+	if err == nil {
+		_, err = seal.For(secret) // before anything is made
+	}
+	return secret, err
+}
+
+// typedTwice asks for a new passphrase.
+func (a *app) typedTwice(question string) (string, error) {
+	ask := a.secret().Prompt
+	if ask == nil {
+		return "", usagef("there is no terminal to ask for a new passphrase on: name a file, see --help")
+	}
+	one, err := ask(question)
 	if err != nil {
 		return "", err
 	}
-	two, err := s.Prompt("Once more: ")
+	two, err := ask("Once more: ")
 	if err != nil {
 		return "", err
 	}
@@ -121,7 +138,7 @@ func (a *app) newSecret(path string) (string, error) {
 		return "", errors.New("the two passphrases differ; nothing was made")
 	}
 	if one == "" {
-		return "", errors.New("an empty passphrase protects nothing; use --no-encryption if that is what you want")
+		return "", errors.New("an empty passphrase protects nothing")
 	}
 	return one, nil
 }

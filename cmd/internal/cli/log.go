@@ -100,7 +100,9 @@ func (a *app) runLog(ctx context.Context, q *question, vm, p, since, until strin
 	}
 	q.unread(past)
 	var equal catalogue.Equal
-	if !noCompare {
+	if q.cat.MayRead() != nil && !noCompare {
+		a.say("note: versions of one size whose times differ count as different: this key cannot read and compare them")
+	} else if !noCompare {
 		equal = q.cat.NewComparer().Equal
 	}
 	list, problems, err := past.Log(ctx, p, equal)

@@ -111,6 +111,9 @@ func (a *app) serveMount(ctx context.Context, dir string, o fs.Options, ready fu
 		return err
 	}
 	defer repo.Close()
+	if err := repo.Store.MayRead(); err != nil {
+		return err
+	}
 	cat := repo.NewCatalogue(life, mountCache)
 	defer cat.Close()
 	files := cat.NewOpener()

@@ -23,7 +23,8 @@ type question struct {
 	warned int
 
 	mu     sync.Mutex
-	walked int // points that have no catalogue
+	walked int   // points that have no catalogue
+	denied error // why one of them could not be looked at; nil
 }
 
 func (a *app) newQuestion(cat *wire.Catalogue) *question {
@@ -31,6 +32,10 @@ func (a *app) newQuestion(cat *wire.Catalogue) *question {
 	q.from.Walk = func(p restorepoint.Summary, why error) error {
 		q.mu.Lock()
 		defer q.mu.Unlock()
+		if err := cat.MayRead(); err != nil {
+			q.denied = err
+			return errors.New("it has no catalogue of files, and this key cannot read its files")
+		}
 		switch q.walked++; {
 		case q.walked > maxWarned:
 		case errors.Is(why, catalogue.ErrNone):
@@ -76,6 +81,9 @@ func (q *question) problems(points []restorepoint.Summary, list []catalogue.Prob
 
 // ended is the question's error when nothing else went wrong.
 func (q *question) ended() error {
+	if q.denied != nil {
+		return q.denied
+	}
 	if q.warned > 0 {
 		return errWarnings
 	}

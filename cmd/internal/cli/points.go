@@ -28,12 +28,17 @@ type pointJSON struct {
 	Disks       []restorepoint.DiskSize `json:"disks"`
 	BytesStored int64                   `json:"bytes_stored"`
 	Tags        []string                `json:"tags,omitempty"`
+	Pinned      *pinJSON                `json:"pinned,omitempty"`
 }
 
 func (a *app) pointsCmd() *cobra.Command {
 	return &cobra.Command{Use: "points [VM]", Short: "List restore points, oldest first", Args: args(0, 1), ValidArgsFunction: a.completeVMs, RunE: func(c *cobra.Command, argv []string) error {
-		return a.withCatalogue(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
+		return a.withCatalogue(c.Context(), commandCache, func(repo *wire.Repo, cat *wire.Catalogue) error {
 			all, err := cat.Points(c.Context())
+			if err != nil {
+				return err
+			}
+			pins, err := pinsOf(c.Context(), repo)
 			if err != nil {
 				return err
 			}
@@ -43,7 +48,7 @@ func (a *app) pointsCmd() *cobra.Command {
 					list = append(list, p)
 				}
 			}
-			if err := a.printPoints(list); err != nil {
+			if err := a.printPoints(list, pins); err != nil {
 				return err
 			}
 			for id, err := range cat.Damaged() {
@@ -57,11 +62,11 @@ func (a *app) pointsCmd() *cobra.Command {
 	}}
 }
 
-func (a *app) printPoints(list []restorepoint.Summary) error {
+func (a *app) printPoints(list []restorepoint.Summary, pins map[string]*pinJSON) error {
 	if a.json {
 		out := []pointJSON{}
 		for _, p := range list {
-			out = append(out, pointJSON{p.ID, p.VM, p.Time, p.Consistency.Level, p.Consistency.Reason, p.Read, p.Reason, p.Parent, p.Disks, p.BytesStored, p.Tags})
+			out = append(out, pointJSON{p.ID, p.VM, p.Time, p.Consistency.Level, p.Consistency.Reason, p.Read, p.Reason, p.Parent, p.Disks, p.BytesStored, p.Tags, pins[p.ID]})
 		}
 		return a.printJSON(map[string]any{"points": out})
 	}
@@ -70,34 +75,44 @@ func (a *app) printPoints(list []restorepoint.Summary) error {
 		return nil
 	}
 	w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tVM\tTIME (UTC)\tREAD\tSTORED\tCONSISTENT\tDISKS\tTAGS")
+	fmt.Fprintln(w, "ID\tVM\tTIME (UTC)\tREAD\tSTORED\tCONSISTENT\tDISKS\tTAGS\tPINNED")
 	for _, p := range list {
 		var disks []string
 		for _, d := range p.Disks {
 			disks = append(disks, d.Name+" "+bytesOf(d.Size))
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.ID[:8], p.VM, restorepoint.DirName(p.Time), p.Read,
-			bytesOf(p.BytesStored), p.Consistency.Level, strings.Join(disks, ", "), strings.Join(p.Tags, " "))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.ID[:8], p.VM, restorepoint.DirName(p.Time), p.Read,
+			bytesOf(p.BytesStored), p.Consistency.Level, strings.Join(disks, ", "), strings.Join(p.Tags, " "), pins[p.ID])
 	}
 	return w.Flush()
 }
 
 func (a *app) showCmd() *cobra.Command {
 	return &cobra.Command{Use: "show POINT", Short: "Show everything about a restore point", Args: args(1, 1), ValidArgsFunction: a.completePoints, RunE: func(c *cobra.Command, argv []string) error {
-		return a.withCatalogue(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
+		return a.withCatalogue(c.Context(), commandCache, func(repo *wire.Repo, cat *wire.Catalogue) error {
 			m, err := cat.Select(c.Context(), argv[0])
 			if err != nil {
 				return err
 			}
-			if a.json {
-				return a.printJSON(m)
+			pins, err := pinsOf(c.Context(), repo)
+			if err != nil {
+				return err
 			}
-			return a.show(c.Context(), cat, m)
+			if a.json {
+				return a.printJSON(shownPoint{m, pins[m.ID]})
+			}
+			return a.show(c.Context(), cat, m, pins[m.ID])
 		})
 	}}
 }
 
-func (a *app) show(ctx context.Context, cat *wire.Catalogue, m *restorepoint.Manifest) error {
+// shownPoint is a point in `cairn show --json`.
+type shownPoint struct {
+	*restorepoint.Manifest
+	Pinned *pinJSON `json:"pinned,omitempty"`
+}
+
+func (a *app) show(ctx context.Context, cat *wire.Catalogue, m *restorepoint.Manifest, pin *pinJSON) error {
 	s := m.Statistics
 	w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
 	row := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
@@ -149,6 +164,9 @@ func (a *app) show(ctx context.Context, cat *wire.Catalogue, m *restorepoint.Man
 	damage := showObjects(row, m)
 	for _, t := range m.Tags {
 		row("tag", "%s", t)
+	}
+	if pin != nil {
+		row("pinned", "%s", pin)
 	}
 	for _, t := range m.Warnings {
 		row("warning", "%s", t)

@@ -63,7 +63,7 @@ As a tar stream instead: cairn cat --help` + intoHelp,
 				if err != nil {
 					return err
 				}
-				return a.withCatalogue(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
+				return a.withGuestData(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
 					return a.restoreInto(c.Context(), cat, t)
 				})
 			}
@@ -84,7 +84,7 @@ As a tar stream instead: cairn cat --help` + intoHelp,
 			case vm && o.Overwrite || !vm && name != "":
 				return usagef("--vm takes a new folder, not --overwrite; --name is for --vm")
 			}
-			return a.withCatalogue(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
+			return a.withGuestData(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
 				if vm {
 					return a.restoreVM(c.Context(), cat, point, to, name, o)
 				}

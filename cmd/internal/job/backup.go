@@ -53,6 +53,7 @@ type Backup struct {
 	journal  *journal
 	entry    entry
 	guardian *guardian
+	session  *chunkstore.Session
 	parent   *restorepoint.Manifest // nil: none
 	seq      uint64
 	plans    []diskPlan
@@ -80,18 +81,20 @@ func (b *Backup) Run(ctx context.Context) (*restorepoint.Manifest, error) {
 		return nil, err
 	}
 	defer b.host.Close()
-	if err := b.plan(ctx); err != nil {
-		return nil, err
-	}
-	intent, err := json.Marshal(map[string]any{"vm": b.VM.Name, "host": b.manifest.Host, "parent": b.manifest.Parent, "time": b.start.UTC()})
+	intent, err := json.Marshal(map[string]any{"vm": b.VM.Name, "host": b.manifest.Host, "time": b.start.UTC()})
 	if err != nil {
 		return nil, err
 	}
+	// Before a parent is chosen: gc keeps what a session that has begun needs.
 	session, err := b.Store.Begin(ctx, b.Index, intent)
 	if err != nil {
 		return nil, err
 	}
 	defer session.Close()
+	b.session = session
+	if err := b.plan(ctx); err != nil {
+		return nil, err
+	}
 	b.manifest.ID = session.ID().String()
 	b.entry.Session = b.manifest.ID
 	if err := b.take(ctx, session); err != nil {

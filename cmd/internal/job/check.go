@@ -53,6 +53,9 @@ func Check(ctx context.Context, store *chunkstore.Store, cat Catalogue, readData
 	if r.Unknown, err = store.Unknown(ctx); err != nil {
 		return nil, err
 	}
+	if err := r.controls(ctx, store); err != nil {
+		return nil, err
+	}
 	reader := store.NewReader(32 << 20)
 	checker := restorepoint.NewChecker(reader, store.PackCount)
 	if err := r.packs(ctx, store, readData, checker, prog); err != nil {

@@ -1,5 +1,5 @@
-// Package job is the story of a backup, a restore and a check: which room is
-// asked in which order, and what is undone when a step fails. It computes
+// Package job is the story of a backup, a restore, a check and a forget: which
+// room is asked in which order, and what is undone when a step fails. It computes
 // nothing itself: what a restore writes is package image's.
 //
 // It promises: a guest that was frozen is thawed and a VM that was stopped

@@ -66,6 +66,9 @@ func IsOff(socket string, err error) bool {
 // reachImages reaches a VM that does not run, by the images that its last
 // point or its registration names.
 func (b *Backup) reachImages(ctx context.Context) (hypervisor, error) {
+	if b.Catalogue == nil { // it is the guest that is asked for, not its disks
+		return nil, fmt.Errorf("%w: the VM is off", ErrNoInside)
+	}
 	if err := b.findParent(ctx); err != nil {
 		return nil, err
 	}

@@ -93,3 +93,11 @@ func TestIsOff(t *testing.T) {
 		}
 	}
 }
+
+// To talk to the guest of a VM that is off is an error, and no panic.
+func TestDialInsideOfAVMThatIsOff(t *testing.T) {
+	_, err := DialInside(t.Context(), VM{Name: "web01", QMP: filepath.Join(t.TempDir(), "none")}, "test")
+	if !errors.Is(err, ErrNoInside) || !strings.Contains(err.Error(), "off") {
+		t.Errorf("got %v", err)
+	}
+}

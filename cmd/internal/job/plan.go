@@ -11,6 +11,8 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"cairn/chunkstore"
+	"cairn/chunkstore/chunk"
 	"cairn/guest"
 	"cairn/index/restorepoint"
 	"cairn/qmp"
@@ -150,6 +152,9 @@ func (b *Backup) plan(ctx context.Context) error {
 	if err := b.findParent(ctx); err != nil {
 		return err
 	}
+	if err := b.buildOnParent(ctx); err != nil {
+		return err
+	}
 	repo := b.repoTag()
 	var committed uint64
 	records := Records(b.parent)
@@ -286,4 +291,31 @@ func (b *Backup) findParent(ctx context.Context) error {
 		return nil
 	}
 	return nil
+}
+
+// buildOnParent makes sure that gc keeps what this point will share with its
+// parent, or does without one.
+func (b *Backup) buildOnParent(ctx context.Context) error {
+	if b.parent == nil {
+		return nil
+	}
+	id, err := chunkstore.ParseSessionID(b.parent.ID)
+	if err != nil {
+		return err
+	}
+	reader := b.Store.NewReader(traceCache)
+	err = b.session.BuildOn(ctx, id, func(t chunk.Tracer) error {
+		for _, d := range b.parent.Disks {
+			if err := restorepoint.Trace(ctx, reader, d, t); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, chunkstore.ErrNoBase) {
+		b.warn("the disks are read whole: %v", err)
+		b.parent, b.manifest.Parent = nil, ""
+		return nil
+	}
+	return err
 }

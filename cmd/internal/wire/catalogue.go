@@ -40,6 +40,10 @@ func (r *Repo) NewCatalogue(ctx context.Context, cacheBytes int64) *Catalogue {
 		points: map[chunk.SessionID]restorepoint.Summary{}, bad: map[chunk.SessionID]error{}}
 }
 
+// MayRead is nil if guest data can be read with the repository's key;
+// seal.ErrNoContentKey.
+func (c *Catalogue) MayRead() error { return c.repo.Store.MayRead() }
+
 // Close ends the catalogue's read-ahead.
 func (c *Catalogue) Close() { c.ahead.Close() }
 
@@ -76,6 +80,11 @@ func (c *Catalogue) Points(ctx context.Context) ([]restorepoint.Summary, error) 
 			out = append(out, s)
 		} else {
 			delete(c.points, id)
+		}
+	}
+	for id := range c.bad { // forgotten since
+		if !present[id] {
+			delete(c.bad, id)
 		}
 	}
 	sort.Slice(out, func(i, j int) bool {

@@ -65,6 +65,9 @@ func (c *Catalogue) Document(ctx context.Context, m *restorepoint.Manifest, deri
 	if d != nil || err != nil {
 		return d, err
 	}
+	if err := c.MayRead(); err != nil {
+		return nil, err
+	}
 	t, err := tree.Open(ctx, m, func(disk string) (restorepoint.Image, error) { return c.Image(ctx, m, disk) })
 	if err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
+	"cairn/chunkstore/chunk"
 	"cairn/chunkstore/pack"
 	"cairn/cmd/internal/job"
 	"cairn/fs/tree"
@@ -107,6 +108,13 @@ func (c *Catalogue) Make(ctx context.Context, m *restorepoint.Manifest, o MakeOp
 		return nil, false, err
 	}
 	defer session.Close()
+	if parent != nil {
+		if err := c.buildOn(ctx, session, parent); errors.Is(err, chunkstore.ErrNoBase) {
+			parent = nil
+		} else if err != nil {
+			return nil, false, err
+		}
+	}
 	root, stats, err := c.build(ctx, m, session, parent, o.Progress)
 	if err != nil {
 		return nil, false, err
@@ -129,6 +137,15 @@ func (c *Catalogue) Make(ctx context.Context, m *restorepoint.Manifest, o MakeOp
 		return nil, false, err
 	}
 	return &catalogue.Point{ID: m.ID, Root: root, Nodes: c.nodes}, true, nil
+}
+
+// buildOn makes sure that gc keeps what a catalogue will share with another.
+func (c *Catalogue) buildOn(ctx context.Context, session *chunkstore.Session, parent *catalogue.Point) error {
+	id, err := chunkstore.ParseSessionID(parent.ID)
+	if err != nil {
+		return err
+	}
+	return session.BuildOn(ctx, id, func(t chunk.Tracer) error { return catalogue.Trace(ctx, c.reader, parent.Root, t) })
 }
 
 // filesBefore gives the catalogue of the nearest point of the VM before this

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"cairn/chunkstore"
@@ -19,7 +18,7 @@ import (
 )
 
 // ErrSecret: a secret is needed and none, or no usable one, was given.
-var ErrSecret = errors.New("no usable secret")
+var ErrSecret = seal.ErrSecret
 
 // Repo is an opened repository.
 type Repo struct {
@@ -27,46 +26,6 @@ type Repo struct {
 	Store *chunkstore.Store
 	Dirs  config.Dirs
 	place Place
-}
-
-// Secret says where a repository's secret comes from.
-type Secret struct {
-	File   string                                // --password-file or CAIRN_PASSWORD_FILE
-	Prompt func(question string) (string, error) // nil: no terminal
-}
-
-// maxSecret bounds a secret in bytes.
-const maxSecret = 4096
-
-// Read gives the secret: from the file, else from the terminal.
-func (s Secret) Read(question string) (string, error) {
-	if s.File != "" {
-		return readSecretFile(s.File)
-	}
-	if s.Prompt == nil {
-		return "", fmt.Errorf("%w: the repository is encrypted and this is no terminal to ask on: use --password-file FILE or CAIRN_PASSWORD_FILE", ErrSecret)
-	}
-	return s.Prompt(question)
-}
-
-func readSecretFile(path string) (string, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return "", fmt.Errorf("%w: password file: %w", ErrSecret, err)
-	}
-	if st.Mode().IsRegular() && st.Mode().Perm()&0o077 != 0 {
-		return "", fmt.Errorf("%w: others on this host can read %s (mode %04o): chmod 600 %s", ErrSecret, path, st.Mode().Perm(), path)
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return "", fmt.Errorf("%w: password file: %w", ErrSecret, err)
-	}
-	line, _, _ := strings.Cut(string(b), "\n")
-	line = strings.TrimSuffix(line, "\r")
-	if line == "" || len(line) > maxSecret {
-		return "", fmt.Errorf("%w: %s: the first line is empty or over %d bytes", ErrSecret, path, maxSecret)
-	}
-	return line, nil
 }
 
 // OpenRepo opens the repository at path.
@@ -130,8 +89,8 @@ func BitmapTag(ctx context.Context, path string) (string, error) {
 // keyring for a while: its derivation is slow on purpose, and a mount should
 // answer at once.
 func unlock(ctx context.Context, place backend.Backend, c *chunkstore.Config, secret string) (*seal.Keyring, error) {
-	name := "cairn:" + c.ID
-	slow := c.Protection == chunkstore.ProtectionSecret && !seal.IsIdentity(secret)
+	name := rememberedAs(c)
+	slow := c.Protection == chunkstore.ProtectionSecret && seal.IsSlow(secret)
 	if slow {
 		if keys, ok := seal.Recall(name, secret); ok {
 			return keys, nil
@@ -143,6 +102,9 @@ func unlock(ctx context.Context, place backend.Backend, c *chunkstore.Config, se
 	}
 	return keys, err
 }
+
+// rememberedAs names a repository's keys in the kernel's keyring.
+func rememberedAs(c *chunkstore.Config) string { return "cairn:" + c.ID }
 
 // sweepAge is how old a temporary file in the repository must be to be a dead
 // writer's: none takes that long for 16 MiB.

@@ -10,5 +10,5 @@
 //     panics, endless loops and unbounded memory are not.
 //
 // Trees are kept in files as JSON lines (Save, Load), so that a small frozen
-// image with its tree tests a Reader where nobody may mount.
+// image with its tree (Sample) tests a Reader where nobody may mount.
 package filesystemtest

@@ -1,9 +1,11 @@
-package iso9660
+package pages
 
 import "sync"
 
+// Size of a page in bytes.
+const Size = 4096
+
 const (
-	pageBytes   = 4096
 	cacheBytes  = 4 << 20
 	cacheShards = 16
 )
@@ -26,7 +28,7 @@ type cacheSlot struct {
 	used bool
 }
 
-const shardSlots = cacheBytes / pageBytes / cacheShards
+const shardSlots = cacheBytes / Size / cacheShards
 
 func newCache() *cache {
 	c := &cache{}

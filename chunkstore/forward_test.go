@@ -1,0 +1,61 @@
+package chunkstore
+
+import (
+	"reflect"
+	"testing"
+
+	"cairn/chunkstore/chunk"
+	"cairn/chunkstore/pack"
+)
+
+func sampleForward() *Forward {
+	a, b := PackRef{Session: SessionID{1}, Hash: chunk.PackHash{2}}, PackRef{Session: SessionID{3}, Hash: chunk.PackHash{4}}
+	return &Forward{Kind: pack.KindData, Count: 100, Runs: []ForwardRun{{0, 3, a, 10}, {5, 2, b, 0}, {50, 50, a, 13}}}
+}
+
+func TestForward(t *testing.T) {
+	f := sampleForward()
+	b, err := f.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := decodeForward(b)
+	if err != nil || !reflect.DeepEqual(got, f) {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	for _, c := range []struct{ n, count, at, k int }{{0, 9, 10, 3}, {2, 9, 12, 1}, {6, 1, 1, 1}, {99, 4, 62, 1}} {
+		to, at, k, ok := f.Find(c.n, c.count)
+		if !ok || at != c.at || k != c.k || c.n != 6 && to != f.Runs[0].To {
+			t.Errorf("find %d+%d: %v at %d, %d, %v", c.n, c.count, to, at, k, ok)
+		}
+	}
+	for _, n := range []int{3, 4, 7, 49, 100, 1 << 30} {
+		if _, _, _, ok := f.Find(n, 1); ok {
+			t.Errorf("chunk %d was not kept", n)
+		}
+	}
+}
+
+// Goal: no forward, whatever is in it, leads out of its bounds.
+func FuzzForward(f *testing.F) {
+	b, err := sampleForward().encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add([]byte(`{"kind":1,"count":2,"packs":[],"runs":[[0,1,0,0]]}`))
+	f.Add([]byte(`{"kind":1,"count":9223372036854775807,"packs":[],"runs":[]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		fw, err := decodeForward(b)
+		if err != nil {
+			return
+		}
+		end := 0
+		for _, r := range fw.Runs {
+			if r.First < end || r.Count < 1 || r.First+r.Count > fw.Count || r.At < 0 || r.At+r.Count > pack.MaxChunks {
+				t.Fatalf("%+v", r)
+			}
+			end = r.First + r.Count
+		}
+	})
+}

@@ -1,0 +1,147 @@
+package gc
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"testing"
+
+	"cairn/chunkstore"
+	"cairn/chunkstore/chunk"
+)
+
+// quietWorld is a store in memory without a schedule: one backup at a time.
+func quietWorld(t *testing.T) (*sim, *actor) {
+	s := newWorld(t).newSim(t, 1, nil)
+	a := s.actors[0]
+	a.place = s.place
+	return s, a
+}
+
+// point commits a point of chunks by content, leaf by leaf.
+func point(t *testing.T, a *actor, contents [simLeaves * simBlocks]int) *simPoint {
+	t.Helper()
+	ctx := context.Background()
+	w, err := a.store().Begin(ctx, a.s.index, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	p := &simPoint{id: w.ID(), content: contents}
+	var locs []chunk.RecordLoc
+	for leaf := range simLeaves {
+		loc, err := a.writeLeaf(ctx, w, contents[leaf*simBlocks:(leaf+1)*simBlocks], nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		locs = append(locs, loc)
+	}
+	if err := w.FlushRecords(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var body simBody
+	for _, l := range locs {
+		body.Leaves = append(body.Leaves, simRef{chunkstore.PackText(w.MapPack(l.Pack)), l.Record})
+	}
+	b, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Commit(ctx, b); err != nil {
+		t.Fatal(err)
+	}
+	a.s.points = append(a.s.points, p)
+	return p
+}
+
+func drop(t *testing.T, a *actor, p *simPoint) {
+	t.Helper()
+	p.dropped = true
+	if err := a.store().Drop(context.Background(), p.id, chunkstore.Note{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func collect(t *testing.T, a *actor) *Result {
+	t.Helper()
+	r, err := Collect(context.Background(), a.store(), Options{Trace: simTrace(a.store()), RewriteBelow: 0.9})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.s.check("after a collection"); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// What is left of a nearly empty pack moves, again and again, and is read by
+// the maps that name where it was.
+func TestCopies(t *testing.T) {
+	s, a := quietWorld(t)
+	var first, second [simLeaves * simBlocks]int
+	for i := range first {
+		first[i], second[i] = i, i
+		if i%2 == 1 {
+			second[i] = 20 + i
+		}
+	}
+	p := point(t, a, first)
+	point(t, a, second)
+	drop(t, a, p)
+	if r := collect(t, a); r.PacksCopied == 0 || r.PacksRemoved <= r.PacksCopied-1 || r.PointsRemoved != 1 {
+		t.Fatalf("%+v", r)
+	}
+	reader := a.store().NewReader(1 << 20)
+	for round := range 6 { // the copies become nearly empty, too
+		third := second
+		for i := range third {
+			if i%(round+3) > 0 {
+				third[i] = (third[i] + 7 + round) % simContents
+			}
+		}
+		old := s.points[len(s.points)-1]
+		point(t, a, third)
+		drop(t, a, old)
+		collect(t, a)
+		second = third
+	}
+	v, err := a.store().List(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ref := range v.Forwards {
+		ways, err := a.store().Forwards(context.Background(), ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids, err := a.store().ChunkIDs(context.Background(), ref)
+		if ways[0].Kind == 1 && (err != nil || len(ids) != ways[0].Count) {
+			t.Errorf("chunk IDs of %s: %d, %v", ref, len(ids), err)
+		}
+	}
+	if err := s.quiet(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	// A reader that had the packs open before goes on.
+	last := s.points[len(s.points)-1]
+	body, err := a.store().ReadCommit(context.Background(), last.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b simBody
+	if err := json.Unmarshal(body, &b); err != nil {
+		t.Fatal(err)
+	}
+	ref, err := chunkstore.ParsePackText(b.Leaves[0].Pack)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks, err := readLeaf(context.Background(), reader, ref, b.Leaves[0].Record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, chunk.Size)
+	if err := reader.ReadChunks(context.Background(), blocks[0].ref, blocks[0].n, got); err != nil || !bytes.Equal(got, s.chunks[last.content[0]]) {
+		t.Error(err)
+	}
+}

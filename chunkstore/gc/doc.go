@@ -1,0 +1,27 @@
+// Package gc gives back the space of what no restore point needs.
+//
+// It promises, whatever order writers, other collectors, crashes and pauses
+// come in, and whatever any clock says (STORE-RULES.md section 2):
+//
+//   - No chunk and no record of a committed point that was not dropped is ever
+//     removed, unless it was copied before and a forward says where to.
+//   - It can be stopped at any instant. The next run, on any host, goes on.
+//   - A session that is running is waited for. One that gave no sign of life
+//     for as long as Options say is decided against before anything is removed
+//     that it could want: that costs its run, never data.
+//
+// How: one generation at a time. A collector marks what points need, copies
+// what little is left of nearly empty packs, and publishes what it condemns
+// (gc/<n>/condemned, create-only: of two one wins). From then on no new session
+// uses that. Then it waits for the sessions that are undecided, marks again,
+// takes out what is needed after all, publishes the rest (gc/<n>/final), and
+// removes that. gc/<n>/done ends it. Whoever finds a generation that is not done
+// finishes it first.
+//
+// Memory: a few dozen bytes for each pack, and for those that are used in many
+// stretches a bit for each chunk. It reads each map node once, and no guest
+// data but what it copies.
+//
+// The simulation in this package's tests runs this code and that of writers on
+// a store that crashes, delays and repeats, by a seed.
+package gc

@@ -1,0 +1,190 @@
+package gc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"cairn/chunkstore"
+	"cairn/chunkstore/backend"
+	"cairn/chunkstore/chunk"
+)
+
+// marks is what all points need.
+type marks struct {
+	live    map[chunk.PackRef]*set
+	entered map[chunk.PackRef]*set
+	// rubbish are decisions that nobody needs any more.
+	rubbish []chunk.SessionID
+	// ways are the forwards that lead to what is live, of packs that are gone.
+	ways map[chunk.PackRef][]*chunkstore.Forward
+	// far are packs that are gone and whose chunks moved more than once.
+	far    map[chunk.PackRef]bool
+	points int
+}
+
+func add(m map[chunk.PackRef]*set, ref chunk.PackRef, first, count int) bool {
+	s := m[ref]
+	if s == nil {
+		s = &set{}
+		m[ref] = s
+	}
+	return s.add(first, count)
+}
+
+// Enter implements chunk.Tracer.
+func (m *marks) Enter(ref chunk.PackRef, record int) bool { return add(m.entered, ref, record, 1) }
+
+// Record implements chunk.Tracer.
+func (m *marks) Record(ref chunk.PackRef, n int) { add(m.live, ref, n, 1) }
+
+// Chunks implements chunk.Tracer.
+func (m *marks) Chunks(ref chunk.PackRef, first, count int) { add(m.live, ref, first, count) }
+
+// mark traces all that points need.
+func (c *collector) mark(ctx context.Context, v *chunkstore.Inventory) (*marks, error) {
+	m := &marks{live: map[chunk.PackRef]*set{}, entered: map[chunk.PackRef]*set{},
+		ways: map[chunk.PackRef][]*chunkstore.Forward{}, far: map[chunk.PackRef]bool{}}
+	add, end := c.opts.Progress("looking at what points need", int64(len(v.Points)))
+	defer end()
+	var err error
+	m.rubbish, err = c.store.Commits(ctx, v, func(p chunkstore.Commit) error {
+		if err := c.opts.Trace(ctx, p, m); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			if gone, derr := c.store.IsDropped(ctx, p.ID); gone || derr != nil {
+				return derr // another collector was at it; what was marked stays marked
+			}
+			return fmt.Errorf("restore point %s: %w: nothing is removed while a point cannot be read whole: see cairn check, and repair it or forget it", p.ID, err)
+		}
+		if !p.Catalogue {
+			m.points++
+			add(1)
+		}
+		return ctx.Err()
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m, c.follow(ctx, v, m)
+}
+
+// follow marks where the live chunks of packs that are gone lie now.
+func (c *collector) follow(ctx context.Context, v *chunkstore.Inventory, m *marks) error {
+	type step struct {
+		ref  chunk.PackRef
+		hops int
+	}
+	var next []step
+	for _, ref := range sortedRefs(m.live) {
+		there, err := c.there(ctx, v, ref)
+		if err != nil {
+			return err
+		}
+		if !there {
+			next = append(next, step{ref, 0})
+		}
+	}
+	for len(next) > 0 {
+		at := next[0]
+		next = next[1:]
+		ways, ok := m.ways[at.ref]
+		if !ok {
+			var err error
+			if ways, err = c.store.Forwards(ctx, at.ref); err != nil {
+				return err
+			}
+			for _, f := range ways { // so that pick knows which targets are there
+				for _, r := range f.Runs {
+					if _, err := c.there(ctx, v, r.To); err != nil {
+						return err
+					}
+				}
+			}
+			m.ways[at.ref] = ways
+		}
+		var missing error
+		m.live[at.ref].each(func(first, count int) bool {
+			for count > 0 {
+				to, n, k, gone, ok := pick(v, ways, first, count)
+				if !ok {
+					missing = fmt.Errorf("%s, chunk %d: %w: a restore point needs it: nothing is removed; see cairn check", at.ref, first, backend.ErrNotExist)
+					return false
+				}
+				fresh := add(m.live, to, n, k)
+				if gone {
+					m.far[at.ref] = true
+					if fresh {
+						next = append(next, step{to, at.hops + 1})
+					}
+				}
+				first, count = first+k, count-k
+			}
+			return true
+		})
+		if missing != nil {
+			return missing
+		}
+		if at.hops > maxHops {
+			return fmt.Errorf("%s: forwards lead around in a circle", at.ref)
+		}
+	}
+	return nil
+}
+
+// there says whether a pack is there. Packs are listed first of all, so that
+// those of a point that was committed since are not in the inventory: they are
+// added to it.
+func (c *collector) there(ctx context.Context, v *chunkstore.Inventory, ref chunk.PackRef) (bool, error) {
+	if _, ok := v.Packs[ref]; ok {
+		return true, nil
+	}
+	size, err := c.store.PackSize(ctx, ref)
+	if errors.Is(err, backend.ErrNotExist) {
+		return false, nil
+	}
+	if err == nil {
+		v.Packs[ref] = size
+	}
+	return err == nil, err
+}
+
+// maxHops bounds how often something may have moved between two folds.
+const maxHops = 64
+
+// pick finds where chunk n of a pack that is gone lies, and how many from it
+// on: where the pack is there, or else where it is gone, too, and moved on.
+func pick(v *chunkstore.Inventory, ways []*chunkstore.Forward, n, count int) (to chunk.PackRef, at, k int, gone, ok bool) {
+	for _, f := range ways {
+		t, a, c, found := f.Find(n, count)
+		if !found {
+			continue
+		}
+		if _, there := v.Packs[t]; there {
+			return t, a, c, false, true
+		}
+		if !ok {
+			to, at, k, gone, ok = t, a, c, true, true
+		}
+	}
+	return to, at, k, gone, ok
+}
+
+func compareRefs(a, b chunk.PackRef) int {
+	if c := strings.Compare(string(a.Session[:]), string(b.Session[:])); c != 0 {
+		return c
+	}
+	return strings.Compare(string(a.Hash[:]), string(b.Hash[:]))
+}
+
+func sortedRefs[V any](m map[chunk.PackRef]V) []chunk.PackRef {
+	out := make([]chunk.PackRef, 0, len(m))
+	for r := range m {
+		out = append(out, r)
+	}
+	slices.SortFunc(out, compareRefs)
+	return out
+}

@@ -1,0 +1,125 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"cairn/chunkstore/gc"
+	"cairn/cmd/internal/job"
+)
+
+// gcMessage is what `cairn gc --json` prints.
+type gcMessage struct {
+	Type          string  `json:"message_type"` // "summary"
+	DryRun        bool    `json:"dry_run"`
+	Points        int     `json:"points"`
+	Packs         int     `json:"packs"`
+	BytesStored   int64   `json:"bytes_stored"`
+	PacksRemoved  int     `json:"packs_removed"`
+	BytesRemoved  int64   `json:"bytes_removed"`
+	PacksCopied   int     `json:"packs_copied"`
+	BytesCopied   int64   `json:"bytes_copied"`
+	PacksSparse   int     `json:"packs_sparse"`
+	PointsRemoved int     `json:"points_removed"`
+	Fenced        int     `json:"sessions_ended"`
+	Finished      int     `json:"runs_finished"`
+	Unfinished    bool    `json:"unfinished"`
+	Seconds       float64 `json:"seconds"`
+}
+
+func (a *app) gcCmd() *cobra.Command {
+	o := gc.Options{RewriteBelow: 0.5, Wait: time.Hour, FenceAfter: 24 * time.Hour}
+	rewrite := 50
+	c := &cobra.Command{
+		Use:   "gc",
+		Short: "Give back the space of what no restore point needs",
+		Long: `Give back the space of what no restore point needs: of points that were
+forgotten, and of backups that did not come to their end.
+
+It may run at any time, beside backups, restores and mounts, on any host that
+may delete in the repository, on several at once, and can be stopped at any
+instant: the next run goes on. First it says what it means to remove, so that new
+backups leave that alone; then it waits for the backups that run already (--wait);
+what they need stays. A backup that gave no sign of life for --fence-after, by the
+repository's clock, is taken for dead and can not be committed any more.
+
+Packs of which less than --rewrite percent is needed are copied and then removed;
+that reads and writes guest data, so it needs a key that can read it.
+
+Nothing is removed while a point cannot be read whole: see cairn check.`,
+		Example: `  cairn gc --dry-run      what there is to gain
+  cairn gc                and do it`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if rewrite < 0 || rewrite > 95 {
+				return usagef("--rewrite %d: give 0 (never) to 95 percent", rewrite)
+			}
+			if o.Wait < 0 || o.FenceAfter < time.Hour {
+				return usagef("--fence-after is at least 1h, or a backup that only waits for its turn would be ended")
+			}
+			o.RewriteBelow = float64(rewrite) / 100
+			repo, err := a.open(c.Context())
+			if err != nil {
+				return err
+			}
+			defer repo.Close()
+			host, _ := os.Hostname() // only a label
+			o.About = "cairn gc on " + host
+			o.Progress = a.reporter().Items
+			o.Waiting = func(n int) { a.say("waiting for backups that run: %d", n) }
+			start := a.now()
+			r, err := job.GC(c.Context(), repo.Store, o, func(s string) { a.say("warning: %s", s) })
+			if err == nil && !o.DryRun {
+				_, err = repo.Sweep(a.now())
+			}
+			if err != nil && !errors.Is(err, gc.ErrRunning) {
+				return err
+			}
+			if perr := a.printGC(r, o.DryRun, err != nil, a.now().Sub(start)); perr != nil {
+				return perr
+			}
+			if err != nil {
+				return fmt.Errorf("%w: %w", errWarnings, err)
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "only say what there is to gain")
+	c.Flags().DurationVar(&o.Wait, "wait", o.Wait, "how long to wait for backups that run")
+	c.Flags().DurationVar(&o.FenceAfter, "fence-after", o.FenceAfter, "how long a backup may give no sign of life before it is taken for dead")
+	c.Flags().IntVar(&rewrite, "rewrite", rewrite, "copy what is needed of packs of which less than so many percent is; 0: never")
+	return c
+}
+
+func (a *app) printGC(r *gc.Result, dry, unfinished bool, took time.Duration) error {
+	if a.json {
+		return a.printJSON(gcMessage{Type: "summary", DryRun: dry, Points: r.Points, Packs: r.Packs, BytesStored: r.BytesStored,
+			PacksRemoved: r.PacksRemoved, BytesRemoved: r.BytesRemoved, PacksCopied: r.PacksCopied, BytesCopied: r.BytesCopied, PacksSparse: r.Sparse,
+			PointsRemoved: r.PointsRemoved, Fenced: r.Fenced, Finished: r.Taken, Unfinished: unfinished, Seconds: took.Seconds()})
+	}
+	verb := "removed"
+	if dry {
+		verb = "would remove"
+	}
+	fmt.Fprintf(a.stdout, "%d points need %s packs (%s stored)\n", r.Points, humanize.Comma(int64(r.Packs)), bytesOf(r.BytesStored))
+	fmt.Fprintf(a.stdout, "%s %s packs: %s", verb, humanize.Comma(int64(r.PacksRemoved)), bytesOf(r.BytesRemoved))
+	if r.PacksCopied > 0 {
+		fmt.Fprintf(a.stdout, "; what was needed of %d of them is copied (%s)", r.PacksCopied, bytesOf(r.BytesCopied))
+	}
+	fmt.Fprintf(a.stdout, ", in %.1f s\n", took.Seconds())
+	if r.Fenced > 0 {
+		fmt.Fprintf(a.stdout, "%d backups without a sign of life were ended\n", r.Fenced)
+	}
+	if r.Sparse > 0 {
+		fmt.Fprintf(a.stdout, "%d packs are nearly empty, but this key cannot read guest data to copy the rest: run cairn gc with a key that can\n", r.Sparse)
+	}
+	for _, ref := range r.Damaged {
+		fmt.Fprintf(a.stdout, "%s is damaged and was left as it is: see cairn check --read-data\n", ref)
+	}
+	return nil
+}
