@@ -25,6 +25,12 @@ type slowPlace struct {
 	stored    sync.Map // pack → true, once it is durable
 	fail      func(n int64) error
 	puts      atomic.Int64
+	full      chan struct{} // closed when atOnce packs were on their way at once
+	isFull    sync.Once
+}
+
+func newSlowPlace(atOnce int) *slowPlace {
+	return &slowPlace{Place: mem.New(), atOnce: atOnce, full: make(chan struct{})}
 }
 
 func (s *slowPlace) PutsAtOnce() int { return s.atOnce }
@@ -38,8 +44,17 @@ func (s *slowPlace) Put(ctx context.Context, name string, data []byte) error {
 	for most := s.most.Load(); n > most && !s.most.CompareAndSwap(most, n); most = s.most.Load() {
 	}
 	nth := s.puts.Add(1)
+	if n == int64(s.atOnce) {
+		s.isFull.Do(func() { close(s.full) })
+	}
+	select { // a busy machine may take long to fill so many packs
+	case <-s.full:
+	case <-time.After(time.Minute):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	select { // the later one is faster: their ends come in another order
-	case <-time.After(time.Duration(400-50*min(nth, 7)) * time.Millisecond):
+	case <-time.After(time.Duration(8-min(nth, 7)) * 20 * time.Millisecond):
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -95,7 +110,7 @@ func pour(ctx context.Context, w *Session, seed uint64, n int) error {
 func TestSeveralPacksAtOnce(t *testing.T) {
 	for _, atOnce := range []int{1, 4} {
 		ctx := context.Background()
-		s := &slowPlace{Place: mem.New(), atOnce: atOnce}
+		s := newSlowPlace(atOnce)
 		ix := &orderIndex{memIndex: newMemIndex(), place: s}
 		w, err := newStore(t, limit.New(s, 1<<40)).Begin(ctx, ix, nil)
 		if err != nil {
@@ -126,9 +141,9 @@ func TestSeveralPacksAtOnce(t *testing.T) {
 // Flush says, and nothing hangs or goes on.
 func TestOneOfSeveralPacksFails(t *testing.T) {
 	for _, nth := range []int64{1, 3, 5} {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 		defer cancel()
-		s := &slowPlace{Place: mem.New(), atOnce: 4}
+		s := newSlowPlace(4)
 		s.fail = func(n int64) error {
 			if n == nth {
 				return backend.ErrNoSpace
