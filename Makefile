@@ -18,10 +18,10 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZ_SECONDS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-demo build deb demo test test-long fuzz-short lint bench clean
+.PHONY: help deps deps-demo build deb demo test test-s3 test-long fuzz-short lint bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 deps: ## install the missing Debian packages of .ci/apt-packages (SKIP_DEPS=1: do not)
 	@$(if $(SKIP_DEPS),true,.ci/deps)
@@ -40,9 +40,14 @@ deb: build ## the agent's package for Debian guests, into bin
 demo: deps-demo build ## boot a guest, back it up, change it, back it up again, look into both points
 	bin/cairn demo
 
-test: deps ## vet and all tests; the first run downloads a kernel (27 MB) for the guests, and a newer QEMU (13 MB)
+test: deps ## vet and all tests; the first run downloads a kernel (27 MB) for the guests, and a newer QEMU (13 MB), and builds versitygw
 	go vet ./...
 	CGO_ENABLED=0 $(GOTEST) -timeout 30m ./integration ./...
+
+# Ceph RGW is not among them: see integration/lab/objectstore/doc.go.
+test-s3: ## the tests of object storage, also against MinIO, with the race detector; the first run builds both servers
+	CAIRN_LONG=1 CGO_ENABLED=1 $(GOTEST) -race -count=1 -timeout 60m ./chunkstore/backend/... ./integration/lab/objectstore ./cmd/internal/wire
+	CGO_ENABLED=0 $(GOTEST) -count=1 -timeout 30m ./integration ./cmd/internal/cli -run 'Bucket|Verdict|Engine'
 
 test-long: deps ## all tests with the race detector and the long variants (CAIRN_LONG=1)
 	CAIRN_LONG=1 CGO_ENABLED=1 $(GOTEST) -race -count=1 -timeout 240m ./...

@@ -11,6 +11,7 @@ import (
 	"github.com/zeebo/blake3"
 
 	"cairn/chunkstore/backend"
+	"cairn/chunkstore/backend/engine"
 	"cairn/chunkstore/pack"
 	"cairn/chunkstore/seal"
 )
@@ -34,8 +35,8 @@ type Objects struct {
 var recordPrefixes = []string{intentsPrefix, pointsPrefix, dropsPrefix, pinsPrefix, gcPrefix, forwardsPrefix, collectorsPrefix}
 
 // plainPrefixes are the folders whose objects are no records: signs of life, and
-// what package spread keeps for itself.
-var plainPrefixes = []string{beatsPrefix, repairPrefix, placesPrefix}
+// what packages spread and engine keep for themselves.
+var plainPrefixes = []string{beatsPrefix, repairPrefix, placesPrefix, engine.Prefix}
 
 // ListObjects sorts all objects of a place by their names.
 func ListObjects(ctx context.Context, b backend.Backend) (*Objects, error) {

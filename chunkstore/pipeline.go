@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"sync"
 
+	"cairn/chunkstore/backend"
 	"cairn/chunkstore/chunk"
 	"cairn/chunkstore/pack"
 )
@@ -58,6 +59,7 @@ type pipeline struct {
 	buffers  chan []byte
 	rawPool  chan *rawFrame
 	packPool chan []byte
+	storers  int // packs that are stored at once
 	wg       sync.WaitGroup
 
 	// The sorter's own:
@@ -81,11 +83,12 @@ type storeJob struct {
 const ownGroup = 8192
 
 // stage sizes. Batches in flight, frames in flight and packs in flight bound
-// the session's memory: 12 MiB, 24 × 0.3 MiB, 2 × 17 MiB.
+// the session's memory: 12 MiB, 24 × 0.3 MiB, and 17 MiB for the pack that is
+// filled and each that is being stored.
 const (
 	batchesInFlight = 12
 	framesInFlight  = 24
-	packsInFlight   = 2
+	maxStorers      = 8
 	firstCapacity   = 256 << 10 // of a pack; it grows, and stays as large as it became
 )
 
@@ -96,6 +99,8 @@ const (
 const maxWait = 4096
 
 func startPipeline(w *Session) *pipeline {
+	storers := min(backend.PutsAtOnce(w.store.place), maxStorers)
+	packsInFlight := storers + 1
 	p := &pipeline{
 		w:       w,
 		batches: make(chan *Batch, batchesInFlight), hashing: make(chan *Batch, batchesInFlight),
@@ -103,6 +108,7 @@ func startPipeline(w *Session) *pipeline {
 		storing: make(chan storeJob),
 		buffers: make(chan []byte, batchesInFlight), rawPool: make(chan *rawFrame, framesInFlight),
 		packPool: make(chan []byte, packsInFlight),
+		storers:  storers,
 		patience: maxWait,
 	}
 	for range batchesInFlight {
@@ -475,25 +481,50 @@ func (p *pipeline) pack() error {
 	}
 }
 
-// store makes packs durable and tells the index. One at a time is enough for
-// a local disk, and it keeps the order of STORE-RULES.md section 1.2 plain:
-// durable, then indexed.
+// store makes packs durable, several at once, and tells the index of each:
+// durable, then indexed (STORE-RULES.md section 1.2). A flush is answered when
+// all that came before it is both.
 func (p *pipeline) store() error {
+	var working sync.WaitGroup
+	defer working.Wait()
+	var indexing sync.Mutex // an Index takes one Add at a time
+	free := make(chan struct{}, p.storers)
+	for range p.storers {
+		free <- struct{}{}
+	}
 	for {
 		j, err := receive(p, p.storing)
 		if err != nil {
 			return nil
 		}
 		if j.flush != nil {
+			working.Wait()
+			if err := p.w.err(); err != nil { // one of them failed
+				return nil
+			}
 			close(j.flush)
 			continue
 		}
-		if err := p.w.putPack(j.ref, j.stored); err != nil {
-			return err
+		if _, err := receive(p, free); err != nil {
+			return nil
 		}
-		if err := p.w.index.Add(p.w.ctx, j.ref, j.ids); err != nil {
-			return fmt.Errorf("tell the index: %w", err)
-		}
-		p.packPool <- j.stored
+		working.Go(func() {
+			p.w.fail(p.storePack(j, &indexing))
+			free <- struct{}{}
+		})
 	}
+}
+
+// storePack makes one pack durable and tells the index.
+func (p *pipeline) storePack(j storeJob, indexing *sync.Mutex) error {
+	if err := p.w.putPack(j.ref, j.stored); err != nil {
+		return err
+	}
+	indexing.Lock()
+	defer indexing.Unlock()
+	if err := p.w.index.Add(p.w.ctx, j.ref, j.ids); err != nil {
+		return fmt.Errorf("tell the index: %w", err)
+	}
+	p.packPool <- j.stored
+	return nil
 }

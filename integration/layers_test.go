@@ -65,11 +65,11 @@ var unlinked = []struct {
 	room    string
 	modules []string
 }{
-	{"cmd/cairn-agent", []string{"github.com/dgraph-io/badger", "github.com/hanwen/go-fuse", "github.com/digitalocean/go-qemu", "github.com/digitalocean/go-libvirt", "github.com/klauspost/reedsolomon"}},
+	{"cmd/cairn-agent", []string{"github.com/dgraph-io/badger", "github.com/hanwen/go-fuse", "github.com/digitalocean/go-qemu", "github.com/digitalocean/go-libvirt", "github.com/klauspost/reedsolomon", "github.com/minio/minio-go"}},
 	{"guest/...", []string{"github.com/dgraph-io/badger", "github.com/hanwen/go-fuse", "github.com/digitalocean/", "github.com/klauspost/reedsolomon"}},
 	{"chunkstore/...", []string{"github.com/dgraph-io/badger", "github.com/hanwen/go-fuse", "github.com/digitalocean/"}},
 	{"qmp/...", []string{"github.com/dgraph-io/badger", "github.com/hanwen/go-fuse", "github.com/klauspost/reedsolomon"}},
-	{"fs/...", []string{"github.com/dgraph-io/badger", "github.com/digitalocean/"}},
+	{"fs/...", []string{"github.com/dgraph-io/badger", "github.com/digitalocean/", "github.com/minio/minio-go"}},
 	{"index/restorepoint/...", []string{"github.com/dgraph-io/badger", "github.com/hanwen/go-fuse", "github.com/digitalocean/"}},
 }
 

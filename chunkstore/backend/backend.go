@@ -42,17 +42,44 @@ type Backend interface {
 	Delete(ctx context.Context, name string) error
 }
 
+// putsAtOnce is for a place that does not say how many Puts at once it likes:
+// a disk, on which the second hides the first one's fsync.
+const putsAtOnce = 2
+
+// PutsAtOnce says how many large Puts at once a place is best used with: what
+// its method PutsAtOnce() int says, if it has one.
+func PutsAtOnce(b Backend) int {
+	if p, ok := b.(interface{ PutsAtOnce() int }); ok {
+		return max(1, p.PutsAtOnce())
+	}
+	return putsAtOnce
+}
+
+// Getter is a place that reads a small object in one request, where Size and
+// ReadAt are two.
+type Getter interface {
+	Get(ctx context.Context, name string, limit int64) ([]byte, error)
+}
+
 // Get reads a whole object of at most limit bytes.
 func Get(ctx context.Context, b Backend, name string, limit int64) ([]byte, error) {
+	if g, ok := b.(Getter); ok {
+		return g.Get(ctx, name, limit)
+	}
 	n, err := b.Size(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	if n > limit {
-		return nil, fmt.Errorf("%s: %d bytes are more than the %d that such an object can have", name, n, limit)
+		return nil, TooLarge(name, n, limit)
 	}
 	p := make([]byte, n)
 	return p, b.ReadAt(ctx, name, p, 0)
+}
+
+// TooLarge is the error of Get for an object over the limit.
+func TooLarge(name string, n, limit int64) error {
+	return fmt.Errorf("%s: %d bytes are more than the %d that such an object can have", name, n, limit)
 }
 
 // maxName bounds a name in bytes.

@@ -133,6 +133,9 @@ func (a *actor) turn() error {
 // simPlace is the store as one actor sees it.
 type simPlace struct{ a *actor }
 
+// PutsAtOnce keeps an actor to one call at a time, or a seed would not replay.
+func (simPlace) PutsAtOnce() int { return 1 }
+
 // do makes one call, with its faults.
 func (p simPlace) do(op, name string, call func() error) (err error) {
 	if err := p.a.turn(); err != nil {

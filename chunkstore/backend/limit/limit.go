@@ -53,3 +53,11 @@ func (p place) wait(ctx context.Context, bytes int) error {
 	}
 	return nil
 }
+
+// PutsAtOnce is what the limited place says.
+func (p place) PutsAtOnce() int { return backend.PutsAtOnce(p.Backend) }
+
+// Get implements backend.Getter.
+func (p place) Get(ctx context.Context, name string, limit int64) ([]byte, error) {
+	return backend.Get(ctx, p.Backend, name, limit)
+}

@@ -38,6 +38,7 @@ type app struct {
 	lines        *sync.Mutex // say is called by several goroutines; nil: by one
 	repo         string
 	passwordFile string
+	caFile       string
 	json         bool
 	quiet        bool
 	writeLimit   int64 // bytes a second into the repository; 0: none
@@ -117,13 +118,15 @@ beginning of its ID.
 			}
 			return nil
 		},
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+		PersistentPreRun: func(c *cobra.Command, _ []string) { c.SetContext(wire.WithCAFile(c.Context(), a.caFile)) },
+		RunE:             func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.SetOut(a.stdout)
 	c.SetErr(a.stderr)
 	c.SetIn(a.stdin)
 	f := c.PersistentFlags()
-	f.StringVarP(&a.repo, "repo", "r", a.getenv("CAIRN_REPOSITORY"), "repository folder, or any of its places (or CAIRN_REPOSITORY)")
+	f.StringVarP(&a.repo, "repo", "r", a.getenv("CAIRN_REPOSITORY"), "repository: a folder, any of its places, or s3:https://HOST/BUCKET[/PREFIX] (or CAIRN_REPOSITORY)")
+	f.StringVar(&a.caFile, "ca-file", a.getenv("CAIRN_CA_FILE"), "certificates, in PEM, to trust beside the system's for object storage (or CAIRN_CA_FILE)")
 	f.StringVar(&a.passwordFile, "password-file", a.getenv("CAIRN_PASSWORD_FILE"), "file whose first line is the passphrase or age identity, or an SSH private key (or CAIRN_PASSWORD_FILE)")
 	f.BoolVar(&a.json, "json", false, "print JSON: one object, or a line per message")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print results and errors only")
@@ -156,6 +159,7 @@ beginning of its ID.
 		a.unpinCmd(),
 		a.checkCmd(),
 		a.copyCmd(),
+		a.engineCmd(),
 		a.repairCmd(),
 		a.placeCmd(),
 		a.demoCmd(),
@@ -198,7 +202,7 @@ func (a *app) dirs() config.Dirs { return config.Find(a.getenv) }
 // open opens the repository that the flags name.
 func (a *app) open(ctx context.Context) (*wire.Repo, error) {
 	if a.repo == "" {
-		return nil, usagef("no repository named: use -r FOLDER or CAIRN_REPOSITORY")
+		return nil, usagef("no repository named: use -r REPOSITORY or CAIRN_REPOSITORY")
 	}
 	return a.opened(wire.OpenLimited(ctx, a.repo, a.secret(), a.dirs(), a.writeLimit))
 }

@@ -116,6 +116,9 @@ it is left out: it is made from guest data, which that key cannot read.`,
 				if points, err := ix.Points(c.Context()); err == nil { // else they are read from the repository
 					cat.Seed(points)
 				}
+				if warning := a.engineWarning(c.Context(), repo); warning != "" {
+					a.say("warning: %s", warning)
+				}
 				if n, err := repo.Sweep(a.now()); err != nil {
 					a.say("warning: old temporary files in the repository: %v", err)
 				} else if n > 0 {

@@ -147,7 +147,7 @@ func (a *app) prepareBoot(ctx context.Context, b *job.Boot, point, name string) 
 		if name == "" {
 			name = m.VM.Name + "-boot"
 		}
-		repo, err := filepath.Abs(a.repo)
+		repo, err := wire.AbsolutePlace(a.repo)
 		if err != nil {
 			return err
 		}
@@ -192,6 +192,9 @@ func (a *app) mountForBoot(ctx context.Context, b *job.Boot) error {
 	argv := []string{"mount", dir, "--foreground", "--repo", a.repo}
 	if a.passwordFile != "" {
 		argv = append(argv, "--password-file", a.passwordFile)
+	}
+	if a.caFile != "" {
+		argv = append(argv, "--ca-file", a.caFile)
 	}
 	if b.State.Machine != nil && slices.Contains(b.State.Machine.Args, "-runas") { // QEMU is then another user
 		argv = append(argv, "--allow-other")

@@ -111,7 +111,11 @@ func (a *app) examineHost(ctx context.Context, d *doctor) (repo *wire.Repo, cat 
 		repo, cat = r, r.NewCatalogue(ctx, commandCache)
 		d.add(stateGood, "repository", "", "%s opens (%s)", a.repo, repo.Store.Config.ID[:8])
 		examineKey(d, repo)
-		examineSpace(d, "repository's space", a.repo)
+		if wire.IsBucket(a.repo) {
+			a.examineEngine(ctx, d, repo)
+		} else {
+			examineSpace(d, "repository's space", a.repo)
+		}
 	}
 	examineSpace(d, "scratch space", a.dirs().State)
 	if err := unix.Access("/dev/fuse", unix.R_OK|unix.W_OK); err != nil {

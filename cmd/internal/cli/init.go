@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"cairn/chunkstore"
+	"cairn/chunkstore/backend/engine"
 	"cairn/chunkstore/backend/spread"
 	"cairn/chunkstore/seal"
 	"cairn/cmd/internal/wire"
@@ -16,10 +18,12 @@ func (a *app) initCmd() *cobra.Command {
 	var plain, noRecovery bool
 	var places []string
 	var shards string
+	var bucket wire.NewBucket
 	c := &cobra.Command{
-		Use:   "init [FOLDER]",
+		Use:   "init [FOLDER|s3:https://HOST/BUCKET[/PREFIX]]",
 		Short: "Make a repository",
-		Long: `Make a repository in a new or empty folder.
+		Long: `Make a repository in a new or empty folder, or in object storage, where many
+hosts share one.
 
 It is encrypted: with a passphrase (--password-file, CAIRN_PASSWORD_FILE, or
 asked for), or with a key: a file with an age identity ("AGE-SECRET-KEY-1…",
@@ -42,7 +46,15 @@ not against a disk that dies.
       --place /mnt/d4 --place /mnt/d5 --place /mnt/d6
   cairn init /backup/repo --shards 1+1 --place /mnt/d1 --place /mnt/d2      a mirror
 
-See then: cairn place ls`,
+See then: cairn place ls
+
+Object storage is any that speaks S3: s3:https://HOST[:PORT]/BUCKET[/PREFIX], or
+s3:http://…. Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,
+from MINIO_ACCESS_KEY and MINIO_SECRET_KEY, or from a profile (AWS_PROFILE) of
+~/.aws/credentials; the region, if it matters, from AWS_REGION; --ca-file names
+an authority of your own. The engine is checked first (cairn engine check
+--help): one on which two writers can both create one object would lose data,
+and is refused. --force takes it all the same, for one host alone.`,
 		Args: args(0, 1),
 		RunE: func(c *cobra.Command, argv []string) error {
 			path := a.repo
@@ -50,7 +62,7 @@ See then: cairn place ls`,
 				path = argv[0]
 			}
 			if path == "" {
-				return usagef("name the folder: cairn init FOLDER")
+				return usagef("name the folder or bucket: cairn init FOLDER")
 			}
 			var parity spread.Shards
 			if shards != "" || len(places) > 0 {
@@ -79,7 +91,7 @@ See then: cairn place ls`,
 			if parity != (spread.Shards{}) {
 				cfg, err = wire.InitSpread(c.Context(), path, places, parity, o)
 			} else {
-				cfg, err = wire.InitRepo(c.Context(), path, o)
+				cfg, err = a.initPlace(c.Context(), path, o, bucket)
 			}
 			if err != nil {
 				return err
@@ -106,7 +118,26 @@ See then: cairn place ls`,
 	c.Flags().StringArrayVar(&places, "place", nil, "a folder that holds a part of the repository; once for each shard (needs --shards)")
 	c.Flags().StringVar(&shards, "shards", "", "keep parity: K+M, like 4+2")
 	c.Flags().BoolVar(&noRecovery, "no-recovery-key", false, "make no recovery key: a lost passphrase then is a lost repository")
+	c.Flags().BoolVar(&bucket.Make, "make-bucket", false, "make the bucket if there is none")
+	c.Flags().BoolVar(&bucket.Force, "force", false, "take object storage that did not pass the check: only one host may ever write to it")
 	return c
+}
+
+// initPlace makes the repository in a folder or a bucket.
+func (a *app) initPlace(ctx context.Context, path string, o chunkstore.InitOptions, bucket wire.NewBucket) (*chunkstore.Config, error) {
+	if !wire.IsBucket(path) {
+		if bucket.Make || bucket.Force {
+			return nil, usagef("--make-bucket and --force are for object storage: s3:https://HOST/BUCKET")
+		}
+		return wire.InitRepo(ctx, path, o)
+	}
+	a.say("checking whether the engine keeps what a repository needs …")
+	return wire.InitBucket(ctx, path, o, wire.NewBucket{Make: bucket.Make, Force: bucket.Force,
+		Checked: func(v *engine.Verdict) {
+			if !a.json {
+				a.printVerdict(a.stderr, v)
+			}
+		}})
 }
 
 // newSecret gives the new repository's secret; a typed one is asked twice.

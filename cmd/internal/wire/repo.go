@@ -59,6 +59,9 @@ func openPlace(ctx context.Context, path string) (Place, *chunkstore.Config, err
 	if errors.Is(err, backend.ErrNotExist) {
 		return nil, nil, fmt.Errorf("%w at %s: make one with: cairn init %s", chunkstore.ErrNoRepository, path, path)
 	}
+	if err != nil && IsBucket(path) {
+		return nil, nil, fmt.Errorf("open repository: %w", err) // it names the place
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("open repository %s: %w", path, err)
 	}
@@ -121,9 +124,12 @@ func (r *Repo) Close() error { return r.place.Close() }
 // IndexDir is where this host's index of the repository lies.
 func (r *Repo) IndexDir() string { return filepath.Join(r.Dirs.Cache, r.Store.Config.ID, "index") }
 
-// InitRepo makes a repository in a new or empty folder. With secrets empty it
-// is not encrypted.
+// InitRepo makes a repository in a new or empty folder, or in a bucket whose
+// engine is good (InitBucket). With secrets empty it is not encrypted.
 func InitRepo(ctx context.Context, path string, o chunkstore.InitOptions) (*chunkstore.Config, error) {
+	if IsBucket(path) {
+		return InitBucket(ctx, path, o, NewBucket{})
+	}
 	if err := mustBeEmpty(path); err != nil {
 		return nil, err
 	}

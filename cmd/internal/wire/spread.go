@@ -72,7 +72,7 @@ func openNear(ctx context.Context, door, spec string) (backend.Backend, error) {
 	return b, nil
 }
 
-func isURL(spec string) bool { return strings.Contains(spec, "://") }
+func isURL(spec string) bool { return IsBucket(spec) || strings.Contains(spec, "://") }
 
 // absolute gives a spec that means the same from everywhere.
 func absolute(spec string) (string, error) {
