@@ -125,6 +125,7 @@ func (s *Store) listDrops(ctx context.Context, v *Inventory) error {
 
 // Commit is what one session committed.
 type Commit struct {
+	Session   SessionID
 	ID        SessionID // of the point; of a catalogue, of the point it belongs to
 	Body      []byte
 	Catalogue bool
@@ -181,12 +182,12 @@ func (s *Store) Commits(ctx context.Context, v *Inventory, fn func(Commit) error
 		case err != nil:
 			return nil, err
 		}
-		if err := fn(Commit{ID: id, Body: body}); err != nil {
+		if err := fn(Commit{Session: id, ID: id, Body: body}); err != nil {
 			return nil, err
 		}
-		body, _, _, err = s.LastCatalogue(ctx, id)
+		body, attempt, _, err := s.LastCatalogue(ctx, id)
 		if err == nil {
-			err = fn(Commit{ID: id, Body: body, Catalogue: true})
+			err = fn(Commit{Session: CatalogueSession(id, attempt), ID: id, Body: body, Catalogue: true})
 		} else if errors.Is(err, backend.ErrNotExist) || pack.IsDamage(err) { // a point does not need it
 			err = nil
 		}

@@ -126,7 +126,9 @@ func TestGC(t *testing.T) {
 	if s := h.gc(t); s.PacksRemoved+s.PointsRemoved+s.PacksCopied != 0 {
 		t.Errorf("there was more to remove: %+v", s)
 	}
-	h.run(t, exitOK, "check", "--read-data")
+	if r := h.run(t, exitOK, "check", "--read-data"); strings.Contains(r.stdout, "note:") {
+		t.Errorf("check has doubts about what gc left: %s", r.stdout)
+	}
 	h.run(t, exitOK, "repair", "index")
 	if r := h.run(t, exitOK, "gc"); !strings.Contains(r.stdout, "1 points need") || !strings.Contains(r.stdout, "removed 0 packs") {
 		t.Errorf("gc says %q", r.stdout)

@@ -661,7 +661,7 @@ func (c *collector) remove(ctx context.Context, n int, list *chunkstore.Condemne
 }
 
 // tidy removes what needs no generation: forgotten points' manifests and
-// catalogues, intents of sessions that were decided, signs of life of those.
+// catalogues, intents of sessions of which nothing is kept, signs of life.
 func (c *collector) tidy(ctx context.Context, v *chunkstore.Inventory, m *marks) error {
 	for _, id := range m.rubbish {
 		if err := c.store.RemoveCommit(ctx, id); err != nil {
@@ -670,7 +670,7 @@ func (c *collector) tidy(ctx context.Context, v *chunkstore.Inventory, m *marks)
 		c.result.PointsRemoved++
 	}
 	for id := range v.Intents {
-		if !v.Undecided(id) {
+		if !v.Undecided(id) && !m.kept[id] {
 			if err := c.store.RemoveIntent(ctx, id); err != nil {
 				return err
 			}

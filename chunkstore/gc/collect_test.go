@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"testing"
 
 	"cairn/chunkstore"
@@ -143,5 +144,55 @@ func TestCopies(t *testing.T) {
 	got := make([]byte, chunk.Size)
 	if err := reader.ReadChunks(context.Background(), blocks[0].ref, blocks[0].n, got); err != nil || !bytes.Equal(got, s.chunks[last.content[0]]) {
 		t.Error(err)
+	}
+}
+
+// Goal: whatever call to the place fails, or is the last one before the
+// collector dies, every point stays whole, and a later run finishes the work.
+func TestEveryFailedOperation(t *testing.T) {
+	world := newWorld(t)
+	for n, done := 0, false; !done; n++ {
+		for _, dies := range []bool{false, true} {
+			s := world.newSim(t, 1, nil)
+			a := s.actors[0]
+			a.place = s.place
+			var first, second [simLeaves * simBlocks]int
+			for i := range first {
+				first[i], second[i] = i, i+20*(i%2)
+			}
+			p := point(t, a, first)
+			point(t, a, second)
+			drop(t, a, p)
+			calls := 0
+			s.place.Fault = func(string, string) error {
+				calls++
+				if calls-1 == n || dies && calls > n {
+					return errLost
+				}
+				return nil
+			}
+			_, err := Collect(context.Background(), a.store(), Options{Trace: simTrace(a.store()), RewriteBelow: 0.9})
+			s.place.Fault = nil
+			if done = calls <= n; done {
+				if err != nil {
+					t.Fatal(err)
+				}
+				break
+			}
+			for range 2 { // the second run finds nothing left but what the dead one's name protects
+				if err := s.check(fmt.Sprintf("call %d failed (%v)", n, dies)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := Collect(context.Background(), a.store(), Options{Trace: simTrace(a.store()), RewriteBelow: 0.9}); err != nil {
+					t.Fatalf("behind the failure of call %d: %v", n, err)
+				}
+			}
+			if err := s.quiet(context.Background()); err != nil {
+				t.Fatalf("behind the failure of call %d (%v): %v", n, dies, err)
+			}
+		}
+		if n > 1000 {
+			t.Fatal("it has no end")
+		}
 	}
 }

@@ -23,6 +23,8 @@ type marks struct {
 	// far are packs that are gone and whose chunks moved more than once.
 	far    map[chunk.PackRef]bool
 	points int
+	// kept are sessions whose commits are needed.
+	kept map[chunk.SessionID]bool
 }
 
 func add(m map[chunk.PackRef]*set, ref chunk.PackRef, first, count int) bool {
@@ -46,11 +48,12 @@ func (m *marks) Chunks(ref chunk.PackRef, first, count int) { add(m.live, ref, f
 // mark traces all that points need.
 func (c *collector) mark(ctx context.Context, v *chunkstore.Inventory) (*marks, error) {
 	m := &marks{live: map[chunk.PackRef]*set{}, entered: map[chunk.PackRef]*set{},
-		ways: map[chunk.PackRef][]*chunkstore.Forward{}, far: map[chunk.PackRef]bool{}}
+		ways: map[chunk.PackRef][]*chunkstore.Forward{}, far: map[chunk.PackRef]bool{}, kept: map[chunk.SessionID]bool{}}
 	add, end := c.opts.Progress("looking at what points need", int64(len(v.Points)))
 	defer end()
 	var err error
 	m.rubbish, err = c.store.Commits(ctx, v, func(p chunkstore.Commit) error {
+		m.kept[p.Session] = true
 		if err := c.opts.Trace(ctx, p, m); err != nil {
 			if ctx.Err() != nil {
 				return err

@@ -646,8 +646,14 @@ func (s *sim) quiet(ctx context.Context) error {
 			return fmt.Errorf("a forward of %s is left though nobody needs it", ref)
 		}
 	}
-	if n := len(v.Intents) + len(v.Collectors) + len(m.rubbish); n > 0 {
-		return fmt.Errorf("%d intents, %d collectors, %d decisions are left", len(v.Intents), len(v.Collectors), len(m.rubbish))
+	intents := 0
+	for id := range v.Intents {
+		if !m.kept[id] {
+			intents++
+		}
+	}
+	if n := intents + len(v.Collectors) + len(m.rubbish); n > 0 {
+		return fmt.Errorf("%d intents, %d collectors, %d decisions are left", intents, len(v.Collectors), len(m.rubbish))
 	}
 	return nil
 }

@@ -106,6 +106,8 @@ A first backup, step by step:
   cairn find web01 '*.conf'                        every version of a file, in all points
   cairn restore web01@latest:/etc/fstab --to /tmp  copy a file out
   cairn boot web01@latest                          run the VM from the point, at once
+  cairn forget --keep-daily 7 --dry-run            what a rule would drop, and why
+  cairn gc                                         and give back the space
 
 A point is written web01@latest, web01@latest~2, web01@2026-10-12, or by the
 beginning of its ID.

@@ -462,10 +462,13 @@ func (c *checking) missingFindings(catalogueOf map[chunk.SessionID]chunk.Session
 			c.r.Notes = append(c.r.Notes, fmt.Sprintf("%s is missing: %s does not need it", chunkstore.IntentObject(id), c.nameOf(id)))
 		}
 	}
+	// gc's own copies are of no session, and it leaves packs of sessions that are
+	// gone while others need them.
+	collected := slices.ContainsFunc(c.objects.Records, func(name string) bool { return strings.HasPrefix(name, "gc/") })
 	orphans := map[chunk.SessionID]bool{}
 	for _, p := range c.objects.Packs { // in the order of their names
 		id := p.Ref.Session
-		if _, ok := sessions[id]; ok || orphans[id] {
+		if _, ok := sessions[id]; ok || orphans[id] || collected {
 			continue
 		}
 		orphans[id] = true
