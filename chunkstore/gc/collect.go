@@ -32,6 +32,9 @@ type Options struct {
 	// FenceAfter is how long a session may give no sign of life, by the place's
 	// clock, before it is decided against. 0: 24 hours.
 	FenceAfter time.Duration
+	// Committed, when set, says whether a session is known to have committed: if
+	// its commit is not there it is lost, and what it needs must stay.
+	Committed func(chunk.SessionID) bool
 	// Waiting, when set, is told once of sessions that are waited for.
 	Waiting func(n int)
 	// Progress, when set, begins a piece of work of so many units.
@@ -68,6 +71,10 @@ type Result struct {
 // ErrRunning: sessions run that had to be waited for. What was begun stays, and
 // harms nobody; a later run finishes it.
 var ErrRunning = errors.New("backups are running")
+
+// ErrLost: a commit that is known to have been there is gone. Nothing is
+// removed, for a copy of it may still exist.
+var ErrLost = errors.New("a restore point's manifest is lost")
 
 // maxPerGeneration bounds what one generation condemns; a run makes as many as
 // it takes.
@@ -366,6 +373,18 @@ func (c *collector) quiet(v *chunkstore.Inventory, id chunk.SessionID) time.Dura
 	return c.now.Add(time.Since(c.began)).Sub(v.Intents[id])
 }
 
+// end decides against a session that gave no sign of life.
+func (c *collector) end(ctx context.Context, id chunk.SessionID) error {
+	if c.opts.Committed != nil && c.opts.Committed(id) {
+		return fmt.Errorf("%w: points/%s: nothing is removed: bring it back with cairn check --repair --from MIRROR", ErrLost, id)
+	}
+	if err := c.store.Abort(ctx, id, "no sign of life; decided by "+c.opts.About); err != nil {
+		return err
+	}
+	c.result.Fenced++
+	return nil
+}
+
 func (c *collector) isDead(v *chunkstore.Inventory, id chunk.SessionID) bool {
 	if c.opts.dead != nil {
 		return c.opts.dead(id, c.quiet(v, id))
@@ -378,10 +397,9 @@ func (c *collector) isDead(v *chunkstore.Inventory, id chunk.SessionID) bool {
 func (c *collector) fenceDead(ctx context.Context, v *chunkstore.Inventory) (any bool, err error) {
 	for _, id := range undecided(v) {
 		if c.isDead(v, id) {
-			if err := c.store.Abort(ctx, id, "no sign of life; decided by "+c.opts.About); err != nil {
+			if err := c.end(ctx, id); err != nil {
 				return any, err
 			}
-			c.result.Fenced++
 			any = true
 		}
 	}
@@ -431,10 +449,9 @@ func (c *collector) await(ctx context.Context) error {
 				left++
 				continue
 			}
-			if err := c.store.Abort(ctx, id, "no sign of life; decided by "+c.opts.About); err != nil {
+			if err := c.end(ctx, id); err != nil {
 				return err
 			}
-			c.result.Fenced++
 		}
 		if left == 0 {
 			return nil

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"cairn/chunkstore"
+	"cairn/chunkstore/backend"
 	"cairn/chunkstore/chunk"
 )
 
@@ -144,6 +147,36 @@ func TestCopies(t *testing.T) {
 	got := make([]byte, chunk.Size)
 	if err := reader.ReadChunks(context.Background(), blocks[0].ref, blocks[0].n, got); err != nil || !bytes.Equal(got, s.chunks[last.content[0]]) {
 		t.Error(err)
+	}
+}
+
+// A commit that is known to have been there, and is gone, is no run that died:
+// what it needs stays, and so does its name's place.
+func TestLostCommit(t *testing.T) {
+	s, a := quietWorld(t)
+	ctx := context.Background()
+	p := point(t, a, [simLeaves * simBlocks]int{1, 2, 3})
+	name := "points/" + p.id.String()
+	body, err := backend.Get(ctx, s.place, name, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.place.Delete(ctx, name); err != nil {
+		t.Fatal(err)
+	}
+	o := Options{Trace: simTrace(a.store()), dead: func(chunk.SessionID, time.Duration) bool { return true },
+		Committed: func(id chunk.SessionID) bool { return id == p.id }}
+	if _, err := Collect(ctx, a.store(), o); !errors.Is(err, ErrLost) {
+		t.Fatalf("gc says %v", err)
+	}
+	if err := s.place.Put(ctx, name, body); err != nil { // from a mirror
+		t.Fatal(err)
+	}
+	if err := s.check("when the commit is back"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Collect(ctx, a.store(), o); err != nil {
+		t.Fatal(err)
 	}
 }
 

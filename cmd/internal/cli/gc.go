@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"cairn/chunkstore/gc"
 	"cairn/cmd/internal/job"
+	"cairn/cmd/internal/wire"
 )
 
 // gcMessage is what `cairn gc --json` prints.
@@ -63,30 +65,9 @@ Nothing is removed while a point cannot be read whole: see cairn check.`,
 				return usagef("--fence-after is at least 1h, or a backup that only waits for its turn would be ended")
 			}
 			o.RewriteBelow = float64(rewrite) / 100
-			repo, err := a.open(c.Context())
-			if err != nil {
-				return err
-			}
-			defer repo.Close()
-			host, _ := os.Hostname() // only a label
-			o.About = "cairn gc on " + host
-			o.Progress = a.reporter().Items
-			o.Waiting = func(n int) { a.say("waiting for backups that run: %d", n) }
-			start := a.now()
-			r, err := job.GC(c.Context(), repo.Store, o, func(s string) { a.say("warning: %s", s) })
-			if err == nil && !o.DryRun {
-				_, err = repo.Sweep(a.now())
-			}
-			if err != nil && !errors.Is(err, gc.ErrRunning) {
-				return err
-			}
-			if perr := a.printGC(r, o.DryRun, err != nil, a.now().Sub(start)); perr != nil {
-				return perr
-			}
-			if err != nil {
-				return fmt.Errorf("%w: %w", errWarnings, err)
-			}
-			return nil
+			return a.withCatalogue(c.Context(), commandCache, func(repo *wire.Repo, cat *wire.Catalogue) error {
+				return a.gc(c.Context(), repo, cat, o)
+			})
 		},
 	}
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "only say what there is to gain")
@@ -94,6 +75,28 @@ Nothing is removed while a point cannot be read whole: see cairn check.`,
 	c.Flags().DurationVar(&o.FenceAfter, "fence-after", o.FenceAfter, "how long a backup may give no sign of life before it is taken for dead")
 	c.Flags().IntVar(&rewrite, "rewrite", rewrite, "copy what is needed of packs of which less than so many percent is; 0: never")
 	return c
+}
+
+func (a *app) gc(ctx context.Context, repo *wire.Repo, cat *wire.Catalogue, o gc.Options) error {
+	host, _ := os.Hostname() // only a label
+	o.About = "cairn gc on " + host
+	o.Progress = a.reporter().Items
+	o.Waiting = func(n int) { a.say("waiting for backups that run: %d", n) }
+	start := a.now()
+	r, err := job.GC(ctx, repo.Store, cat, cat.Known(ctx), o, func(s string) { a.say("warning: %s", s) })
+	if err == nil && !o.DryRun {
+		_, err = repo.Sweep(a.now())
+	}
+	if err != nil && !errors.Is(err, gc.ErrRunning) {
+		return err
+	}
+	if perr := a.printGC(r, o.DryRun, err != nil, a.now().Sub(start)); perr != nil {
+		return perr
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errWarnings, err)
+	}
+	return nil
 }
 
 func (a *app) printGC(r *gc.Result, dry, unfinished bool, took time.Duration) error {

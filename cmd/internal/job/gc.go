@@ -18,9 +18,22 @@ import (
 // traceCache is what a walk of disk maps keeps of map packs, in bytes.
 const traceCache = 16 << 20
 
-// GC gives back the space of what no restore point needs. warn is told of
-// catalogues that cannot be read whole.
-func GC(ctx context.Context, store *chunkstore.Store, o gc.Options, warn func(string)) (*gc.Result, error) {
+// GC gives back the space of what no restore point needs. known are points that
+// this host has seen: one of these, or another point's parent, whose manifest is
+// lost is no run that died. warn is told of catalogues that cannot be read whole.
+func GC(ctx context.Context, store *chunkstore.Store, cat Catalogue, known []restorepoint.Summary, o gc.Options, warn func(string)) (*gc.Result, error) {
+	points, err := cat.Points(ctx)
+	if err != nil {
+		return nil, err
+	}
+	committed := map[string]bool{}
+	for _, p := range known {
+		committed[p.ID] = true
+	}
+	for _, p := range points {
+		committed[p.Parent] = true
+	}
+	o.Committed = func(id chunk.SessionID) bool { return committed[id.String()] }
 	reader := store.NewReader(traceCache)
 	o.Trace = func(ctx context.Context, p chunkstore.Commit, t chunk.Tracer) error {
 		if p.Catalogue {
