@@ -254,7 +254,7 @@ func missing(disk Disk, since uint64, repo string) string {
 		}
 	}
 	if have := ours(disk.Bitmaps, repo); len(have) > 0 && have[len(have)-1].From > since {
-		return fmt.Sprintf("bitmap %s is gone and later ones are there: the points made since the last one that is left were forgotten, or somebody removed the bitmap", name)
+		return fmt.Sprintf("bitmap %s is gone and later ones are there: the points made since the last one that is left were forgotten, somebody removed the bitmap, or the image is another one", name)
 	}
 	switch {
 	case !disk.Persistent && disk.Driver == "qcow2":

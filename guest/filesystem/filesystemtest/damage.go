@@ -184,10 +184,10 @@ func WalkDamaged(image []byte, open Opener, limits Limits) (opened bool, err err
 			return r.opened, r.err
 		case <-tick.C:
 			if heapInUse() > base+limits.Heap {
-				runtime.GC()
-			}
-			if used := heapInUse(); used > base+limits.Heap {
-				return false, fmt.Errorf("the walk uses %d MiB of memory", (used-base)>>20)
+				runtime.GC() // only what is left is the walk's
+				if used := heapInUse(); used > base+limits.Heap {
+					return false, fmt.Errorf("the walk uses %d MiB of memory", (used-base)>>20)
+				}
 			}
 			if deadline, _ := ctx.Deadline(); time.Since(deadline) > 2*time.Second {
 				return false, fmt.Errorf("the walk does not stop when its context ends")
