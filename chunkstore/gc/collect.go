@@ -506,9 +506,20 @@ func (c *collector) finish(ctx context.Context, n int) error {
 	if i := slices.IndexFunc(gens, func(g chunkstore.Generation) bool { return g.N == n }); i >= 0 && gens[i].Done {
 		return nil
 	}
+	by, err := chunkstore.ParseSessionID(list.Collector)
+	if err != nil {
+		return fmt.Errorf("run %d of gc: %w: %v", n, pack.ErrCorrupt, err)
+	}
+	m, err := c.mark(ctx, v)
+	if err != nil {
+		return fmt.Errorf("run %d of gc: %w", n, err)
+	}
 	final, err := c.store.ReadFinal(ctx, n)
 	if errors.Is(err, backend.ErrNotExist) {
-		final, err = c.decide(ctx, n, list, v)
+		final, err = c.decide(ctx, n, list, by, m)
+	}
+	if err == nil {
+		err = c.agree(ctx, list, final, by, m)
 	}
 	if err != nil {
 		return fmt.Errorf("run %d of gc: %w", n, err)
@@ -523,16 +534,45 @@ func (c *collector) finish(ctx context.Context, n int) error {
 	return err
 }
 
-// decide marks again, and publishes what is removed.
-func (c *collector) decide(ctx context.Context, n int, list *chunkstore.Condemned, v *chunkstore.Inventory) (*chunkstore.Final, error) {
-	by, err := chunkstore.ParseSessionID(list.Collector)
+// ErrForeign: a list of what to remove names what a point needs. No cairn makes
+// such a list: an engine forgot something, or somebody forged it.
+var ErrForeign = errors.New("a list of gc names what a restore point needs")
+
+// agree holds what was decided, by whomever, against what this collector
+// marked: by the protocol nothing of it can be needed any more.
+func (c *collector) agree(ctx context.Context, list *chunkstore.Condemned, final *chunkstore.Final, by chunk.SessionID, m *marks) error {
+	packs, err := parse(final.Packs)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %v", pack.ErrCorrupt, err)
+		return err
 	}
-	m, err := c.mark(ctx, v)
+	for i, ref := range packs {
+		if m.live[ref] == nil {
+			continue
+		}
+		ok := slices.Contains(list.Rewritten, final.Packs[i])
+		if ok {
+			if ok, err = c.covered(ctx, ref, by, m.live[ref]); err != nil {
+				return err
+			}
+		}
+		if !ok {
+			return fmt.Errorf("%w: %s: nothing more is removed, and no gc runs until somebody has looked", ErrForeign, ref)
+		}
+	}
+	forwards, err := parse(final.Forwards)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	for _, ref := range forwards {
+		if m.live[ref] != nil {
+			return fmt.Errorf("%w: the forwards of %s: nothing more is removed, and no gc runs until somebody has looked", ErrForeign, ref)
+		}
+	}
+	return nil
+}
+
+// decide publishes what is removed, by marks made behind the wait.
+func (c *collector) decide(ctx context.Context, n int, list *chunkstore.Condemned, by chunk.SessionID, m *marks) (*chunkstore.Final, error) {
 	var final chunkstore.Final
 	dead, err := parse(list.Packs)
 	if err != nil {

@@ -150,6 +150,41 @@ func TestCopies(t *testing.T) {
 	}
 }
 
+// What somebody else decided is not removed if a point needs it.
+func TestForgedList(t *testing.T) {
+	s, a := quietWorld(t)
+	ctx := context.Background()
+	point(t, a, [simLeaves * simBlocks]int{1, 2, 3})
+	store := a.store()
+	v, err := store.List(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := texts(sortedRefs(v.Packs))
+	for _, forged := range []struct {
+		part string
+		kind chunkstore.RecordKind
+		body any
+	}{
+		{"condemned", chunkstore.RecordCondemned, chunkstore.Condemned{Collector: chunkstore.NewSessionID().String(), Packs: all}},
+		{"final", chunkstore.RecordFinal, chunkstore.Final{Packs: all}},
+	} {
+		b, err := json.Marshal(forged.body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := store.PutRecord(ctx, chunkstore.GenerationName(1, forged.part), forged.kind, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Collect(ctx, store, Options{Trace: simTrace(store)}); !errors.Is(err, ErrForeign) {
+		t.Errorf("gc says %v", err)
+	}
+	if err := s.check("behind a forged list"); err != nil {
+		t.Error(err)
+	}
+}
+
 // A commit that is known to have been there, and is gone, is no run that died:
 // what it needs stays, and so does its name's place.
 func TestLostCommit(t *testing.T) {

@@ -111,6 +111,10 @@ func TestAttacker(t *testing.T) {
 		refused("let objects expire", c.SetBucketLifecycle(ctx, name, rules))
 		refused("remove the bucket", c.RemoveBucketWithOptions(ctx, name, minio.RemoveBucketOptions{ForceDelete: true}))
 
+		for _, name := range []string{"gc/00000001/condemned", "gc/00000001/final", "drops/" + strings.Repeat("0", 32), "forwards/" + strings.Repeat("0", 32) + "/x/y"} {
+			refused("let others delete, by "+name, thief.Put(ctx, name, []byte("forged")))
+		}
+
 		evil := []byte("overwritten")
 		overwritten := 0
 		for _, o := range committed {
