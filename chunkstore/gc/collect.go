@@ -510,16 +510,13 @@ func (c *collector) finish(ctx context.Context, n int) error {
 	if err != nil {
 		return fmt.Errorf("run %d of gc: %w: %v", n, pack.ErrCorrupt, err)
 	}
-	m, err := c.mark(ctx, v)
-	if err != nil {
-		return fmt.Errorf("run %d of gc: %w", n, err)
-	}
 	final, err := c.store.ReadFinal(ctx, n)
-	if errors.Is(err, backend.ErrNotExist) {
-		final, err = c.decide(ctx, n, list, by, m)
+	own := errors.Is(err, backend.ErrNotExist)
+	if own {
+		final, own, err = c.decide(ctx, n, list, by, v)
 	}
-	if err == nil {
-		err = c.agree(ctx, list, final, by, m)
+	if err == nil && !own {
+		err = c.agree(ctx, list, final, by)
 	}
 	if err != nil {
 		return fmt.Errorf("run %d of gc: %w", n, err)
@@ -538,9 +535,17 @@ func (c *collector) finish(ctx context.Context, n int) error {
 // such a list: an engine forgot something, or somebody forged it.
 var ErrForeign = errors.New("a list of gc names what a restore point needs")
 
-// agree holds what was decided, by whomever, against what this collector
-// marked: by the protocol nothing of it can be needed any more.
-func (c *collector) agree(ctx context.Context, list *chunkstore.Condemned, final *chunkstore.Final, by chunk.SessionID, m *marks) error {
+// agree holds what another one decided against what this collector marks now,
+// behind that: by the protocol nothing of it can be needed any more.
+func (c *collector) agree(ctx context.Context, list *chunkstore.Condemned, final *chunkstore.Final, by chunk.SessionID) error {
+	v, err := c.store.List(ctx)
+	if err != nil {
+		return err
+	}
+	m, err := c.mark(ctx, v)
+	if err != nil {
+		return err
+	}
 	packs, err := parse(final.Packs)
 	if err != nil {
 		return err
@@ -571,12 +576,17 @@ func (c *collector) agree(ctx context.Context, list *chunkstore.Condemned, final
 	return nil
 }
 
-// decide publishes what is removed, by marks made behind the wait.
-func (c *collector) decide(ctx context.Context, n int, list *chunkstore.Condemned, by chunk.SessionID, m *marks) (*chunkstore.Final, error) {
+// decide marks again, behind the wait, and publishes what is removed. own is
+// false when another one was faster: then it is that one's.
+func (c *collector) decide(ctx context.Context, n int, list *chunkstore.Condemned, by chunk.SessionID, v *chunkstore.Inventory) (_ *chunkstore.Final, own bool, _ error) {
+	m, err := c.mark(ctx, v)
+	if err != nil {
+		return nil, false, err
+	}
 	var final chunkstore.Final
 	dead, err := parse(list.Packs)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	for _, ref := range dead {
 		if m.live[ref] == nil {
@@ -587,12 +597,12 @@ func (c *collector) decide(ctx context.Context, n int, list *chunkstore.Condemne
 	}
 	rewritten, err := parse(list.Rewritten)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	for _, ref := range rewritten {
 		ok, err := c.covered(ctx, ref, by, m.live[ref])
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if ok {
 			final.Packs = append(final.Packs, chunkstore.PackText(ref))
@@ -602,7 +612,7 @@ func (c *collector) decide(ctx context.Context, n int, list *chunkstore.Condemne
 	}
 	gone, err := parse(list.Forwards)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	for _, ref := range gone {
 		if m.live[ref] == nil {
@@ -611,13 +621,15 @@ func (c *collector) decide(ctx context.Context, n int, list *chunkstore.Condemne
 	}
 	body, err := json.Marshal(final)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	err = c.store.PutRecord(ctx, chunkstore.GenerationName(n, "final"), chunkstore.RecordFinal, body)
 	if err != nil && !errors.Is(err, backend.ErrExist) {
-		return nil, err
+		return nil, false, err
 	}
-	return c.store.ReadFinal(ctx, n) // the winner's
+	own = err == nil
+	winner, err := c.store.ReadFinal(ctx, n)
+	return winner, own, err
 }
 
 // covered says whether all that is needed of a rewritten pack was copied.
