@@ -230,7 +230,7 @@ func (w *rewriter) closePack(ctx context.Context) error {
 		return err
 	}
 	if _, err := w.c.store.NewVerifier().Pack(ctx, ref); err != nil {
-		return errors.Join(fmt.Errorf("a copy cannot be read back; nothing is removed: %w", err))
+		return fmt.Errorf("a copy cannot be read back; nothing is removed: %w", err)
 	}
 	w.packs = append(w.packs, ref)
 	w.bytes += int64(len(stored))

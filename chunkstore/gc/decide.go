@@ -1,0 +1,197 @@
+package gc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"cairn/chunkstore"
+	"cairn/chunkstore/backend"
+	"cairn/chunkstore/chunk"
+	"cairn/chunkstore/pack"
+)
+
+// finish does what is left of a generation that was condemned, by this or by
+// another collector.
+func (c *collector) finish(ctx context.Context, n int) error {
+	list, err := c.store.ReadCondemned(ctx, n)
+	if err != nil {
+		return fmt.Errorf("run %d of gc: %w", n, err)
+	}
+	if err := c.await(ctx); err != nil {
+		return err
+	}
+	v, err := c.store.List(ctx)
+	if err != nil {
+		return err
+	}
+	// Only while it is not done is the inventory free of what collectors of the
+	// next generation store: another one may have finished this one meanwhile.
+	gens, err := c.store.Generations(ctx)
+	if err != nil {
+		return err
+	}
+	if i := slices.IndexFunc(gens, func(g chunkstore.Generation) bool { return g.N == n }); i >= 0 && gens[i].Done {
+		return nil
+	}
+	by, err := chunkstore.ParseSessionID(list.Collector)
+	if err != nil {
+		return fmt.Errorf("run %d of gc: %w: %v", n, pack.ErrCorrupt, err)
+	}
+	final, err := c.store.ReadFinal(ctx, n)
+	own := errors.Is(err, backend.ErrNotExist)
+	if own {
+		final, own, err = c.decide(ctx, n, list, by, v)
+	}
+	if err == nil && !own {
+		err = c.agree(ctx, list, final, by)
+	}
+	if err != nil {
+		return fmt.Errorf("run %d of gc: %w", n, err)
+	}
+	if err := c.remove(ctx, n, list, final, v); err != nil {
+		return err
+	}
+	err = c.store.PutRecord(ctx, chunkstore.GenerationName(n, "done"), chunkstore.RecordDone, nil)
+	if errors.Is(err, backend.ErrExist) {
+		err = nil
+	}
+	return err
+}
+
+// ErrForeign: a list of what to remove names what a point needs. No cairn makes
+// such a list: an engine forgot something, or somebody forged it.
+var ErrForeign = errors.New("a list of gc names what a restore point needs")
+
+// agree holds what another one decided against what this collector marks now,
+// behind that: by the protocol nothing of it can be needed any more.
+func (c *collector) agree(ctx context.Context, list *chunkstore.Condemned, final *chunkstore.Final, by chunk.SessionID) error {
+	v, err := c.store.List(ctx)
+	if err != nil {
+		return err
+	}
+	m, err := c.mark(ctx, v)
+	if err != nil {
+		return err
+	}
+	packs, err := parse(final.Packs)
+	if err != nil {
+		return err
+	}
+	for i, ref := range packs {
+		if m.live[ref] == nil {
+			continue
+		}
+		ok := slices.Contains(list.Rewritten, final.Packs[i])
+		if ok {
+			if ok, err = c.covered(ctx, ref, by, m.live[ref]); err != nil {
+				return err
+			}
+		}
+		if !ok {
+			return fmt.Errorf("%w: %s: nothing more is removed, and no gc runs until somebody has looked", ErrForeign, ref)
+		}
+	}
+	forwards, err := parse(final.Forwards)
+	if err != nil {
+		return err
+	}
+	for _, ref := range forwards {
+		if m.live[ref] != nil {
+			return fmt.Errorf("%w: the forwards of %s: nothing more is removed, and no gc runs until somebody has looked", ErrForeign, ref)
+		}
+	}
+	return nil
+}
+
+// decide marks again, behind the wait, and publishes what is removed. own is
+// false when another one was faster: then it is that one's.
+func (c *collector) decide(ctx context.Context, n int, list *chunkstore.Condemned, by chunk.SessionID, v *chunkstore.Inventory) (_ *chunkstore.Final, own bool, _ error) {
+	m, err := c.mark(ctx, v)
+	if err != nil {
+		return nil, false, err
+	}
+	var final chunkstore.Final
+	dead, err := parse(list.Packs)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, ref := range dead {
+		if m.live[ref] == nil {
+			final.Packs = append(final.Packs, chunkstore.PackText(ref))
+		} else {
+			c.result.Rescued++
+		}
+	}
+	rewritten, err := parse(list.Rewritten)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, ref := range rewritten {
+		ok, err := c.covered(ctx, ref, by, m.live[ref])
+		if err != nil {
+			return nil, false, err
+		}
+		if ok {
+			final.Packs = append(final.Packs, chunkstore.PackText(ref))
+		} else {
+			c.result.Rescued++
+		}
+	}
+	gone, err := parse(list.Forwards)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, ref := range gone {
+		if m.live[ref] == nil {
+			final.Forwards = append(final.Forwards, chunkstore.PackText(ref))
+		}
+	}
+	body, err := json.Marshal(final)
+	if err != nil {
+		return nil, false, err
+	}
+	err = c.store.PutRecord(ctx, chunkstore.GenerationName(n, "final"), chunkstore.RecordFinal, body)
+	if err != nil && !errors.Is(err, backend.ErrExist) {
+		return nil, false, err
+	}
+	own = err == nil
+	winner, err := c.store.ReadFinal(ctx, n)
+	return winner, own, err
+}
+
+// covered says whether all that is needed of a rewritten pack was copied.
+func (c *collector) covered(ctx context.Context, ref chunk.PackRef, by chunk.SessionID, live *set) (bool, error) {
+	ways, err := c.store.Forwards(ctx, ref)
+	if err != nil {
+		return false, err
+	}
+	i := slices.IndexFunc(ways, func(f *chunkstore.Forward) bool { return f.By == by })
+	if i < 0 {
+		return false, nil
+	}
+	if live == nil {
+		return true, nil
+	}
+	there := map[chunk.PackRef]bool{}
+	ok := true
+	live.each(func(first, count int) bool {
+		for count > 0 && ok {
+			to, _, k, found := ways[i].Find(first, count)
+			if ok = found; !ok {
+				return false
+			}
+			if _, known := there[to]; !known {
+				there[to], err = c.store.HasPack(ctx, to)
+			}
+			if ok = there[to] && err == nil; !ok {
+				return false
+			}
+			first, count = first+k, count-k
+		}
+		return true
+	})
+	return ok, err
+}
