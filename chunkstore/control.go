@@ -75,12 +75,6 @@ func (c *controls) learn(id SessionID) {
 	c.drops[id] = true
 }
 
-// putControl stores a control object. All of them go through here: a place of
-// several parts must have them in more than half of them.
-func (s *Store) putControl(ctx context.Context, name string, body []byte) error {
-	return backend.PutStrict(ctx, s.place, name, body)
-}
-
 // writeControl seals a note and stores it.
 func (s *Store) writeControl(ctx context.Context, name string, kind RecordKind, n Note) error {
 	if len(n.Reason) > maxReason {
@@ -90,30 +84,13 @@ func (s *Store) writeControl(ctx context.Context, name string, kind RecordKind, 
 	if err != nil {
 		return err
 	}
-	body, err := s.sealRecord(name, kind, plain)
-	if err != nil {
-		return err
-	}
-	return s.putControl(ctx, name, body)
+	return s.PutRecord(ctx, name, kind, plain)
 }
 
 // readControl reads a note back.
 func (s *Store) readControl(ctx context.Context, name string, want RecordKind) (n Note, err error) {
-	b, err := backend.Get(ctx, s.place, name, maxRecord)
-	if err != nil {
-		return n, err
-	}
-	kind, plain, err := s.openRecord(name, b)
-	switch {
-	case err != nil:
-		return n, err
-	case kind != want:
-		return n, fmt.Errorf("%s: %w: record of kind %d", name, pack.ErrCorrupt, kind)
-	}
-	if err := json.Unmarshal(plain, &n); err != nil {
-		return n, fmt.Errorf("%s: %w: %v", name, pack.ErrCorrupt, err)
-	}
-	return n, nil
+	err = s.readJSON(ctx, name, want, &n)
+	return n, err
 }
 
 // Drop forgets a committed session: from now on it is in no listing, and what
