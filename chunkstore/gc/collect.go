@@ -57,7 +57,9 @@ type Result struct {
 	BytesCopied  int64
 	// Sparse are packs that would have been copied, had these keys been able to
 	// read them.
-	Sparse        int
+	Sparse int
+	// Full: the place had no room for copies.
+	Full          bool
 	PointsRemoved int // manifests of forgotten points, and catalogues
 	Fenced        int // sessions decided against
 	Rescued       int // packs that were needed after all
@@ -205,7 +207,11 @@ func (c *collector) generation(ctx context.Context, n int) (more bool, err error
 	if p.empty() {
 		return false, c.tidy(ctx, v, p.marks)
 	}
-	if p.rewritten, err = c.copySparse(ctx, p); err != nil {
+	p.rewritten, err = c.copySparse(ctx, p)
+	if errors.Is(err, backend.ErrNoSpace) { // what needs no copy makes room
+		c.result.Full, p.rewritten, err = true, nil, nil
+	}
+	if err != nil {
 		return false, err
 	}
 	list := chunkstore.Condemned{Collector: c.id.String(), Packs: texts(p.dead), Rewritten: texts(p.rewritten), Forwards: texts(p.forwards)}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -147,6 +148,27 @@ func TestCopies(t *testing.T) {
 	got := make([]byte, chunk.Size)
 	if err := reader.ReadChunks(context.Background(), blocks[0].ref, blocks[0].n, got); err != nil || !bytes.Equal(got, s.chunks[last.content[0]]) {
 		t.Error(err)
+	}
+}
+
+// On a full disk there is no room for copies: what needs none goes all the same.
+func TestFullDisk(t *testing.T) {
+	s, a := quietWorld(t)
+	var first, second [simLeaves * simBlocks]int
+	for i := range first {
+		first[i], second[i] = i, i+20*(i%2)
+	}
+	p := point(t, a, first)
+	point(t, a, second)
+	drop(t, a, p)
+	s.place.Fault = func(op, name string) error {
+		if op == "put" && strings.HasPrefix(name, "packs/") {
+			return backend.ErrNoSpace
+		}
+		return nil
+	}
+	if r := collect(t, a); r.PacksRemoved == 0 || r.PacksCopied != 0 || !r.Full {
+		t.Errorf("%+v", r)
 	}
 }
 

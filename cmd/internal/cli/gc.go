@@ -118,6 +118,9 @@ func (a *app) printGC(r *gc.Result, dry, unfinished bool, took time.Duration) er
 	if r.Fenced > 0 {
 		fmt.Fprintf(a.stdout, "%d backups without a sign of life were ended\n", r.Fenced)
 	}
+	if r.Full {
+		fmt.Fprintln(a.stdout, "the repository is full: nearly empty packs could not be copied; there is more to gain with another run of cairn gc")
+	}
 	if r.Sparse > 0 {
 		fmt.Fprintf(a.stdout, "%d packs are nearly empty, but this key cannot read guest data to copy the rest: run cairn gc with a key that can\n", r.Sparse)
 	}
