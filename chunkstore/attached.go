@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/zeebo/blake3"
@@ -34,9 +35,17 @@ const attachedLabel = "cairn 2026 catalogue session v1"
 // byte. Part of the on-disk format.
 func CatalogueSession(point SessionID, attempt int) SessionID {
 	var id SessionID
-	blake3.DeriveKey(attachedLabel, append(point[:], byte(attempt)), id[:])
+	h := attachedHashers.Get().(*blake3.Hasher)
+	defer attachedHashers.Put(h)
+	h.Reset()
+	_, _ = h.Write(append(point[:], byte(attempt))) // never fails
+	_, _ = h.Digest().Read(id[:])
 	return id
 }
+
+// attachedHashers have the label in them: that is most of the work, and a
+// listing asks for each point.
+var attachedHashers = sync.Pool{New: func() any { return blake3.NewDeriveKey(attachedLabel) }}
 
 // ErrDecided: a session was decided by somebody else, who was first.
 var ErrDecided = errors.New("another run was first")
@@ -177,11 +186,7 @@ func (s *Store) LastCatalogue(ctx context.Context, point SessionID) (body []byte
 
 func (s *Store) readDecision(ctx context.Context, id SessionID, want RecordKind) ([]byte, error) {
 	name := pointsPrefix + id.String()
-	b, err := backend.Get(ctx, s.place, name, maxRecord)
-	if err != nil {
-		return nil, err
-	}
-	kind, plain, err := s.openRecord(name, b)
+	kind, plain, err := s.readRecord(ctx, name)
 	switch {
 	case err != nil:
 		return nil, err

@@ -186,7 +186,7 @@ func (s *Store) moved(ctx context.Context, r PackRef, n, count, hops int, missin
 		return fmt.Errorf("%s: %w: it moved more than %d times", packName(r), pack.ErrCorrupt, maxHops)
 	}
 	for done := 0; done < count; {
-		err := fmt.Errorf("%s was removed, and chunk %d of it not kept: %w", packName(r), n+done, missing)
+		err := fmt.Errorf("%s: chunk %d was not kept when gc moved the others: %w", packName(r), n+done, missing)
 		step := 0
 		for _, f := range all { // any that reads is right: a copy was verified when it was made
 			to, at, k, ok := f.Find(n+done, count-done)

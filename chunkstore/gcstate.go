@@ -110,29 +110,6 @@ func (s *Store) readJSON(ctx context.Context, name string, kind RecordKind, into
 	return nil
 }
 
-// Removed gives the names of the packs that a run of gc decided to remove, by
-// object name: nobody makes one of these anew.
-func (s *Store) Removed(ctx context.Context) (map[string]bool, error) {
-	all, err := s.Generations(ctx)
-	if err != nil {
-		return nil, err
-	}
-	out := map[string]bool{}
-	for _, g := range all {
-		if !g.Final {
-			continue
-		}
-		f, err := s.ReadFinal(ctx, g.N)
-		if err != nil {
-			return nil, err
-		}
-		for _, text := range f.Packs {
-			out[packsPrefix+text] = true
-		}
-	}
-	return out, nil
-}
-
 // condemned are packs that an unfinished run of gc means to remove; the value
 // says who copied what is needed of one, if that is so.
 type condemned map[PackRef]*SessionID
@@ -149,7 +126,15 @@ func (s *Store) readCondemned(ctx context.Context) (condemned, error) {
 		if g.Done || !g.Condemned {
 			continue
 		}
-		if err := s.addCondemned(ctx, g.N, out); err != nil {
+		err := s.addCondemned(ctx, g.N, out)
+		if pack.IsDamage(err) { // no backup fails for it: that run removes nothing, or what it decided
+			f, cerr := s.CallOff(ctx, g.N)
+			if cerr != nil {
+				return nil, fmt.Errorf("read what run %d of gc removes: %w", g.N, errors.Join(err, cerr))
+			}
+			err = out.add(slices.Concat(f.Packs, f.Forwards), nil)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("read what run %d of gc removes: %w", g.N, err)
 		}
 	}
@@ -166,16 +151,20 @@ func (s *Store) addCondemned(ctx context.Context, n int, out condemned) error {
 		return fmt.Errorf("%w: %v", pack.ErrCorrupt, err)
 	}
 	// Of a pack that is gone, and whose forwards go, nothing is to be had either.
-	for i, list := range [][]string{slices.Concat(c.Packs, c.Forwards), c.Rewritten} {
-		for _, text := range list {
-			ref, err := ParsePackText(text)
-			if err != nil {
-				return fmt.Errorf("%w: %v", pack.ErrCorrupt, err)
-			}
-			if out[ref] = nil; i == 1 {
-				out[ref] = &by
-			}
+	if err := out.add(slices.Concat(c.Packs, c.Forwards), nil); err != nil {
+		return err
+	}
+	return out.add(c.Rewritten, &by)
+}
+
+// add takes packs by their names.
+func (c condemned) add(list []string, by *SessionID) error {
+	for _, text := range list {
+		ref, err := ParsePackText(text)
+		if err != nil {
+			return fmt.Errorf("%w: %v", pack.ErrCorrupt, err)
 		}
+		c[ref] = by
 	}
 	return nil
 }

@@ -237,6 +237,24 @@ func (s *Store) RemoveCommit(ctx context.Context, id SessionID) error {
 	return s.place.Delete(ctx, pointsPrefix+id.String())
 }
 
+// RemoveCopies removes the good copies of bad objects that are gone.
+func (s *Store) RemoveCopies(ctx context.Context) error {
+	var names []string
+	if err := s.place.List(ctx, mendedPrefix, func(o backend.Object) error { names = append(names, o.Name); return nil }); err != nil {
+		return err
+	}
+	for _, name := range names {
+		_, err := s.place.Size(ctx, strings.TrimPrefix(name, mendedPrefix))
+		if errors.Is(err, backend.ErrNotExist) {
+			err = s.place.Delete(ctx, name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // RemoveIntent removes the intent of a session that was decided.
 func (s *Store) RemoveIntent(ctx context.Context, id SessionID) error {
 	return s.place.Delete(ctx, intentsPrefix+id.String())

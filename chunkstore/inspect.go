@@ -56,6 +56,9 @@ func ListObjects(ctx context.Context, b backend.Backend) (*Objects, error) {
 		case obj.Name == placeName:
 			return nil
 		}
+		if name, ok := strings.CutPrefix(obj.Name, mendedPrefix); ok && (isRecord(name) || name == configName) {
+			return nil // looked at with what it is a copy of
+		}
 		for _, p := range plainPrefixes {
 			if strings.HasPrefix(obj.Name, p) {
 				return nil
@@ -121,12 +124,25 @@ func DecisionObject(id SessionID) string { return pointsPrefix + id.String() }
 // VerifyRecord reads a record and opens its seal, which covers every byte of
 // it and its name. The error is a *Fault, or ctx's.
 func (s *Store) VerifyRecord(ctx context.Context, name string) error {
-	b, err := backend.Get(ctx, s.place, name, maxRecord)
+	return s.verifyCopies(ctx, name, func(b []byte) error { return s.verifyRecord(name, b) })
+}
+
+// verifyCopies looks at an object, and at the copy that a repair put beside it
+// if it is bad.
+func (s *Store) verifyCopies(ctx context.Context, name string, verify func([]byte) error) error {
+	at := func(name string) error {
+		b, err := backend.Get(ctx, s.place, name, maxRecord)
+		if err == nil {
+			err = verify(b)
+		}
+		return err
+	}
+	err := at(name)
+	if err != nil && !errors.Is(err, backend.ErrNotExist) && at(mendedPrefix+name) == nil {
+		err = nil
+	}
 	if ctx.Err() != nil {
 		return ctx.Err()
-	}
-	if err == nil {
-		err = s.verifyRecord(name, b)
 	}
 	if err != nil {
 		return FaultOf(name, err)
@@ -191,7 +207,14 @@ func looksLikeSlot(b []byte) error {
 
 // VerifyConfig holds the repository's configuration against its sum. It needs
 // no key.
-func (s *Store) VerifyConfig(ctx context.Context) error { return VerifyPlain(ctx, s.place, configName) }
+func (s *Store) VerifyConfig(ctx context.Context) error {
+	return s.verifyCopies(ctx, configName, func(b []byte) error {
+		if err := verifyConfig(b); err != nil {
+			return fmt.Errorf("%s: %w", configName, err)
+		}
+		return nil
+	})
+}
 
 // VerifyKeySlot holds a key slot against the MAC that all have who opened one.
 // The error is a *Fault, or ctx's.
@@ -251,104 +274,4 @@ func verifyConfig(body []byte) error {
 		return fmt.Errorf("%w: it is not what its sum says", pack.ErrCorrupt)
 	}
 	return nil
-}
-
-// ErrNotProven: an object is not known to be bad, so nothing is put in its
-// place.
-var ErrNotProven = errors.New("the object is not known to be damaged")
-
-// Good says whether bytes are those of an object, as far as these keys and
-// its name prove it; without keys only a pack's are ever good.
-func (s *Store) good(name string, b []byte) bool {
-	if ref, err := parsePackName(name); err == nil {
-		return pack.Verify(b, ref.Hash) == nil
-	}
-	for _, p := range recordPrefixes {
-		if strings.HasPrefix(name, p) {
-			return s.verifyRecord(name, b) == nil
-		}
-	}
-	return name == configName && verifyConfig(b) == nil
-}
-
-// Limit of the objects of a name, in bytes.
-func sizeLimit(name string) int64 {
-	if strings.HasPrefix(name, packsPrefix) {
-		return pack.MaxSize
-	}
-	return maxRecord
-}
-
-// Replace puts good bytes in the place of an object that is missing, or whose
-// stored bytes are bad: it looks at both itself. The bad object is deleted
-// first, as no name is ever written over: a crash in between leaves it
-// missing, never wrong, and when the new one cannot be stored the old bytes
-// are put back, of which a part may be readable. What was not missing when it
-// was found to be bad and is gone now was collected: it is not made again.
-func (s *Store) Replace(ctx context.Context, name string, good []byte, missing bool) error {
-	if !s.good(name, good) {
-		return fmt.Errorf("%s: %w: what was to be put in its place is not it", name, pack.ErrCorrupt)
-	}
-	old, err := backend.Get(ctx, s.place, name, sizeLimit(name))
-	switch {
-	case errors.Is(err, backend.ErrNotExist) && !missing:
-		return fmt.Errorf("%s: %w: it is gone since it was read; check again", name, ErrNotProven)
-	case errors.Is(err, backend.ErrNotExist):
-		if err := s.place.Put(ctx, name, good); err != nil && !errors.Is(err, backend.ErrExist) {
-			return err
-		}
-		return s.stored(ctx, name)
-	case err != nil:
-		return fmt.Errorf("%s: %w: %w", name, ErrNotProven, err)
-	case s.good(name, old):
-		return fmt.Errorf("%s: %w: read again, it is whole; look at the disk's and the memory's health", name, ErrNotProven)
-	}
-	// From here on an end of the caller's patience would leave it missing.
-	ctx = context.WithoutCancel(ctx)
-	if err := s.place.Delete(ctx, name); err != nil {
-		return err
-	}
-	if err := s.place.Put(ctx, name, good); err != nil {
-		return errors.Join(err, s.place.Put(ctx, name, old))
-	}
-	return s.stored(ctx, name)
-}
-
-// stored reads back what was put.
-func (s *Store) stored(ctx context.Context, name string) error {
-	b, err := backend.Get(ctx, s.place, name, sizeLimit(name))
-	if err == nil && !s.good(name, b) {
-		err = fmt.Errorf("%s: %w again when it was read back: the place cannot be trusted", name, pack.ErrCorrupt)
-	}
-	return err
-}
-
-// ReadGood gives an object of another place that these keys, or its name,
-// prove to be the one of that name.
-func (s *Store) ReadGood(ctx context.Context, from backend.Backend, name string) ([]byte, error) {
-	b, err := backend.Get(ctx, from, name, sizeLimit(name))
-	if err == nil && !s.good(name, b) {
-		err = fmt.Errorf("%s: %w there, too", name, pack.ErrCorrupt)
-	}
-	return b, err
-}
-
-// Repairer is a place that can make a pack good again by itself, from parity
-// or from another of its copies.
-type Repairer interface {
-	RepairPack(ctx context.Context, name string) error
-}
-
-// RepairPack lets the place make a pack good from its own redundancy; done is
-// false when it has none.
-func (s *Store) RepairPack(ctx context.Context, ref PackRef) (done bool, err error) {
-	r, ok := s.place.(Repairer)
-	if !ok {
-		return false, nil
-	}
-	if err := r.RepairPack(ctx, packName(ref)); err != nil {
-		return false, err
-	}
-	_, err = VerifyPack(ctx, s.place, ref)
-	return err == nil, err
 }

@@ -130,7 +130,42 @@ func startPipeline(w *Session) *pipeline {
 	return p
 }
 
-func (p *pipeline) wait() { p.wg.Wait() }
+// What one session worked with serves the next one of this process: a run
+// over many VMs would zero some 20 MiB for each.
+var (
+	encoders  = sync.Pool{New: func() any { return pack.NewEncoder() }}
+	oldBatch  sync.Pool // of *[BatchSize]byte
+	oldFrames sync.Pool // of *rawFrame
+)
+
+// wait waits until all stages have ended, and keeps what they worked with.
+func (p *pipeline) wait() {
+	p.wg.Wait()
+	for len(p.buffers) > 0 {
+		if b := <-p.buffers; b != nil {
+			oldBatch.Put((*[BatchSize]byte)(b[:BatchSize]))
+		}
+	}
+	for len(p.rawPool) > 0 {
+		if f := <-p.rawPool; f != nil {
+			oldFrames.Put(f)
+		}
+	}
+}
+
+func newBatchBuffer() []byte {
+	if b, ok := oldBatch.Get().(*[BatchSize]byte); ok {
+		return b[:]
+	}
+	return make([]byte, BatchSize)
+}
+
+func newRawFrame() *rawFrame {
+	if f, ok := oldFrames.Get().(*rawFrame); ok {
+		return f
+	}
+	return &rawFrame{raw: make([]byte, 0, pack.MaxFrameSize), encoded: make([]byte, 0, pack.MaxFrameSize+4096)}
+}
 
 // send and receive end with the session. Every stage uses them alone.
 func send[T any](p *pipeline, ch chan<- T, v T) error {
@@ -158,7 +193,7 @@ func (w *Session) Buffer(ctx context.Context) ([]byte, error) {
 	select {
 	case b := <-w.pipe.buffers:
 		if b == nil {
-			b = make([]byte, BatchSize)
+			b = newBatchBuffer()
 		}
 		return b[:BatchSize], nil
 	case <-w.ctx.Done():
@@ -361,7 +396,7 @@ func (p *pipeline) appendNew(id chunk.ID, data []byte) (Loc, error) {
 			return 0, err
 		}
 		if f == nil {
-			f = &rawFrame{raw: make([]byte, 0, pack.MaxFrameSize), encoded: make([]byte, 0, pack.MaxFrameSize+4096)}
+			f = newRawFrame()
 		}
 		f.raw, f.ids, f.ready = f.raw[:0], f.ids[:0], make(chan struct{})
 		p.open = f
@@ -404,7 +439,8 @@ func (p *pipeline) flushFrames(done chan struct{}) error {
 
 // encode compresses, any frame as it comes.
 func (p *pipeline) encode() {
-	e := pack.NewEncoder()
+	e := encoders.Get().(*pack.Encoder)
+	defer encoders.Put(e)
 	for {
 		f, err := receive(p, p.encoding)
 		if err != nil {

@@ -29,9 +29,10 @@ type Reader struct {
 	lru     list.List // of *frame, newest first
 	used    int64
 	free    [][]byte
-
-	decoders sync.Pool // of *scratch
 }
+
+// scratches serve all Readers: mounts and checks make one for each point.
+var scratches = sync.Pool{New: func() any { return &scratch{dec: pack.NewDecoder()} }}
 
 // scratch is what decoding one frame needs.
 type scratch struct {
@@ -65,9 +66,7 @@ type frame struct {
 
 // NewReader gives a Reader with a cache of about cacheBytes.
 func (s *Store) NewReader(cacheBytes int64) *Reader {
-	r := &Reader{store: s, limit: cacheBytes, packs: map[PackRef]*openPack{}, frames: map[frameKey]*frame{}}
-	r.decoders.New = func() any { return &scratch{dec: pack.NewDecoder()} }
-	return r
+	return &Reader{store: s, limit: cacheBytes, packs: map[PackRef]*openPack{}, frames: map[frameKey]*frame{}}
 }
 
 // retry says whether err, met by another caller's read, is that caller's own
@@ -152,6 +151,9 @@ func (s *Store) recordOffsets(ctx context.Context, ref PackRef, f *pack.Footer) 
 	return offsets, nil
 }
 
+// decodeSlack is what a decoder may want behind a frame, in bytes.
+const decodeSlack = 64
+
 // frameSize is the decoded length of frame n in bytes.
 func (p *openPack) frameSize(n int) int {
 	fr := p.foot.Frames[n]
@@ -163,8 +165,8 @@ func (p *openPack) frameSize(n int) int {
 
 // decode reads, opens and decodes frame n of p into dst[:0].
 func (r *Reader) decode(ctx context.Context, p *openPack, n int, dst []byte) ([]byte, error) {
-	s := r.decoders.Get().(*scratch)
-	defer r.decoders.Put(s)
+	s := scratches.Get().(*scratch)
+	defer scratches.Put(s)
 	fr := p.foot.Frames[n]
 	if cap(s.sealed) < int(fr.Stored) {
 		s.sealed = make([]byte, max(int(fr.Stored), pack.MaxFrameSize+64))
@@ -231,8 +233,8 @@ func (r *Reader) share(ctx context.Context, p *openPack, n int, peek bool) (*fra
 		buf, r.free = r.free[k-1], r.free[:k-1]
 	}
 	r.mu.Unlock()
-	if buf == nil {
-		buf = make([]byte, 0, pack.MaxFrameSize)
+	if want := p.frameSize(n) + decodeSlack; cap(buf) < want {
+		buf = make([]byte, 0, want)
 	}
 	data, err := r.decode(ctx, p, n, buf)
 	r.mu.Lock()
@@ -290,7 +292,7 @@ func (r *Reader) ReadChunks(ctx context.Context, ref PackRef, first int, dst []b
 
 func (r *Reader) readChunks(ctx context.Context, ref PackRef, first int, dst []byte, hops int) error {
 	err := r.readStored(ctx, ref, first, dst)
-	if !errors.Is(err, backend.ErrNotExist) {
+	if !elsewhere(err) {
 		return err
 	}
 	r.forget(ref)
@@ -299,7 +301,13 @@ func (r *Reader) readChunks(ctx context.Context, ref PackRef, first int, dst []b
 	})
 }
 
-// forget drops a pack's footer: the pack is gone.
+// elsewhere says whether what could not be read may lie where gc put it: the
+// pack is gone, or it is bad and about to go.
+func elsewhere(err error) bool {
+	return errors.Is(err, backend.ErrNotExist) || pack.IsDamage(err)
+}
+
+// forget drops a pack's footer: the pack is gone, or bad.
 func (r *Reader) forget(ref PackRef) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -379,7 +387,7 @@ func (r *Reader) ReadRecord(ctx context.Context, ref PackRef, n int) ([]byte, er
 
 func (r *Reader) readRecord(ctx context.Context, ref PackRef, n, hops int) ([]byte, error) {
 	b, err := r.storedRecord(ctx, ref, n)
-	if !errors.Is(err, backend.ErrNotExist) {
+	if !elsewhere(err) {
 		return b, err
 	}
 	r.forget(ref)

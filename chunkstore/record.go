@@ -66,15 +66,32 @@ func (s *Store) PutRecord(ctx context.Context, name string, kind RecordKind, bod
 
 // GetRecord gives a record of a kind.
 func (s *Store) GetRecord(ctx context.Context, name string, want RecordKind) ([]byte, error) {
-	b, err := backend.Get(ctx, s.place, name, maxRecord)
-	if err != nil {
-		return nil, err
-	}
-	kind, plain, err := s.openRecord(name, b)
+	kind, plain, err := s.readRecord(ctx, name)
 	if err == nil && kind != want {
 		err = fmt.Errorf("%s: %w: record of kind %d", name, pack.ErrCorrupt, kind)
 	}
 	return plain, err
+}
+
+// readRecord gives a record and its kind. Of a bad one it gives the good copy
+// that a repair put beside it.
+func (s *Store) readRecord(ctx context.Context, name string) (RecordKind, []byte, error) {
+	kind, plain, err := s.recordAt(ctx, name, name)
+	if err == nil || errors.Is(err, backend.ErrNotExist) || ctx.Err() != nil {
+		return kind, plain, err
+	}
+	if k, p, cerr := s.recordAt(ctx, name, mendedPrefix+name); cerr == nil {
+		return k, p, nil
+	}
+	return kind, plain, err
+}
+
+func (s *Store) recordAt(ctx context.Context, name, at string) (RecordKind, []byte, error) {
+	b, err := backend.Get(ctx, s.place, at, maxRecord)
+	if err != nil {
+		return 0, nil, err
+	}
+	return s.openRecord(name, b)
 }
 
 // ErrAborted: the session was decided against; what it stored may be used

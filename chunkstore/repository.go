@@ -36,6 +36,7 @@ const (
 	pinsPrefix       = "pins/"
 	gcPrefix         = "gc/"
 	repairPrefix     = "repair/"
+	mendedPrefix     = "mended/" // of good copies of bad objects, by the objects' names
 	forwardsPrefix   = "forwards/"
 	collectorsPrefix = "collectors/"
 	beatsPrefix      = "beats/"
@@ -154,11 +155,16 @@ func ReadConfig(ctx context.Context, b backend.Backend) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	damaged := verifyConfig(body) // of no concern while all that counts can be read; check tells
+	if damaged != nil {
+		if copied, err := backend.Get(ctx, b, mendedPrefix+configName, maxConfig); err == nil && verifyConfig(copied) == nil {
+			body, damaged = copied, nil
+		}
+	}
 	c := new(Config)
 	if err := json.Unmarshal(body, c); err != nil {
 		return nil, fmt.Errorf("repository config: %w: %w; copy the file config from a mirror, it holds no secret", pack.ErrCorrupt, err)
 	}
-	damaged := verifyConfig(body) // of no concern while all that counts can be read; check tells
 	unknown := slices.DeleteFunc(slices.Clone(c.Features), func(f string) bool { return f == FeatureSpread })
 	if c.Version != formatVersion || c.ChunkSize != chunk.Size || len(unknown) > 0 {
 		if damaged != nil {

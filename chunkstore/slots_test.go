@@ -265,7 +265,7 @@ func whatNeedsStructureOnly(t *testing.T, s *Store, places []place, session Sess
 		if err != nil {
 			return err
 		}
-		if n, err := s.PackCount(ctx, ref); err != nil || n != f.Count {
+		if n, _, err := s.PackCount(ctx, ref); err != nil || n != f.Count {
 			t.Errorf("count: %v", err)
 		}
 		if f.Kind == pack.KindData {

@@ -177,18 +177,19 @@ func (v *Verifier) frame(foot *pack.Footer, i int, sealed []byte, size int) erro
 }
 
 // PackCount gives the number of chunks (or records) of a stored pack, by its
-// authenticated footer, or those of one that gc rewrote.
-func (s *Store) PackCount(ctx context.Context, ref PackRef) (int, error) {
+// authenticated footer. Of one that gc rewrote it gives the forwards, any of
+// which may say where a chunk lies now.
+func (s *Store) PackCount(ctx context.Context, ref PackRef) (int, []*Forward, error) {
 	f, err := s.ReadFooter(ctx, ref)
 	if errors.Is(err, backend.ErrNotExist) {
 		all, ferr := s.Forwards(ctx, ref)
-		for _, f := range all {
-			return f.Count, nil
+		if len(all) > 0 {
+			return all[0].Count, all, nil
 		}
-		return 0, cmp.Or(ferr, err)
+		return 0, nil, cmp.Or(ferr, err)
 	}
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	return f.Count, nil
+	return f.Count, nil, nil
 }

@@ -27,7 +27,7 @@ func quietWorld(t *testing.T) (*sim, *actor) {
 func point(t *testing.T, a *actor, contents [simLeaves * simBlocks]int) *simPoint {
 	t.Helper()
 	ctx := context.Background()
-	w, err := a.store().Begin(ctx, a.s.index, nil)
+	w, err := a.open().Begin(ctx, a.s.index, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,14 +62,14 @@ func point(t *testing.T, a *actor, contents [simLeaves * simBlocks]int) *simPoin
 func drop(t *testing.T, a *actor, p *simPoint) {
 	t.Helper()
 	p.dropped = true
-	if err := a.store().Drop(context.Background(), p.id, chunkstore.Note{}); err != nil {
+	if err := a.open().Drop(context.Background(), p.id, chunkstore.Note{}); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func collect(t *testing.T, a *actor) *Result {
 	t.Helper()
-	r, err := Collect(context.Background(), a.store(), Options{Trace: simTrace(a.store()), RewriteBelow: 0.9})
+	r, err := Collect(context.Background(), a.open(), Options{Trace: simTrace(a.open().NewReader(simCache)), RewriteBelow: 0.9})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestCopies(t *testing.T) {
 	if r := collect(t, a); r.PacksCopied == 0 || r.PacksRemoved <= r.PacksCopied-1 || r.PointsRemoved != 1 {
 		t.Fatalf("%+v", r)
 	}
-	reader := a.store().NewReader(1 << 20)
+	reader := a.open().NewReader(1 << 20)
 	for round := range 6 { // the copies become nearly empty, too
 		third := second
 		for i := range third {
@@ -110,16 +110,16 @@ func TestCopies(t *testing.T) {
 		collect(t, a)
 		second = third
 	}
-	v, err := a.store().List(context.Background())
+	v, err := a.open().List(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for ref := range v.Forwards {
-		ways, err := a.store().Forwards(context.Background(), ref)
+		ways, err := a.open().Forwards(context.Background(), ref)
 		if err != nil {
 			t.Fatal(err)
 		}
-		ids, err := a.store().ChunkIDs(context.Background(), ref)
+		ids, err := a.open().ChunkIDs(context.Background(), ref)
 		if ways[0].Kind == 1 && (err != nil || len(ids) != ways[0].Count) {
 			t.Errorf("chunk IDs of %s: %d, %v", ref, len(ids), err)
 		}
@@ -129,7 +129,7 @@ func TestCopies(t *testing.T) {
 	}
 	// A reader that had the packs open before goes on.
 	last := s.points[len(s.points)-1]
-	body, err := a.store().ReadCommit(context.Background(), last.id)
+	body, err := a.open().ReadCommit(context.Background(), last.id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestForgedList(t *testing.T) {
 	s, a := quietWorld(t)
 	ctx := context.Background()
 	point(t, a, [simLeaves * simBlocks]int{1, 2, 3})
-	store := a.store()
+	store := a.open()
 	v, err := store.List(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -199,7 +199,7 @@ func TestForgedList(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := Collect(ctx, store, Options{Trace: simTrace(store)}); !errors.Is(err, ErrForeign) {
+	if _, err := Collect(ctx, store, Options{Trace: simTrace(store.NewReader(simCache))}); !errors.Is(err, ErrForeign) {
 		t.Errorf("gc says %v", err)
 	}
 	if err := s.check("behind a forged list"); err != nil {
@@ -221,9 +221,9 @@ func TestLostCommit(t *testing.T) {
 	if err := s.place.Delete(ctx, name); err != nil {
 		t.Fatal(err)
 	}
-	o := Options{Trace: simTrace(a.store()), dead: func(chunk.SessionID, time.Duration) bool { return true },
+	o := Options{Trace: simTrace(a.open().NewReader(simCache)), dead: func(chunk.SessionID, time.Duration) bool { return true },
 		Committed: func(id chunk.SessionID) bool { return id == p.id }}
-	if _, err := Collect(ctx, a.store(), o); !errors.Is(err, ErrLost) {
+	if _, err := Collect(ctx, a.open(), o); !errors.Is(err, ErrLost) {
 		t.Fatalf("gc says %v", err)
 	}
 	if err := s.place.Put(ctx, name, body); err != nil { // from a mirror
@@ -232,7 +232,7 @@ func TestLostCommit(t *testing.T) {
 	if err := s.check("when the commit is back"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Collect(ctx, a.store(), o); err != nil {
+	if _, err := Collect(ctx, a.open(), o); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -261,7 +261,7 @@ func TestEveryFailedOperation(t *testing.T) {
 				}
 				return nil
 			}
-			_, err := Collect(context.Background(), a.store(), Options{Trace: simTrace(a.store()), RewriteBelow: 0.9})
+			_, err := Collect(context.Background(), a.open(), Options{Trace: simTrace(a.open().NewReader(simCache)), RewriteBelow: 0.9})
 			s.place.Fault = nil
 			if done = calls <= n; done {
 				if err != nil {
@@ -273,7 +273,7 @@ func TestEveryFailedOperation(t *testing.T) {
 				if err := s.check(fmt.Sprintf("call %d failed (%v)", n, dies)); err != nil {
 					t.Fatal(err)
 				}
-				if _, err := Collect(context.Background(), a.store(), Options{Trace: simTrace(a.store()), RewriteBelow: 0.9}); err != nil {
+				if _, err := Collect(context.Background(), a.open(), Options{Trace: simTrace(a.open().NewReader(simCache)), RewriteBelow: 0.9}); err != nil {
 					t.Fatalf("behind the failure of call %d: %v", n, err)
 				}
 			}

@@ -17,6 +17,13 @@ import (
 // another collector.
 func (c *collector) finish(ctx context.Context, n int) error {
 	list, err := c.store.ReadCondemned(ctx, n)
+	if pack.IsDamage(err) {
+		final, cerr := c.store.CallOff(ctx, n)
+		if cerr == nil && len(final.Packs)+len(final.Forwards) == 0 {
+			return c.done(ctx, n)
+		}
+		err = errors.Join(err, cerr)
+	}
 	if err != nil {
 		return fmt.Errorf("run %d of gc: %w", n, err)
 	}
@@ -54,7 +61,11 @@ func (c *collector) finish(ctx context.Context, n int) error {
 	if err := c.remove(ctx, n, list, final, v); err != nil {
 		return err
 	}
-	err = c.store.PutRecord(ctx, chunkstore.GenerationName(n, "done"), chunkstore.RecordDone, nil)
+	return c.done(ctx, n)
+}
+
+func (c *collector) done(ctx context.Context, n int) error {
+	err := c.store.PutRecord(ctx, chunkstore.GenerationName(n, "done"), chunkstore.RecordDone, nil)
 	if errors.Is(err, backend.ErrExist) {
 		err = nil
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -73,11 +74,61 @@ var mutants = map[string]mutation{
 		}
 		return chainless{p, a.name == "collector 1"}
 	},
+	// The collector waits for some time, and not for sessions.
+	"grace period instead of the wait": func(a *actor, p backend.Backend) backend.Backend {
+		if !collects(a) {
+			return p
+		}
+		return grace{hidden{p, "sessions/"}, a}
+	},
+	// Nothing of the protocol.
+	"mark and sweep": func(a *actor, p backend.Backend) backend.Backend {
+		if !collects(a) {
+			return hidden{p, "gc/"}
+		}
+		return hidden{&frozen{Backend: p, prefixes: []string{"points/", "drops/"}, until: "final"}, "sessions/"}
+	},
+	// An acknowledged object is not there some time later (an engine without
+	// fsync that lost power).
+	"engine forgets": func(a *actor, p backend.Backend) backend.Backend { return amnesic{p, a.s} },
 	// Listings miss what is young.
 	"listings lag": func(a *actor, p backend.Backend) backend.Backend { return lagging{p, a.s} },
 }
 
 func writes(a *actor) bool { return strings.HasPrefix(a.name, "writer") }
+
+func collects(a *actor) bool { return strings.HasPrefix(a.name, "collector") }
+
+// grace is a place whose listing of sessions takes a while.
+type grace struct {
+	hidden
+	a *actor
+}
+
+func (g grace) List(ctx context.Context, prefix string, fn func(backend.Object) error) error {
+	if prefix == g.prefix {
+		for range 10 {
+			if err := g.a.turn(); err != nil {
+				return err
+			}
+		}
+	}
+	return g.hidden.List(ctx, prefix, fn)
+}
+
+// amnesic is a place that loses objects some time after they were stored.
+type amnesic struct {
+	backend.Backend
+	s *sim
+}
+
+func (m amnesic) Put(ctx context.Context, name string, data []byte) error {
+	err := m.Backend.Put(ctx, name, data)
+	if err == nil && m.s.rnd.IntN(50) == 0 {
+		m.s.late = append(m.s.late, func() { _ = m.s.place.Delete(ctx, name) })
+	}
+	return err
+}
 
 // hidden is a place in which nothing is listed under a prefix.
 type hidden struct {
@@ -266,8 +317,9 @@ func TestMutants(t *testing.T) {
 		t.Skip("it takes a minute")
 	}
 	count := number(t, "CAIRN_SIM_MUTANT", 500)
-	world := newWorld(t)
-	for name, m := range mutants {
+	world := newWorld(t).age(t)
+	for _, name := range slices.Sorted(maps.Keys(mutants)) {
+		m := mutants[name]
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
 			for seed := range count {
 				if err := world.newSim(t, uint64(seed+1), m).play(); err != nil {

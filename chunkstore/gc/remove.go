@@ -94,7 +94,7 @@ func (c *collector) tidy(ctx context.Context, v *chunkstore.Inventory, m *marks)
 			return err
 		}
 	}
-	return nil
+	return c.store.RemoveCopies(ctx)
 }
 
 // fold gives packs that are gone, and whose chunks moved more than once, a

@@ -89,7 +89,7 @@ func (c *collector) rewrite(ctx context.Context, kind pack.Kind, refs []chunk.Pa
 
 // copy copies what is live of one pack.
 func (w *rewriter) copy(ctx context.Context, ref chunk.PackRef, live *set) error {
-	count, err := w.c.store.PackCount(ctx, ref)
+	count, _, err := w.c.store.PackCount(ctx, ref)
 	if err != nil {
 		return err
 	}

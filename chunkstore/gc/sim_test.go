@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"cairn/chunkstore/backend"
 	"cairn/chunkstore/backend/mem"
 	"cairn/chunkstore/chunk"
+	"cairn/chunkstore/pack"
 	"cairn/chunkstore/seal"
 )
 
@@ -30,10 +32,17 @@ import (
 
 const (
 	simContents = 48 // different chunks there are
-	simLeaves   = 3
-	simBlocks   = 4 // chunks of a leaf
+	simLeaves   = 3  // of a point, at most
+	simBlocks   = 4  // chunks of a leaf
 	simVMs      = 2
-	simSteps    = 1600
+	simKept     = 3 // points, when one may be forgotten
+	simWaiting  = 2
+	// A schedule begins with one of simBases repositories in the middle of
+	// their lives. Twice 600 steps find less than once 1,600: a collection is
+	// some hundreds of calls.
+	simBases     = 24
+	simBaseSteps = 900
+	simSteps     = 1600
 )
 
 var (
@@ -50,8 +59,13 @@ type sim struct {
 	actors []*actor
 	index  simIndex
 	chunks [simContents][]byte
+	leaves int // of a point
 	steps  int
+	length int      // of the schedule, in steps
 	late   []func() // puts that arrive again
+	mirror *mem.Place
+	rots   bool            // the place damages and loses objects
+	hurt   map[string]bool // which, until they were mended
 
 	points  []*simPoint
 	by      [simVMs][]*simPoint
@@ -116,9 +130,16 @@ type actor struct {
 	crashed bool
 	asleep  int // until this step
 	err     error
+	store   *chunkstore.Store // of this run
+	reader  *chunkstore.Reader
 }
 
-func (a *actor) store() *chunkstore.Store { return chunkstore.NewStore(a.place, a.s.config, a.s.keys) }
+// open opens the repository anew, as a new process does.
+func (a *actor) open() *chunkstore.Store {
+	a.store = chunkstore.NewStore(a.place, a.s.config, a.s.keys)
+	a.reader = a.store.NewReader(simCache)
+	return a.store
+}
 
 // turn waits for the actor's next step.
 func (a *actor) turn() error {
@@ -163,8 +184,20 @@ func (p simPlace) do(op, name string, call func() error) (err error) {
 	case n == 4 && op == "put":
 		s.counts["puts repeated"]++
 		s.late = append(s.late, func() { _ = call() })
+	case n == 5 && op == "read":
+		s.counts["bodies torn"]++
+		return io.ErrUnexpectedEOF
 	}
 	return call()
+}
+
+// put stores an object, and a mirror has it a moment later.
+func (s *sim) put(ctx context.Context, name string, data []byte) error {
+	err := s.place.Put(ctx, name, data)
+	if err == nil {
+		_ = s.mirror.Put(ctx, name, data) // names are never used again
+	}
+	return err
 }
 
 func (s *sim) crash(a *actor) {
@@ -173,7 +206,7 @@ func (s *sim) crash(a *actor) {
 }
 
 func (p simPlace) Put(ctx context.Context, name string, data []byte) error {
-	return p.do("put", name, func() error { return p.a.s.place.Put(ctx, name, data) })
+	return p.do("put", name, func() error { return p.a.s.put(ctx, name, data) })
 }
 
 func (p simPlace) ReadAt(ctx context.Context, name string, b []byte, off int64) error {
@@ -193,11 +226,12 @@ func (p simPlace) Delete(ctx context.Context, name string) error {
 	return p.do("delete", name, func() error { return p.a.s.place.Delete(ctx, name) })
 }
 
-// simWorld is what all schedules share: keys, and chunks that the index samples,
-// all of them.
+// simWorld is what all schedules share: keys, chunks that the index samples,
+// all of them, and repositories to begin with.
 type simWorld struct {
 	keys   *seal.Keyring
 	chunks [simContents][]byte
+	bases  []*sim
 }
 
 func newWorld(t *testing.T) *simWorld {
@@ -219,6 +253,43 @@ func newWorld(t *testing.T) *simWorld {
 	return w
 }
 
+// age makes the repositories that schedules begin with.
+func (w *simWorld) age(t *testing.T) *simWorld {
+	for i := range simBases { // each in the middle of whatever went on
+		s := w.newSim(t, uint64(i)<<40, nil)
+		s.length = simBaseSteps / simBases * (i + 1)
+		if i%2 == 0 { // a collection of few calls ends in more schedules
+			s.leaves = 1
+		}
+		s.run(context.Background())
+		if s.problem != nil {
+			t.Fatalf("base %d: %v", i, s.problem)
+		}
+		w.bases = append(w.bases, s)
+	}
+	return w
+}
+
+// onTopOf begins where another schedule ended.
+func (s *sim) onTopOf(base *sim) {
+	s.leaves = base.leaves
+	s.place, s.mirror = base.place.Clone(), base.mirror.Clone()
+	for id, refs := range base.index.packs {
+		s.index.packs[id] = slices.Clone(refs)
+	}
+	copies := map[*simPoint]*simPoint{}
+	for _, p := range base.points {
+		c := *p
+		copies[p] = &c
+		s.points = append(s.points, &c)
+	}
+	for vm, list := range base.by {
+		for _, p := range list {
+			s.by[vm] = append(s.by[vm], copies[p])
+		}
+	}
+}
+
 // mutation changes what an actor sees of the store, so that a rule of the
 // protocol does not hold.
 type mutation func(a *actor, p backend.Backend) backend.Backend
@@ -226,10 +297,14 @@ type mutation func(a *actor, p backend.Backend) backend.Backend
 // newSim makes one schedule.
 func (w *simWorld) newSim(t *testing.T, seed uint64, m mutation) *sim {
 	cryptotest.SetGlobalRandom(t, seed)
-	s := &sim{rnd: rand.New(rand.NewPCG(seed, 2)), place: mem.New(), keys: w.keys, config: &chunkstore.Config{ID: strings.Repeat("00", 16)},
-		index: simIndex{map[chunk.ID][]chunk.PackRef{}}, chunks: w.chunks, counts: map[string]int{}}
-	clock := time.Unix(1e9, 0)
-	s.place.Now = func() time.Time { return clock }
+	s := &sim{rnd: rand.New(rand.NewPCG(seed, 2)), place: mem.New(), mirror: mem.New(), keys: w.keys, config: &chunkstore.Config{ID: strings.Repeat("00", 16)},
+		index: simIndex{map[chunk.ID][]chunk.PackRef{}}, chunks: w.chunks, counts: map[string]int{}, hurt: map[string]bool{}, length: simSteps, leaves: simLeaves}
+	if len(w.bases) == simBases {
+		s.onTopOf(w.bases[s.rnd.IntN(simBases)])
+		s.rots = s.rnd.IntN(4) == 0
+	}
+	// The place's clock is of no use to anybody.
+	s.place.Now = func() time.Time { return time.Unix(1e9+s.rnd.Int64N(1e9), 0) }
 	add := func(name string, run func(context.Context, *actor) error) {
 		a := &actor{s: s, name: name, run: run, ask: make(chan struct{}), grant: make(chan struct{}), ended: make(chan struct{})}
 		a.place = simPlace{a}
@@ -244,11 +319,14 @@ func (w *simWorld) newSim(t *testing.T, seed uint64, m mutation) *sim {
 	add("collector 0", collectOnce)
 	add("collector 1", collectOnce)
 	add("forgetter", forget)
+	if s.rots {
+		add("repair", mend)
+	}
 	return s
 }
 
 func collectOnce(ctx context.Context, a *actor) error {
-	r, err := Collect(ctx, a.store(), a.s.options(a))
+	r, err := Collect(ctx, a.store, a.s.options(a))
 	if err == nil {
 		a.s.counts["collections"]++
 	}
@@ -259,18 +337,17 @@ func collectOnce(ctx context.Context, a *actor) error {
 }
 
 func (s *sim) options(a *actor) Options {
-	return Options{Trace: simTrace(a.store()), RewriteBelow: 0.7, About: a.name,
+	return Options{Trace: simTrace(a.reader), RewriteBelow: 0.7, About: a.name,
 		dead:  func(chunk.SessionID, time.Duration) bool { return s.rnd.IntN(12) == 0 },
 		sleep: func(context.Context) bool { return a.turn() == nil }}
 }
 
-func simTrace(store *chunkstore.Store) Trace {
+func simTrace(r *chunkstore.Reader) Trace {
 	return func(ctx context.Context, p chunkstore.Commit, t chunk.Tracer) error {
 		var body simBody
 		if err := json.Unmarshal(p.Body, &body); err != nil {
 			return err
 		}
-		r := store.NewReader(1 << 20)
 		for _, l := range body.Leaves {
 			ref, err := chunkstore.ParsePackText(l.Pack)
 			if err != nil {
@@ -316,27 +393,43 @@ func readLeaf(ctx context.Context, r *chunkstore.Reader, ref chunk.PackRef, reco
 	return out, nil
 }
 
+// standing gives the points that were not dropped, and how many were that gc
+// has not come to.
+func (s *sim) standing(ctx context.Context) (live []*simPoint, waiting int) {
+	for _, p := range s.points {
+		if !p.dropped {
+			live = append(live, p)
+		} else if _, err := s.place.Size(ctx, "points/"+p.id.String()); err == nil {
+			waiting++
+		}
+	}
+	return live, waiting
+}
+
 // forget drops one point, perhaps.
 func forget(ctx context.Context, a *actor) error {
 	s := a.s
-	if len(s.points) == 0 {
+	live, waiting := s.standing(ctx)
+	if len(live) < simKept || waiting > simWaiting || s.rnd.IntN(2) > 0 {
 		return a.turn()
 	}
-	p := s.points[s.rnd.IntN(len(s.points))]
-	if p.dropped || s.rnd.IntN(8) > 0 {
-		return a.turn()
-	}
-	if err := s.readable(p); err != nil && s.problem == nil {
-		s.problem = fmt.Errorf("before it was dropped: %w", err)
+	p := live[s.rnd.IntN(len(live))]
+	if len(s.hurt) == 0 {
+		if err := s.readable(s.reading(), p); err != nil && s.problem == nil {
+			s.problem = fmt.Errorf("before it was dropped: %w", err)
+		}
 	}
 	p.dropped = true
 	s.counts["dropped"]++
-	return a.store().Drop(ctx, p.id, chunkstore.Note{Host: a.name})
+	return a.store.Drop(ctx, p.id, chunkstore.Note{Host: a.name})
 }
 
 // backup makes one point of a VM, on its last one.
 func (a *actor) backup(ctx context.Context, vm int) error {
-	w, err := a.store().Begin(ctx, a.s.index, []byte(a.name))
+	if live, waiting := a.s.standing(ctx); len(live) > simKept+waiting && a.s.rnd.IntN(4) > 0 {
+		return a.turn() // a collection reads all points: few are enough
+	}
+	w, err := a.store.Begin(ctx, a.s.index, []byte(a.name))
 	if err != nil {
 		return err
 	}
@@ -351,7 +444,7 @@ func (a *actor) backup(ctx context.Context, vm int) error {
 }
 
 func (a *actor) backUp(ctx context.Context, w *chunkstore.Session, vm int) error {
-	s, store := a.s, a.store()
+	s, store := a.s, a.store
 	p := &simPoint{id: w.ID()}
 	var parent *simPoint
 	var base simBody
@@ -362,7 +455,7 @@ func (a *actor) backUp(ctx context.Context, w *chunkstore.Session, vm int) error
 			if err != nil {
 				return err
 			}
-			return simTrace(store)(ctx, chunkstore.Commit{ID: parent.id, Body: body}, t)
+			return simTrace(a.reader)(ctx, chunkstore.Commit{ID: parent.id, Body: body}, t)
 		})
 		if errors.Is(err, chunkstore.ErrNoBase) {
 			parent = nil
@@ -380,11 +473,10 @@ func (a *actor) backUp(ctx context.Context, w *chunkstore.Session, vm int) error
 			return err
 		}
 	}
-	body := simBody{Leaves: make([]simRef, simLeaves)}
+	body := simBody{Leaves: make([]simRef, s.leaves)}
 	var fresh []chunk.RecordLoc
 	var at []int
-	r := store.NewReader(1 << 20)
-	for leaf := range simLeaves {
+	for leaf := range s.leaves {
 		if parent != nil && s.rnd.IntN(2) == 0 {
 			body.Leaves[leaf] = base.Leaves[leaf]
 			continue
@@ -395,7 +487,7 @@ func (a *actor) backUp(ctx context.Context, w *chunkstore.Session, vm int) error
 			if err != nil {
 				return err
 			}
-			blocks, err := readLeaf(ctx, r, ref, base.Leaves[leaf].Record)
+			blocks, err := readLeaf(ctx, a.reader, ref, base.Leaves[leaf].Record)
 			if err != nil {
 				return err
 			}
@@ -477,12 +569,25 @@ func (a *actor) writeLeaf(ctx context.Context, w *chunkstore.Session, contents [
 	return w.AddRecord(func(int) ([]byte, error) { return b, nil })
 }
 
+// simReading is a host that only reads.
+type simReading struct {
+	store  *chunkstore.Store
+	reader *chunkstore.Reader
+}
+
+func (s *sim) reading() simReading {
+	store := chunkstore.NewStore(s.place, s.config, s.keys)
+	return simReading{store, store.NewReader(simCache)}
+}
+
+// simCache is the frames that a reader keeps, in bytes.
+const simCache = 1 << 20
+
 // readable reads a point as a reader on another host would, outside of the
 // schedule.
-func (s *sim) readable(p *simPoint) error {
-	ctx := context.Background()
-	store := chunkstore.NewStore(s.place, s.config, s.keys)
-	raw, err := store.ReadCommit(ctx, p.id)
+func (s *sim) readable(from simReading, p *simPoint) error {
+	ctx, r := context.Background(), from.reader
+	raw, err := from.store.ReadCommit(ctx, p.id)
 	if err != nil {
 		return err
 	}
@@ -490,7 +595,6 @@ func (s *sim) readable(p *simPoint) error {
 	if err := json.Unmarshal(raw, &body); err != nil {
 		return err
 	}
-	r := store.NewReader(1 << 20)
 	got := make([]byte, chunk.Size)
 	for leaf, l := range body.Leaves {
 		ref, err := chunkstore.ParsePackText(l.Pack)
@@ -516,16 +620,40 @@ func (s *sim) readable(p *simPoint) error {
 // play runs the schedule to its end, and checks what is left.
 func (s *sim) play() error {
 	ctx := context.Background()
+	s.run(ctx)
+	for _, again := range s.late {
+		again()
+	}
+	if s.problem != nil {
+		return s.problem
+	}
+	if err := s.mendAll(ctx); err != nil {
+		return err
+	}
+	if err := s.check("at the end"); err != nil {
+		return err
+	}
+	return s.quiet(ctx)
+}
+
+// run runs the schedule until all hosts lose power.
+func (s *sim) run(ctx context.Context) {
 	for _, a := range s.actors {
 		s.start(ctx, a)
 	}
-	for s.steps = 0; s.steps < simSteps && s.problem == nil; s.steps++ {
+	for s.steps = 0; s.steps < s.length && s.problem == nil; s.steps++ {
 		if len(s.late) > 0 && s.rnd.IntN(20) == 0 {
 			i := s.rnd.IntN(len(s.late))
 			s.late[i]()
 			s.late = slices.Delete(s.late, i, i+1)
 		}
+		if s.rots && s.rnd.IntN(100) == 0 {
+			s.rot(ctx)
+		}
 		a := s.actors[s.rnd.IntN(len(s.actors))]
+		if s.rnd.IntN(3) == 0 {
+			a = s.actors[simVMs+s.rnd.IntN(2)] // a collection takes more calls than a backup
+		}
 		if a.asleep > s.steps {
 			continue
 		}
@@ -535,7 +663,7 @@ func (s *sim) play() error {
 		}
 		s.step(ctx, a)
 	}
-	for _, a := range s.actors { // all hosts lose power
+	for _, a := range s.actors {
 		for a.crashed = true; ; {
 			a.grant <- struct{}{}
 			select {
@@ -546,21 +674,12 @@ func (s *sim) play() error {
 			break
 		}
 	}
-	for _, again := range s.late {
-		again()
-	}
-	if s.problem != nil {
-		return s.problem
-	}
-	if err := s.check("at the end"); err != nil {
-		return err
-	}
-	return s.quiet(ctx)
 }
 
 // start begins an actor's next piece of work and waits until it wants a step.
 func (s *sim) start(ctx context.Context, a *actor) {
 	a.crashed, a.err = false, nil
+	a.open()
 	go func() {
 		a.err = a.run(ctx, a)
 		a.ended <- struct{}{}
@@ -583,7 +702,10 @@ func (s *sim) settle(ctx context.Context, a *actor) {
 
 // expected says whether an error is one that a run may have in such a world.
 func (s *sim) expected(err error) bool {
-	return errors.Is(err, errLost) || errors.Is(err, chunkstore.ErrAborted) || errors.Is(err, chunkstore.ErrNoBase) || errors.Is(err, ErrRunning) ||
+	if s.rots && (pack.IsDamage(err) || errors.Is(err, backend.ErrNotExist) || errors.Is(err, chunkstore.ErrNotProven) || strings.Contains(err.Error(), "is not known to this cairn")) {
+		return true
+	}
+	return errors.Is(err, errLost) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, chunkstore.ErrAborted) || errors.Is(err, chunkstore.ErrNoBase) || errors.Is(err, ErrRunning) ||
 		strings.Contains(err.Error(), "the session's intent") || strings.Contains(err.Error(), "which earlier points need too")
 }
 
@@ -593,11 +715,12 @@ func (s *sim) step(ctx context.Context, a *actor) {
 }
 
 func (s *sim) check(when string) error {
+	from := s.reading()
 	for i, p := range s.points {
 		if p.dropped {
 			continue
 		}
-		if err := s.readable(p); err != nil {
+		if err := s.readable(from, p); err != nil {
 			return fmt.Errorf("%s: point %d of %d was confirmed, and cannot be read: %w", when, i, len(s.points), err)
 		}
 	}
@@ -608,7 +731,7 @@ func (s *sim) check(when string) error {
 // point needs, and all points are still there.
 func (s *sim) quiet(ctx context.Context) error {
 	store := chunkstore.NewStore(s.place, s.config, s.keys)
-	o := Options{Trace: simTrace(store), dead: func(chunk.SessionID, time.Duration) bool { return true }, sleep: func(context.Context) bool { return true }}
+	o := Options{Trace: simTrace(store.NewReader(simCache)), dead: func(chunk.SessionID, time.Duration) bool { return true }, sleep: func(context.Context) bool { return true }}
 	for range 2 {
 		v, err := store.List(ctx)
 		if err != nil {
@@ -674,8 +797,8 @@ func number(t *testing.T, name string, otherwise int) int {
 // TestSimulation plays schedules. CAIRN_SIM_SEED and CAIRN_SIM_COUNT play
 // others; a seed that fails is in the error.
 func TestSimulation(t *testing.T) {
-	count, first := number(t, "CAIRN_SIM_COUNT", 200), number(t, "CAIRN_SIM_SEED", 1)
-	world, total := newWorld(t), map[string]int{}
+	count, first := number(t, "CAIRN_SIM_COUNT", 1000), number(t, "CAIRN_SIM_SEED", 1)
+	world, total, steps := newWorld(t).age(t), map[string]int{}, 0
 	start := time.Now()
 	for i := range count {
 		s := world.newSim(t, uint64(first+i), nil)
@@ -688,6 +811,7 @@ func TestSimulation(t *testing.T) {
 		for k, n := range s.counts {
 			total[k] += n
 		}
+		steps += s.length
 	}
-	t.Logf("%d schedules of %d steps in %v: %v", count, simSteps, time.Since(start).Round(time.Millisecond), total)
+	t.Logf("seeds %d to %d, %d steps in %v: %v", first, first+count-1, steps, time.Since(start).Round(time.Millisecond), total)
 }

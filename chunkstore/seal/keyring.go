@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"filippo.io/age"
 )
@@ -21,6 +22,7 @@ type Keyring struct {
 	kind      Kind
 	recipient *age.X25519Recipient // nil for housekeeping
 	identity  *age.X25519Identity  // nil for a key that cannot read guest data
+	opened    unwrapped
 }
 
 // NewKeyring makes the random roots of a new repository.
@@ -57,11 +59,41 @@ func (k *Keyring) UnwrapPackKey(wrapped []byte) (Key, error) {
 	if k.identity == nil {
 		return Key{}, k.may(ErrNoContentKey, KindRestore, KindAll)
 	}
+	if key, ok := k.opened.get(wrapped); ok {
+		return key, nil
+	}
 	b, err := decrypt(wrapped, k.identity)
 	if err != nil || len(b) != KeySize {
 		return Key{}, ErrAuth
 	}
+	k.opened.add(wrapped, Key(b))
 	return Key(b), nil
+}
+
+// unwrapped are pack keys that were opened: every Reader opens those of the
+// packs it meets, and that is two multiplications on a curve each.
+type unwrapped struct {
+	mu   sync.Mutex
+	keys map[string]Key // by what was opened
+}
+
+// maxUnwrapped bounds them; one takes some 300 bytes.
+const maxUnwrapped = 4096
+
+func (u *unwrapped) get(wrapped []byte) (Key, bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	key, ok := u.keys[string(wrapped)]
+	return key, ok
+}
+
+func (u *unwrapped) add(wrapped []byte, key Key) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.keys == nil || len(u.keys) >= maxUnwrapped {
+		u.keys = map[string]Key{}
+	}
+	u.keys[string(wrapped)] = key
 }
 
 // slotBody is what the age file of a key slot holds. Part of the on-disk

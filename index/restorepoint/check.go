@@ -12,15 +12,29 @@ import (
 // suffers from what is known to be damaged. Nodes and packs that points share
 // are looked at once. It is for one goroutine.
 type Checker struct {
-	src   Source
-	count func(context.Context, chunk.PackRef) (int, error)
+	src    Source
+	stored func(context.Context, chunk.PackRef) (Stored, error)
 
 	packs  map[chunk.PackRef]packState
 	leaves map[nodeRef]*leafState // nil: nothing is wrong
 }
 
+// Stored is what the store tells of a pack: how many chunks (or records) it
+// has, and, if it is gone because gc copied what was needed of it, by Moved the
+// places where up to count of them from n on may lie, the best first.
+type Stored struct {
+	Count int
+	Moved func(n, count int) []Piece
+}
+
+// Piece is consecutive chunks (or records) of a pack.
+type Piece struct {
+	Pack     chunk.PackRef
+	First, N int
+}
+
 type packState struct {
-	count int
+	Stored
 	whole bool     // nothing of it can be used
 	bad   [][2]int // chunks: first, and the one behind the last
 	err   error
@@ -62,10 +76,9 @@ type DiskState struct {
 // Good says that nothing is wrong.
 func (d *DiskState) Good() bool { return d.Err == nil && d.Bytes == 0 && len(d.Lost) == 0 }
 
-// NewChecker gives a Checker; count gives the number of chunks in a stored
-// pack.
-func NewChecker(src Source, count func(context.Context, chunk.PackRef) (int, error)) *Checker {
-	return &Checker{src: src, count: count, packs: map[chunk.PackRef]packState{}, leaves: map[nodeRef]*leafState{}}
+// NewChecker gives a Checker; stored tells of a pack.
+func NewChecker(src Source, stored func(context.Context, chunk.PackRef) (Stored, error)) *Checker {
+	return &Checker{src: src, stored: stored, packs: map[chunk.PackRef]packState{}, leaves: map[nodeRef]*leafState{}}
 }
 
 // Damaged tells of a pack whose contents are known to be bad, before any disk
@@ -99,7 +112,7 @@ func (c *Checker) Disk(ctx context.Context, d Disk, limit int) *DiskState {
 		}
 		if err != nil {
 			s.Blind = true
-			s.add(Lost{base, min(middleSize, d.Size-base), ref.pack, err}, limit)
+			s.add(Lost{base, min(middleSize, d.Size-base), c.culprit(ctx, ref), err}, limit)
 			continue
 		}
 		for at := range middleLeaves {
@@ -171,7 +184,7 @@ func (c *Checker) leaf(ctx context.Context, ref nodeRef) *leafState {
 func (c *Checker) readLeaf(ctx context.Context, ref nodeRef) *leafState {
 	s := &leafState{}
 	all := func(err error) *leafState {
-		s.lost, s.blind = []Lost{{0, LeafSize, ref.pack, err}}, true
+		s.lost, s.blind = []Lost{{0, LeafSize, c.culprit(ctx, ref), err}}, true
 		return s
 	}
 	p := c.packs[ref.pack]
@@ -195,21 +208,11 @@ func (c *Checker) readLeaf(ctx context.Context, ref nodeRef) *leafState {
 		if p.err != nil && !slices.Contains(s.uses, ref) {
 			s.uses = append(s.uses, ref)
 		}
-		first, count := int(r.chunk), int(r.count)
-		lose := func(from, to int, err error) { // chunks of the pack
-			s.lost = append(s.lost, Lost{int64(int(r.first)+from-first) * chunk.Size, int64(to-from) * chunk.Size, ref, err})
-		}
-		switch {
-		case p.whole:
-			lose(first, first+count, p.err)
-		case p.err != nil:
-			for _, b := range p.bad {
-				if from, to := max(b[0], first), min(b[1], first+count); from < to {
-					lose(from, to, p.err)
-				}
+		for _, l := range c.lacks(ctx, Piece{ref, int(r.chunk), int(r.count)}, 0) {
+			s.lost = append(s.lost, Lost{int64(int(r.first)+l.at) * chunk.Size, int64(l.n) * chunk.Size, l.pack, l.err})
+			if !slices.Contains(s.uses, l.pack) && c.packs[l.pack].err != nil {
+				s.uses = append(s.uses, l.pack)
 			}
-		case first+count > p.count:
-			lose(max(first, min(p.count, first+count)), first+count, fmt.Errorf("%w: %s has %d chunks, the map wants %d", ErrCorrupt, ref, p.count, first+count))
 		}
 	}
 	if len(s.lost) == 0 && len(s.uses) == 0 {
@@ -223,10 +226,71 @@ func (p packState) hits(first, n int) bool {
 	return p.whole || slices.ContainsFunc(p.bad, func(b [2]int) bool { return b[0] < first+n && first < b[1] })
 }
 
+// lack is chunks of a piece that cannot be had.
+type lack struct {
+	at, n int // from the piece's first on
+	pack  chunk.PackRef
+	err   error
+}
+
+// maxMoves bounds how often something may have moved.
+const maxMoves = 64
+
+// lacks says which of a piece's chunks cannot be had, and because of which
+// pack: of one that gc rewrote, that to which they were copied.
+func (c *Checker) lacks(ctx context.Context, want Piece, moves int) (out []lack) {
+	p := c.pack(ctx, want.Pack)
+	switch end := want.First + want.N; {
+	case p.whole:
+		return []lack{{0, want.N, want.Pack, p.err}}
+	case p.err != nil:
+		for _, b := range p.bad {
+			if from, to := max(b[0], want.First), min(b[1], end); from < to {
+				out = append(out, lack{from - want.First, to - from, want.Pack, p.err})
+			}
+		}
+		return out
+	case end > p.Count:
+		from := max(want.First, min(p.Count, end))
+		return []lack{{from - want.First, end - from, want.Pack, fmt.Errorf("%w: %s has %d chunks, the map wants %d", ErrCorrupt, want.Pack, p.Count, end)}}
+	case p.Moved == nil:
+		return nil
+	case moves >= maxMoves:
+		return []lack{{0, want.N, want.Pack, fmt.Errorf("%w: %s moved more than %d times", ErrCorrupt, want.Pack, maxMoves)}}
+	}
+	for done := 0; done < want.N; {
+		step := 1
+		best := []lack{{0, 1, want.Pack, fmt.Errorf("%w: %s was removed, and chunk %d of it not kept", ErrCorrupt, want.Pack, want.First+done)}}
+		for i, piece := range p.Moved(want.First+done, want.N-done) {
+			l := c.lacks(ctx, piece, moves+1)
+			if i == 0 || len(l) == 0 {
+				best, step = l, piece.N
+			}
+			if len(l) == 0 {
+				break
+			}
+		}
+		for _, l := range best {
+			l.at += done
+			out = append(out, l)
+		}
+		done += step
+	}
+	return out
+}
+
+// culprit names the pack because of which a record cannot be read.
+func (c *Checker) culprit(ctx context.Context, ref nodeRef) chunk.PackRef {
+	if l := c.lacks(ctx, Piece{ref.pack, ref.record, 1}, 0); len(l) > 0 {
+		return l[0].pack
+	}
+	return ref.pack
+}
+
 func (c *Checker) pack(ctx context.Context, ref chunk.PackRef) packState {
 	p, ok := c.packs[ref]
 	if !ok {
-		if p.count, p.err = c.count(ctx, ref); p.err != nil {
+		if p.Stored, p.err = c.stored(ctx, ref); p.err != nil {
 			p.whole = true
 		}
 		if ctx.Err() == nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -119,6 +120,13 @@ func (p *Place) Delete(ctx context.Context, name string) error {
 	}
 	delete(p.objects, name)
 	return nil
+}
+
+// Clone gives a place with the same objects and the same clock.
+func (p *Place) Clone() *Place {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return &Place{objects: maps.Clone(p.objects), made: maps.Clone(p.made), Now: p.Now}
 }
 
 // Damage changes a stored object in place, as a rotting disk would.

@@ -174,10 +174,29 @@ func (c *checking) lookAtRecords(ctx context.Context) (err error) {
 	})
 }
 
+// storedIn tells a checker of a store's packs.
+func storedIn(store *chunkstore.Store) func(context.Context, chunk.PackRef) (restorepoint.Stored, error) {
+	return func(ctx context.Context, ref chunk.PackRef) (restorepoint.Stored, error) {
+		n, ways, err := store.PackCount(ctx, ref)
+		s := restorepoint.Stored{Count: n}
+		if len(ways) > 0 {
+			s.Moved = func(n, count int) (out []restorepoint.Piece) {
+				for _, f := range ways {
+					if to, at, k, ok := f.Find(n, count); ok {
+						out = append(out, restorepoint.Piece{Pack: to, First: at, N: k})
+					}
+				}
+				return out
+			}
+		}
+		return s, err
+	}
+}
+
 // structure looks at the points. more says that packs turned out to be bad
 // that nobody had known of.
 func (c *checking) structure(ctx context.Context) (more bool, err error) {
-	checker := restorepoint.NewChecker(c.store.NewReader(32<<20), c.store.PackCount)
+	checker := restorepoint.NewChecker(c.store.NewReader(32<<20), storedIn(c.store))
 	for ref, f := range c.faults {
 		chunks := make([][2]int, len(f.Chunks))
 		for i, s := range f.Chunks {

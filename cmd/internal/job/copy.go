@@ -335,7 +335,7 @@ func (d *copiedDisk) Extents(ctx context.Context, fn func(off, length int64, zer
 // back, too.
 func (c *Copy) verify(ctx context.Context, n *restorepoint.Manifest, disks []copiedDisk, out *Copied) error {
 	reader := c.Target.NewReader(16 << 20)
-	checker := restorepoint.NewChecker(reader, c.Target.PackCount)
+	checker := restorepoint.NewChecker(reader, storedIn(c.Target))
 	for i, d := range n.Disks {
 		s := checker.Disk(ctx, d, 1)
 		if s.Err != nil {

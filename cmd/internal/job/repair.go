@@ -19,16 +19,32 @@ type Mirror struct {
 }
 
 // repair tries to make every object good that is at fault, and says how many
-// it made so. Why one could not be is in its finding.
+// it made so: small objects first, as what gc removed must be known for packs.
+// Why one could not be is in its finding.
 func (c *checking) repair(ctx context.Context) (mended int, err error) {
+	if len(c.r.Findings) == 0 {
+		return 0, nil
+	}
+	m, err := c.store.Mend(ctx, []byte("cairn check --repair"))
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, m.Close(ctx)) }()
 	tried := map[string]bool{}
-	for i := range c.r.Findings {
-		f := &c.r.Findings[i]
+	order := make([]*Finding, 0, len(c.r.Findings))
+	for _, packs := range []bool{false, true} {
+		for i := range c.r.Findings {
+			if f := &c.r.Findings[i]; packs == (f.Kind == KindPack) {
+				order = append(order, f)
+			}
+		}
+	}
+	for _, f := range order {
 		if f.Object == "" || tried[f.Object] || f.Kind == KindKey || f.Kind == KindPoint && f.Disk != "" {
 			continue // not stored by itself, or told of by another finding
 		}
 		tried[f.Object] = true
-		done, err := c.mend(ctx, f)
+		done, err := c.mend(ctx, m, f)
 		if ctx.Err() != nil {
 			return mended, context.Cause(ctx)
 		}
@@ -54,14 +70,14 @@ func (c *checking) repair(ctx context.Context) (mended int, err error) {
 var errNoSource = errors.New("this place keeps no redundancy of it; name a mirror with --from")
 
 // mend makes one object good.
-func (c *checking) mend(ctx context.Context, f *Finding) (Repair, error) {
+func (c *checking) mend(ctx context.Context, m *chunkstore.Mending, f *Finding) (Repair, error) {
 	var errs []error
 	if f.Kind == KindPack {
 		for ref, fault := range c.faults {
 			if fault.Object != f.Object {
 				continue
 			}
-			done, err := c.store.RepairPack(ctx, ref)
+			done, err := m.RepairPack(ctx, ref)
 			if done {
 				return Repair{Object: f.Object, From: "parity"}, nil
 			}
@@ -80,7 +96,7 @@ func (c *checking) mend(ctx context.Context, f *Finding) (Repair, error) {
 			"Its points are whole: restore from them (-r %s), or copy them back into a new repository", from.Name, from.Name))...)
 	}
 	if err == nil {
-		err = c.store.Replace(ctx, f.Object, good, f.Fault == string(chunkstore.FaultMissing))
+		err = m.Replace(ctx, f.Object, good, f.Fault == string(chunkstore.FaultMissing))
 	}
 	if err != nil {
 		return Repair{}, errors.Join(append(errs, fmt.Errorf("from %s: %w", from.Name, err))...)
