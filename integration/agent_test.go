@@ -18,6 +18,7 @@ import (
 // hang while it should freeze, is backed up all the same, and never left
 // frozen.
 func TestGuestWithoutAgent(t *testing.T) {
+	t.Parallel() // it boots guests of its own, and measures no time
 	h := newHost(t)
 	g := startVM(t, h)
 	h.backup(t)

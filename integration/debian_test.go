@@ -27,6 +27,7 @@ const loginTime = 4 * time.Minute
 // backup, its objects are looked at in the mount, come up elsewhere, and go
 // back into the running guest. At the end the whole VM is restored and boots.
 func TestDebian(t *testing.T) {
+	t.Parallel() // it boots guests of its own, and measures no time
 	h := newHost(t)
 	h.sparing = true
 	g := startDebian(t)

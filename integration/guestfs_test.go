@@ -76,6 +76,7 @@ find . -type f -exec sha256sum {} \; | sort -k2; find . -type l -exec readlink {
 // TestGuestFilesystems: a real kernel makes every kind of filesystem and volume
 // that it can write, in a running guest; the point shows what the guest shows.
 func TestGuestFilesystems(t *testing.T) {
+	t.Parallel() // it boots guests of its own, and measures no time
 	h := newHost(t)
 	h.sparing = true
 	var names []string

@@ -175,6 +175,7 @@ func isRunningProcess(pid int) bool {
 // ended and when cairn boot is killed; --finish copies the rest while it runs,
 // and after that it needs neither the mount nor the repository.
 func TestBoot(t *testing.T) {
+	t.Parallel() // it boots guests of its own, and measures no time
 	h := newHost(t)
 	h.sparing = true
 	g := startVM(t, h)

@@ -180,6 +180,7 @@ func shortTree(t testing.TB) string {
 // TestWitnessedFilesystems lets the lab's kernel fill filesystems and write
 // down what it sees, all in one guest, and holds the readers to that.
 func TestWitnessedFilesystems(t *testing.T) {
+	t.Parallel() // it boots guests of its own, and measures no time
 	labtest.Available(t)
 	dir := t.TempDir()
 	witness := filepath.Join(dir, "witness")
