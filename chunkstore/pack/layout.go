@@ -116,8 +116,17 @@ var (
 func HashOf(stored []byte) Hash { return blake3.Sum256(stored) }
 
 // Verify checks a whole stored pack without any key: its trailer, the hash
-// in it, and its name.
+// in it, and its name. A version that is not known is damage unless the name
+// proves every byte: then a newer cairn wrote it.
 func Verify(stored []byte, name Hash) error {
+	err := verify(stored, name)
+	if err != nil && !IsDamage(err) && HashOf(stored) != name {
+		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return err
+}
+
+func verify(stored []byte, name Hash) error {
 	if len(stored) < headerSize+trailerSize {
 		return fmt.Errorf("%w: %w: %d bytes are too few for a pack", ErrCorrupt, ErrShort, len(stored))
 	}

@@ -120,8 +120,8 @@ func TestEveryFlippedByteIsFound(t *testing.T) {
 	hash, stored, _ := build(t, keys, 2)
 	for i := range stored {
 		stored[i] ^= 1 << (i % 8)
-		if Verify(stored, hash) == nil {
-			t.Fatalf("byte %d: the keyless check saw nothing", i)
+		if err := Verify(stored, hash); err == nil || !IsDamage(err) && !errors.Is(err, ErrOtherName) {
+			t.Fatalf("byte %d: the keyless check says %v", i, err)
 		}
 		if _, _, err := readAll(stored, keys); err == nil && i >= headerSize && i < len(stored)-32 {
 			// The leading header repeats the trailer's, and the last 32 bytes
