@@ -702,7 +702,7 @@ func (s *sim) settle(ctx context.Context, a *actor) {
 
 // expected says whether an error is one that a run may have in such a world.
 func (s *sim) expected(err error) bool {
-	if s.rots && (pack.IsDamage(err) || errors.Is(err, backend.ErrNotExist) || errors.Is(err, chunkstore.ErrNotProven) || strings.Contains(err.Error(), "is not known to this cairn")) {
+	if s.rots && (pack.IsDamage(err) || errors.Is(err, backend.ErrNotExist) || errors.Is(err, chunkstore.ErrNotProven) || errors.Is(err, ErrForeign) || strings.Contains(err.Error(), "is not known to this cairn")) {
 		return true
 	}
 	return errors.Is(err, errLost) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, chunkstore.ErrAborted) || errors.Is(err, chunkstore.ErrNoBase) || errors.Is(err, ErrRunning) ||
