@@ -47,7 +47,7 @@ const (
 const FeatureSpread = "spread1"
 
 // formatVersion of a repository. Part of the on-disk format.
-const formatVersion = 1
+const formatVersion = 2
 
 // limits of small objects in bytes.
 const (
@@ -160,6 +160,9 @@ func ReadConfig(ctx context.Context, b backend.Backend) (*Config, error) {
 	}
 	damaged := verifyConfig(body) // of no concern while all that counts can be read; check tells
 	unknown := slices.DeleteFunc(slices.Clone(c.Features), func(f string) bool { return f == FeatureSpread })
+	if damaged == nil && c.Version < formatVersion {
+		return nil, fmt.Errorf("repository of format %d, made by a cairn from before its first release: this cairn knows format %d alone: read it with the cairn that made it, and begin a new one in another place", c.Version, formatVersion)
+	}
 	if c.Version != formatVersion || c.ChunkSize != chunk.Size || len(unknown) > 0 {
 		if damaged != nil {
 			return nil, fmt.Errorf("repository config: %w", damaged)
