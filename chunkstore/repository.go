@@ -39,6 +39,7 @@ const (
 	forwardsPrefix   = "forwards/"
 	collectorsPrefix = "collectors/"
 	beatsPrefix      = "beats/"
+	hostsPrefix      = "hosts/"
 	placesPrefix     = "places/"
 	placeName        = "place" // package spread's
 )

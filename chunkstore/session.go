@@ -64,6 +64,9 @@ type Session struct {
 
 	decided bool // a commit was tried
 
+	parent     SessionID // what it was built on, and its body
+	parentHash [32]byte
+
 	pipe  *pipeline // nil: it takes records only
 	maps  mapWriter
 	known *known
@@ -292,6 +295,12 @@ func (w *Session) Commit(ctx context.Context, body []byte) error {
 		return err
 	}
 	name := pointsPrefix + w.id.String()
+	if w.kind == recordPoint {
+		var err error
+		if body, err = w.store.wrapPoint(ctx, w.id, w.parent, w.parentHash, body); err != nil {
+			return err
+		}
+	}
 	sealed, err := w.store.sealRecord(name, w.kind, body)
 	if err != nil {
 		return err
@@ -318,6 +327,11 @@ func (w *Session) Commit(ctx context.Context, body []byte) error {
 		return fmt.Errorf("read the commit back: %w: it is not what was written", pack.ErrCorrupt)
 	}
 	w.count(func(s *Statistics) { s.BytesStored += int64(len(sealed)) })
+	if w.kind == recordPoint && body[0] == 1 { // seen by its maker, too
+		if _, sig, err := unwrapPoint(body); err == nil {
+			w.store.saw(w.id, &sig)
+		}
+	}
 	return nil
 }
 

@@ -58,6 +58,7 @@ type Store struct {
 	keys   *seal.Keyring
 
 	controls controls
+	signers  signers
 	decoders sync.Pool // of *zstd.Decoder, for records: a listing opens thousands
 }
 

@@ -83,6 +83,9 @@ func (a *app) gc(ctx context.Context, repo *wire.Repo, cat *wire.Catalogue, o gc
 	o.Progress = a.reporter().Items
 	o.Waiting = func(n int) { a.say("waiting for backups that run: %d", n) }
 	start := a.now()
+	if err := repo.RolledBack(); err != nil && !o.DryRun { // what the gone ones need may be garbage to those that are left
+		return fmt.Errorf("nothing is removed: %w", err)
+	}
 	r, err := job.GC(ctx, repo.Store, cat, cat.Known(ctx), o, func(s string) { a.say("warning: %s", s) })
 	if err == nil && !o.DryRun {
 		_, err = repo.Sweep(a.now())

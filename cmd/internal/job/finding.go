@@ -25,6 +25,14 @@ const (
 // fit together. The other faults are chunkstore.FaultKind's.
 const FaultInconsistent = "inconsistent"
 
+// Faults of points that say who made them.
+const (
+	// FaultUntrusted: no host of the repository vouches for the point.
+	FaultUntrusted = "untrusted"
+	// FaultReplaced: the point is not the one that a later one was built on.
+	FaultReplaced = "replaced"
+)
+
 // Finding is one thing that is wrong in a repository.
 type Finding struct {
 	Kind   string `json:"kind"`
