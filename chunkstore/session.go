@@ -67,9 +67,11 @@ type Session struct {
 	parent     SessionID // what it was built on, and its body
 	parentHash [32]byte
 
-	pipe  *pipeline // nil: it takes records only
-	maps  mapWriter
-	known *known
+	pipe *pipeline // nil: it takes records only
+	maps mapWriter
+
+	sharded bool // a listing may show packs of which too little is left
+	known   *known
 
 	mu       sync.Mutex
 	refs     []PackRef // table of Loc's packs
@@ -124,6 +126,7 @@ func (s *Store) begin(ctx context.Context, id SessionID, kind RecordKind, index 
 		w.pipe = startPipeline(w)
 	}
 	w.maps = mapWriter{session: w}
+	w.sharded = s.Config.Shards != nil
 	return w, nil
 }
 
