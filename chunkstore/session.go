@@ -152,7 +152,8 @@ func (w *Session) fail(err error) {
 func (w *Session) err() error { return context.Cause(w.ctx) }
 
 // Close ends the session's goroutines and waits for them. What was not
-// committed stays as garbage, which a later session may use until gc comes.
+// committed stays: a later session uses it, on whatever host, and gc keeps it
+// for a while.
 func (w *Session) Close() {
 	w.cancel(errors.New("the session was closed"))
 	if w.pipe != nil {
@@ -163,9 +164,16 @@ func (w *Session) Close() {
 		return // a catalogue's session is also another host's that makes the same
 	}
 	// It will never commit: gc need not wait for it. That this fails is no
-	// harm: then gc ends it a day later.
+	// harm: then gc ends it a day later. Of one that stored something the abort
+	// says how long that is kept.
+	cause := w.err()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
+	if w.Statistics().Packs > 0 {
+		if err := w.store.Abort(ctx, w.id, fmt.Sprintf("it ended before its commit: %v", cause)); err != nil {
+			return
+		}
+	}
 	_ = w.store.RemoveIntent(ctx, w.id)
 }
 
