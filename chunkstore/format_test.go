@@ -72,9 +72,9 @@ func TestFrozenSampleOfFormat2(t *testing.T) {
 	n := 0
 	err = s.Committed(ctx, func(id SessionID) error {
 		n++
-		body, err := s.ReadCommit(ctx, id)
-		if string(body) != "64 chunks, record {0 0}" {
-			t.Errorf("commit: %q", body)
+		body, sig, err := s.ReadPoint(ctx, id)
+		if string(body) != "64 chunks, record {0 0}" || sig.Err != nil || sig.Counter != 1 {
+			t.Errorf("commit: %q, %+v", body, sig)
 		}
 		return err
 	})
@@ -115,7 +115,9 @@ func writeSample(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, _, err := save(ctx, NewStore(place, c, keys), newMemIndex(), sampleChunks(), nil); err != nil {
+	s := NewStore(place, c, keys)
+	s.SignAs(newTestHost())
+	if _, _, _, err := save(ctx, s, newMemIndex(), sampleChunks(), nil); err != nil {
 		t.Fatal(err)
 	}
 }

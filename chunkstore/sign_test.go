@@ -149,6 +149,55 @@ func TestPointsAreSigned(t *testing.T) {
 	}
 }
 
+// A host whose record in the repository is damaged goes on; its points are
+// trusted again when the record is mended.
+func TestDamagedHost(t *testing.T) {
+	ctx := context.Background()
+	m := mem.New()
+	plain, h := newStore(t, m), newTestHost()
+	if _, err := commitOn(ctx, signed(plain, h), SessionID{}, "before"); err != nil {
+		t.Fatal(err)
+	}
+	flip := func(b []byte) []byte { b[len(b)/2] ^= 1; return b }
+	m.Damage(hostName(h.key.ID()), flip)
+	id, err := commitOn(ctx, signed(plain, h), SessionID{}, "meanwhile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, sig, err := signed(plain, h).ReadPoint(ctx, id); err != nil || !errors.Is(sig.Err, ErrUntrusted) {
+		t.Errorf("%v, %v", sig.Err, err)
+	}
+	if hosts, err := plain.Hosts(ctx); err != nil || len(hosts) != 1 || hosts[0].Err == nil {
+		t.Errorf("hosts: %+v, %v", hosts, err)
+	}
+	m.Damage(hostName(h.key.ID()), flip)
+	if _, sig, err := signed(plain, h).ReadPoint(ctx, id); err != nil || sig.Err != nil {
+		t.Errorf("mended: %v, %v", sig.Err, err)
+	}
+}
+
+// FuzzUnwrapPoint: whatever a point's text is, its header and body are all of it
+// or it is damaged.
+func FuzzUnwrapPoint(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte("\x00a manifest"))
+	f.Add(append([]byte{1}, make([]byte, signedSize-2)...))
+	f.Add(append(append([]byte{1}, make([]byte, signedSize-1)...), "a manifest"...))
+	f.Fuzz(func(t *testing.T, plain []byte) {
+		body, sig, err := unwrapPoint(plain)
+		if err != nil {
+			return
+		}
+		head := signedSize
+		if plain[0] == 0 {
+			head = 1
+		}
+		if !bytes.Equal(body, plain[head:]) || head > 1 && string(sig.Host[:]) != string(plain[1:17]) {
+			t.Errorf("%d bytes of %d, %+v", len(body), len(plain), sig)
+		}
+	})
+}
+
 // A revoked host's points count up to where it was revoked, and it signs no more.
 func TestRevokedHost(t *testing.T) {
 	ctx := context.Background()

@@ -146,6 +146,9 @@ func recordFinding(name string, f *chunkstore.Fault) Finding {
 	case strings.HasPrefix(name, "pins/"):
 		out.Kind = KindObject
 		out.Next = "its point counts as pinned; mend it with: cairn check --repair --from MIRROR, or with cairn unpin, and cairn pin again"
+	case strings.HasPrefix(name, "hosts/"):
+		out.Kind = KindKey
+		out.Next = "points of this host are not trusted until it is mended: cairn check --repair --from MIRROR; or remove a host's damaged key from the place by hand, and its next backup stores it again"
 	case strings.HasPrefix(name, "sessions/"):
 		out.Next = "no point needs it to be read; mend it with: cairn check --repair --from MIRROR"
 	default:
