@@ -60,7 +60,7 @@ func (w *Session) ReadBack(ctx context.Context) ([]PackRef, error) {
 	g.SetLimit(readBackAtOnce)
 	for i, r := range ask {
 		g.Go(func() error {
-			there, err := w.store.HasPack(gctx, r)
+			there, err := w.covered(gctx, r)
 			gone[i] = !there
 			return err
 		})
@@ -75,6 +75,18 @@ func (w *Session) ReadBack(ctx context.Context) ([]PackRef, error) {
 		}
 	}
 	return lost, nil
+}
+
+// covered says whether a pack is there, or all that the session needs of it is
+// elsewhere: a collector saw to that, or the session itself. What another
+// session stored in the place of a lost one is what that one needed.
+func (w *Session) covered(ctx context.Context, r PackRef) (bool, error) {
+	_, err := w.store.place.Size(ctx, packName(r))
+	if !errors.Is(err, backend.ErrNotExist) {
+		return err == nil, err
+	}
+	all, err := w.store.Forwards(ctx, r)
+	return slices.ContainsFunc(all, func(f *Forward) bool { return !f.Lost || f.By == w.id }), err
 }
 
 // IsMap says whether a pack of the session holds records, not chunks.

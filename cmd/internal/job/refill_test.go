@@ -332,3 +332,36 @@ func TestRefillFails(t *testing.T) {
 		})
 	}
 }
+
+// Two sessions that share a pack with an earlier point, each another part of it,
+// each store what they need of it anew when it is lost.
+func TestRefillByTwo(t *testing.T) {
+	l, ix := inMemory(t), newExactIndex()
+	old, _ := l.commit(t, ix, chunks(1, 400), 1)
+	shared, _ := l.packs(t, old)
+	halves := [][]byte{chunks(1, 400)[:160*chunk.Size], chunks(1, 400)[200*chunk.Size:]}
+	var sessions []*chunkstore.Session
+	var points []*restorepoint.Manifest
+	for i, img := range halves {
+		s, m := l.commit(t, ix, img, 2+i)
+		sessions, points = append(sessions, s), append(points, m)
+	}
+	for _, r := range shared {
+		l.lose(t, chunkstore.PackObject(r))
+	}
+	for i, img := range halves {
+		lost, err := sessions[i].ReadBack(t.Context())
+		if err != nil || len(lost) != len(shared) {
+			t.Fatalf("session %d: lost %v, %v", i, lost, err)
+		}
+		r := refill{store: l.store, session: sessions[i], ids: ix.ChunkIDs, disks: []refillDisk{{src: imageSource(img), size: int64(len(img)), root: points[i].Disks[0].MapRoot}}}
+		if err := r.run(t.Context(), lost); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, img := range halves {
+		if got, err := l.read(t, points[i]); err != nil || !bytes.Equal(got, img) {
+			t.Errorf("point %d: %v", i, err)
+		}
+	}
+}
