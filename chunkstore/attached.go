@@ -152,9 +152,10 @@ func (s *Store) Catalogues(ctx context.Context) (map[SessionID][]CatalogueAttemp
 
 // ReadCommit gives what a session committed; ErrAborted when it was decided
 // against, ErrNotPoint when it is a point's catalogue, backend.ErrNotExist
-// when it is undecided or unknown.
+// when it is undecided or unknown. Whose it is ReadPoint tells.
 func (s *Store) ReadCommit(ctx context.Context, id SessionID) ([]byte, error) {
-	return s.readDecision(ctx, id, recordPoint)
+	body, _, err := s.ReadPoint(ctx, id)
+	return body, err
 }
 
 // ReadCatalogue gives a committed catalogue of a point, with ReadCommit's

@@ -2,7 +2,6 @@ package chunkstore
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -80,11 +79,7 @@ func (s *Store) writeControl(ctx context.Context, name string, kind RecordKind, 
 	if len(n.Reason) > maxReason {
 		return fmt.Errorf("a reason of %d bytes is over the limit of %d", len(n.Reason), maxReason)
 	}
-	plain, err := json.Marshal(n)
-	if err != nil {
-		return err
-	}
-	return s.PutRecord(ctx, name, kind, plain)
+	return s.putJSON(ctx, name, kind, n)
 }
 
 // readControl reads a note back.

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"cairn/chunkstore/backend/local"
 	"cairn/chunkstore/backend/mem"
 	"cairn/chunkstore/chunk"
+	"cairn/chunkstore/pack"
 )
 
 var update = flag.Bool("update", false, "make the frozen sample of this format version anew (only before the version was ever released)")
@@ -22,15 +24,15 @@ var update = flag.Bool("update", false, "make the frozen sample of this format v
 // chunk, a repeated one and a hole.
 func sampleChunks() []byte {
 	img := image(42, 64)
-	copy(img[5*chunk.Size:], "Cairn, format 1: this must stay readable for ever.")
+	copy(img[5*chunk.Size:], "Cairn, format 2: this must stay readable for ever.")
 	return img
 }
 
 // A repository that the first cairn of this format wrote is read byte for
 // byte. The sample is stored with a passphrase slot.
-func TestFrozenSampleOfFormat1(t *testing.T) {
+func TestFrozenSampleOfFormat2(t *testing.T) {
 	ctx := context.Background()
-	dir := filepath.Join("testdata", "format1")
+	dir := filepath.Join("testdata", "format2")
 	if *update {
 		writeSample(t, dir)
 	}
@@ -70,9 +72,9 @@ func TestFrozenSampleOfFormat1(t *testing.T) {
 	n := 0
 	err = s.Committed(ctx, func(id SessionID) error {
 		n++
-		body, err := s.ReadCommit(ctx, id)
-		if string(body) != "64 chunks, record {0 0}" {
-			t.Errorf("commit: %q", body)
+		body, sig, err := s.ReadPoint(ctx, id)
+		if string(body) != "64 chunks, record {0 0}" || sig.Err != nil || sig.Counter != 1 {
+			t.Errorf("commit: %q, %+v", body, sig)
 		}
 		return err
 	})
@@ -113,7 +115,9 @@ func writeSample(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, _, err := save(ctx, NewStore(place, c, keys), newMemIndex(), sampleChunks(), nil); err != nil {
+	s := NewStore(place, c, keys)
+	s.SignAs(newTestHost())
+	if _, _, _, err := save(ctx, s, newMemIndex(), sampleChunks(), nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -122,7 +126,7 @@ func writeSample(t *testing.T, dir string) {
 // the frozen sample, are read.
 func TestFrozenDropAndPin(t *testing.T) {
 	ctx := context.Background()
-	sample, err := local.Open(filepath.Join("testdata", "format1"))
+	sample, err := local.Open(filepath.Join("testdata", "format2"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,5 +198,28 @@ func TestPinNames(t *testing.T) {
 		if _, _, ok := parsePinName(pinsPrefix + id.String() + bad); ok {
 			t.Errorf("%q is taken", bad)
 		}
+	}
+}
+
+// A repository of the format before this one is refused in words that say what
+// to do; a version number that a flipped bit made is damage.
+func TestOlderFormatIsRefused(t *testing.T) {
+	ctx := context.Background()
+	place := mem.New()
+	old := *newStore(t, mem.New()).Config
+	old.Version = 1
+	body, err := encodeConfig(old)
+	if err == nil {
+		err = place.Put(ctx, configName, body)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadConfig(ctx, place); err == nil || pack.IsDamage(err) || !strings.Contains(err.Error(), "with the cairn that made it") {
+		t.Errorf("format 1: %v", err)
+	}
+	place.Damage(configName, func(b []byte) []byte { return bytes.Replace(b, []byte(`"version": 1`), []byte(`"version": 0`), 1) })
+	if _, err := ReadConfig(ctx, place); !pack.IsDamage(err) {
+		t.Errorf("a changed version: %v", err)
 	}
 }

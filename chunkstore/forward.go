@@ -21,6 +21,10 @@ type Forward struct {
 	// Count is how many chunks (or records) the old pack had.
 	Count int
 	Runs  []ForwardRun // sorted by First, apart from each other
+	// Lost says that the place lost the pack, and that the session which had
+	// stored it stored this in its place: it stays, even if something of the
+	// pack is listed still.
+	Lost bool
 }
 
 // ForwardRun is consecutive chunks of the old pack that lie consecutively in
@@ -38,6 +42,7 @@ type storedForward struct {
 	Packs []string  `json:"packs"` // "session/hash"
 	// Runs are: first, count, number in Packs, first there.
 	Runs [][4]int `json:"runs"`
+	Lost bool     `json:"lost,omitempty"`
 }
 
 // PackText gives a pack's name in records: "session/hash". Part of the on-disk
@@ -48,7 +53,7 @@ func PackText(r PackRef) string { return r.Session.String() + "/" + r.Hash.Strin
 func ParsePackText(s string) (PackRef, error) { return parsePackName(packsPrefix + s) }
 
 func (f *Forward) encode() ([]byte, error) {
-	s := storedForward{Kind: f.Kind, Count: f.Count, Runs: [][4]int{}}
+	s := storedForward{Kind: f.Kind, Count: f.Count, Runs: [][4]int{}, Lost: f.Lost}
 	number := map[PackRef]int{}
 	for _, r := range f.Runs {
 		n, ok := number[r.To]
@@ -67,7 +72,7 @@ func decodeForward(b []byte) (*Forward, error) {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return nil, fmt.Errorf("%w: a forward: %v", pack.ErrCorrupt, err)
 	}
-	f := &Forward{Kind: s.Kind, Count: s.Count, Runs: make([]ForwardRun, 0, len(s.Runs))}
+	f := &Forward{Kind: s.Kind, Count: s.Count, Lost: s.Lost, Runs: make([]ForwardRun, 0, len(s.Runs))}
 	if s.Kind != pack.KindData && s.Kind != pack.KindMap || s.Count < 1 || s.Count > pack.MaxChunks {
 		return nil, fmt.Errorf("%w: a forward of %d chunks of kind %d", pack.ErrCorrupt, s.Count, s.Kind)
 	}

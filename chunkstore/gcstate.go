@@ -99,6 +99,14 @@ func (s *Store) ReadFinal(ctx context.Context, n int) (*Final, error) {
 	return f, s.readJSON(ctx, GenerationName(n, "final"), RecordFinal, f)
 }
 
+func (s *Store) putJSON(ctx context.Context, name string, kind RecordKind, v any) error {
+	plain, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return s.PutRecord(ctx, name, kind, plain)
+}
+
 func (s *Store) readJSON(ctx context.Context, name string, kind RecordKind, into any) error {
 	b, err := s.GetRecord(ctx, name, kind)
 	if err != nil {
@@ -175,7 +183,7 @@ func (c condemned) add(list []string, by *SessionID) error {
 // has something condemned. ErrNoBase when nothing may be built on the point:
 // it was forgotten, or gc is about to remove what it needs because it was not
 // there yet when gc looked: gc keeps that for the point, and not for others, so
-// that forgetting the point would take it from them.
+// that forgetting the point would take it from them; or no host vouches for it.
 func (w *Session) BuildOn(ctx context.Context, point SessionID, trace func(chunk.Tracer) error) error {
 	dropped, err := w.store.IsDropped(ctx, point)
 	switch {
@@ -183,7 +191,13 @@ func (w *Session) BuildOn(ctx context.Context, point SessionID, trace func(chunk
 		return err
 	case dropped:
 		return fmt.Errorf("%w: it was forgotten meanwhile (%s)", ErrNoBase, point)
-	case len(w.condemned) == 0:
+	}
+	if w.kind == recordPoint {
+		if err := w.trust(ctx, point); err != nil {
+			return err
+		}
+	}
+	if len(w.condemned) == 0 {
 		return nil
 	}
 	t := &foundation{ctx: ctx, w: w, entered: map[PackRef]map[int]bool{}, forwards: map[PackRef]*Forward{}}
@@ -192,6 +206,23 @@ func (w *Session) BuildOn(ctx context.Context, point SessionID, trace func(chunk
 		return fmt.Errorf("%w: cairn gc is removing what it shares with forgotten ones (%s)", ErrNoBase, point)
 	}
 	return errors.Join(err, t.err)
+}
+
+// trust makes sure that a host vouches for the point that is built on, and
+// remembers what it was.
+func (w *Session) trust(ctx context.Context, point SessionID) error {
+	if !w.store.Signs() {
+		return nil
+	}
+	_, sig, err := w.store.ReadPoint(ctx, point)
+	if err != nil {
+		return err
+	}
+	if sig.Err != nil {
+		return fmt.Errorf("%w: %w (%s); see cairn check", ErrNoBase, sig.Err, point)
+	}
+	w.parent, w.parentHash = point, sig.BodyHash
+	return nil
 }
 
 // foundation looks whether gc takes away what a point needs.

@@ -25,8 +25,9 @@ type Inventory struct {
 	Intents map[SessionID]time.Time
 	Beats   []string // names of objects
 	// Points are sessions that were decided: points, aborts, and catalogues.
-	Points map[SessionID]bool
-	Drops  map[SessionID]bool // of Points
+	Points  map[SessionID]bool
+	Decided map[SessionID]time.Time // when each of Points was, by the place's clock
+	Drops   map[SessionID]bool      // of Points
 }
 
 // Undecided says whether a session may still commit.
@@ -38,7 +39,7 @@ func (v *Inventory) Undecided(id SessionID) bool {
 // List takes the inventory.
 func (s *Store) List(ctx context.Context) (*Inventory, error) {
 	v := &Inventory{Packs: map[PackRef]int64{}, Forwards: map[PackRef][]SessionID{}, Collectors: map[SessionID]time.Time{},
-		Intents: map[SessionID]time.Time{}, Points: map[SessionID]bool{}, Drops: map[SessionID]bool{}}
+		Intents: map[SessionID]time.Time{}, Points: map[SessionID]bool{}, Decided: map[SessionID]time.Time{}, Drops: map[SessionID]bool{}}
 	life := map[SessionID]time.Time{}
 	alive := func(id SessionID, t time.Time) {
 		if t.After(life[id]) {
@@ -90,7 +91,9 @@ func (s *Store) List(ctx context.Context) (*Inventory, error) {
 			})
 		},
 		func() error {
-			return session(pointsPrefix, func(id SessionID, _ backend.Object) { v.Points[id] = true })
+			return session(pointsPrefix, func(id SessionID, o backend.Object) {
+				v.Points[id], v.Decided[id] = true, o.Modified
+			})
 		},
 		func() error { return s.listDrops(ctx, v) },
 	} {
@@ -121,6 +124,18 @@ func (s *Store) listDrops(ctx context.Context, v *Inventory) error {
 		}
 	}
 	return err
+}
+
+// IsAborted says whether a session was decided against.
+func (s *Store) IsAborted(ctx context.Context, id SessionID) (bool, error) {
+	_, err := s.ReadCommit(ctx, id)
+	switch {
+	case errors.Is(err, ErrAborted):
+		return true, nil
+	case err == nil, errors.Is(err, ErrNotPoint), errors.Is(err, backend.ErrNotExist), pack.IsDamage(err):
+		return false, nil
+	}
+	return false, err
 }
 
 // Commit is what one session committed.

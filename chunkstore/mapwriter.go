@@ -20,6 +20,8 @@ const MaxMapRecord = pack.MaxMapFrameSize
 type mapWriter struct {
 	session *Session
 	closed  []PackRef
+	kept    map[PackRef][]byte // stored bytes of the first ones, for RefillMap
+	held    int                // bytes in kept
 	builder *pack.Builder
 	encoder *pack.Encoder
 	raw     []byte
@@ -51,7 +53,7 @@ func (w *Session) AddRecord(encode func(open int) ([]byte, error)) (RecordLoc, e
 		}
 	}
 	m.raw = append(m.raw, record...)
-	m.lens = binary.LittleEndian.AppendUint32(m.lens, uint32(len(record)))
+	m.lens = appendLength(m.lens, len(record))
 	m.records++
 	return RecordLoc{Pack: len(m.closed), Record: m.records - 1}, nil
 }
@@ -65,6 +67,11 @@ func (w *Session) FlushRecords(ctx context.Context) error {
 		return err
 	}
 	return w.maps.closePack()
+}
+
+// appendLength appends a record's entry in its pack's index.
+func appendLength(index []byte, n int) []byte {
+	return binary.LittleEndian.AppendUint32(index, uint32(n))
 }
 
 func (m *mapWriter) closeFrame() error {
@@ -106,6 +113,13 @@ func (m *mapWriter) closePack() error {
 		return err
 	}
 	m.closed = append(m.closed, ref)
+	if m.held+len(stored) <= keptMaps {
+		if m.kept == nil {
+			m.kept = map[PackRef][]byte{}
+		}
+		m.kept[ref] = stored
+		m.held += len(stored)
+	}
 	m.builder, m.records = nil, 0
 	return nil
 }

@@ -51,6 +51,9 @@ const (
 	RecordDone      RecordKind = 9
 	RecordForward   RecordKind = 11
 	RecordCollector RecordKind = 12
+
+	RecordHost    RecordKind = 13 // a host's public key
+	RecordRevoked RecordKind = 14 // which is not trusted any more
 )
 
 // PutRecord stores a record of a kind under a name, create-only; backend.ErrExist

@@ -40,6 +40,7 @@ const (
 	forwardsPrefix   = "forwards/"
 	collectorsPrefix = "collectors/"
 	beatsPrefix      = "beats/"
+	hostsPrefix      = "hosts/"
 	placesPrefix     = "places/"
 	placeName        = "place" // package spread's
 )
@@ -48,7 +49,7 @@ const (
 const FeatureSpread = "spread1"
 
 // formatVersion of a repository. Part of the on-disk format.
-const formatVersion = 1
+const formatVersion = 2
 
 // limits of small objects in bytes.
 const (
@@ -166,6 +167,9 @@ func ReadConfig(ctx context.Context, b backend.Backend) (*Config, error) {
 		return nil, fmt.Errorf("repository config: %w: %w; copy the file config from a mirror, it holds no secret", pack.ErrCorrupt, err)
 	}
 	unknown := slices.DeleteFunc(slices.Clone(c.Features), func(f string) bool { return f == FeatureSpread })
+	if damaged == nil && c.Version < formatVersion {
+		return nil, fmt.Errorf("repository of format %d, made by a cairn from before its first release: this cairn knows format %d alone: read it with the cairn that made it, and begin a new one in another place", c.Version, formatVersion)
+	}
 	if c.Version != formatVersion || c.ChunkSize != chunk.Size || len(unknown) > 0 {
 		if damaged != nil {
 			return nil, fmt.Errorf("repository config: %w", damaged)

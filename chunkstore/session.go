@@ -64,9 +64,14 @@ type Session struct {
 
 	decided bool // a commit was tried
 
-	pipe  *pipeline // nil: it takes records only
-	maps  mapWriter
-	known *known
+	parent     SessionID // what it was built on, and its body
+	parentHash [32]byte
+
+	pipe *pipeline // nil: it takes records only
+	maps mapWriter
+
+	sharded bool // a listing may show packs of which too little is left
+	known   *known
 
 	mu       sync.Mutex
 	refs     []PackRef // table of Loc's packs
@@ -121,6 +126,7 @@ func (s *Store) begin(ctx context.Context, id SessionID, kind RecordKind, index 
 		w.pipe = startPipeline(w)
 	}
 	w.maps = mapWriter{session: w}
+	w.sharded = s.Config.Shards != nil
 	return w, nil
 }
 
@@ -146,7 +152,8 @@ func (w *Session) fail(err error) {
 func (w *Session) err() error { return context.Cause(w.ctx) }
 
 // Close ends the session's goroutines and waits for them. What was not
-// committed stays as garbage, which a later session may use until gc comes.
+// committed stays: a later session uses it, on whatever host, and gc keeps it
+// for a while.
 func (w *Session) Close() {
 	w.cancel(errors.New("the session was closed"))
 	if w.pipe != nil {
@@ -157,9 +164,16 @@ func (w *Session) Close() {
 		return // a catalogue's session is also another host's that makes the same
 	}
 	// It will never commit: gc need not wait for it. That this fails is no
-	// harm: then gc ends it a day later.
+	// harm: then gc ends it a day later. Of one that stored something the abort
+	// says how long that is kept.
+	cause := w.err()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
+	if w.Statistics().Packs > 0 {
+		if err := w.store.Abort(ctx, w.id, fmt.Sprintf("it ended before its commit: %v", cause)); err != nil {
+			return
+		}
+	}
 	_ = w.store.RemoveIntent(ctx, w.id)
 }
 
@@ -292,6 +306,12 @@ func (w *Session) Commit(ctx context.Context, body []byte) error {
 		return err
 	}
 	name := pointsPrefix + w.id.String()
+	if w.kind == recordPoint {
+		var err error
+		if body, err = w.store.wrapPoint(ctx, w.id, w.parent, w.parentHash, body); err != nil {
+			return err
+		}
+	}
 	sealed, err := w.store.sealRecord(name, w.kind, body)
 	if err != nil {
 		return err
@@ -318,6 +338,11 @@ func (w *Session) Commit(ctx context.Context, body []byte) error {
 		return fmt.Errorf("read the commit back: %w: it is not what was written", pack.ErrCorrupt)
 	}
 	w.count(func(s *Statistics) { s.BytesStored += int64(len(sealed)) })
+	if w.kind == recordPoint && body[0] == 1 { // seen by its maker, too
+		if _, sig, err := unwrapPoint(body); err == nil {
+			w.store.saw(w.id, &sig)
+		}
+	}
 	return nil
 }
 

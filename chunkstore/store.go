@@ -58,6 +58,7 @@ type Store struct {
 	keys   *seal.Keyring
 
 	controls controls
+	signers  signers
 	decoders sync.Pool // of *zstd.Decoder, for records: a listing opens thousands
 }
 
@@ -124,7 +125,7 @@ func (s *Store) ReadPack(ctx context.Context, r PackRef) ([]byte, error) {
 	return b, nil
 }
 
-// ReadFooter reads and opens a pack's footer.
+// ReadFooter reads and opens a pack's footer, and holds it against the pack's name.
 func (s *Store) ReadFooter(ctx context.Context, r PackRef) (*pack.Footer, error) {
 	size, err := s.place.Size(ctx, packName(r))
 	if err != nil {
@@ -143,6 +144,9 @@ func (s *Store) ReadFooter(ctx context.Context, r PackRef) (*pack.Footer, error)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", packName(r), err)
+		}
+		if f.Name != r.Hash { // the place gave another pack
+			return nil, fmt.Errorf("%s: %w", packName(r), pack.ErrOtherName)
 		}
 		return f, nil
 	}

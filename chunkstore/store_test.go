@@ -369,7 +369,7 @@ func TestCommitRaces(t *testing.T) {
 	}
 	defer w2.Close()
 	name = pointsPrefix + w2.ID().String()
-	if body, err = s.sealRecord(name, recordPoint, []byte("mine")); err != nil {
+	if body, err = s.sealRecord(name, recordPoint, []byte("\x00mine")); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.Put(ctx, name, body); err != nil {

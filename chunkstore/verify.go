@@ -53,12 +53,10 @@ func (v *Verifier) Pack(ctx context.Context, ref PackRef) (int64, error) {
 		return int64(len(stored)), ctx.Err()
 	case f == nil:
 		f = inner
-	case f.Kind == FaultExchanged && inner == nil:
-		f.Whole = true // each chunk is another's
+	case f.Kind == FaultExchanged && inner != nil: // the trailer itself was changed
+		f.Kind, f.Is, f.Err = FaultChanged, nil, inner.Err
+	case !pack.EndNames(stored, ref.Hash): // no reader goes on from there
 	case inner != nil:
-		if f.Kind == FaultExchanged { // the trailer itself was changed
-			f.Kind, f.Is, f.Err = FaultChanged, nil, inner.Err
-		}
 		f.Whole, f.Frames, f.Chunks = inner.Whole, inner.Frames, inner.Chunks
 	default:
 		f.Whole = false // the frames are good

@@ -9,7 +9,7 @@ type SessionID [16]byte
 // String gives 32 hexadecimal digits.
 func (s SessionID) String() string { return hex.EncodeToString(s[:]) }
 
-// PackHash names a pack: BLAKE3-256 of all its stored bytes.
+// PackHash names a pack by all its stored bytes (package pack says how).
 type PackHash [32]byte
 
 // String gives 64 hexadecimal digits.

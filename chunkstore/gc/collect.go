@@ -29,6 +29,10 @@ type Options struct {
 	// FenceAfter is how long a session may give no sign of life, by the place's
 	// clock, before it is decided against. 0: 24 hours.
 	FenceAfter time.Duration
+	// KeepFailed is how long what a session stored is kept, from the abort on,
+	// by the place's clock: the next backup finds it there and need not store it
+	// again. 0: not at all.
+	KeepFailed time.Duration
 	// Committed, when set, says whether a session is known to have committed: if
 	// its commit is not there it is lost, and what it needs must stay.
 	Committed func(chunk.SessionID) bool
@@ -51,6 +55,8 @@ type Result struct {
 	Points       int   // that were marked
 	Packs        int   // in the repository, before
 	BytesStored  int64 // in packs, before
+	PacksKept    int   // of failed sessions, for the next one
+	BytesKept    int64
 	PacksRemoved int
 	BytesRemoved int64
 	PacksCopied  int // of PacksRemoved: what was needed of them was copied
@@ -109,6 +115,7 @@ func Collect(ctx context.Context, store *chunkstore.Store, o Options) (*Result, 
 
 func (c *collector) run(ctx context.Context) (err error) {
 	if c.opts.DryRun {
+		c.now = c.began // near enough for what is only said
 		v, err := c.store.List(ctx)
 		if err != nil {
 			return err

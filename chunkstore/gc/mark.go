@@ -89,6 +89,20 @@ func (c *collector) follow(ctx context.Context, v *chunkstore.Inventory, m *mark
 		}
 		if !there {
 			next = append(next, step{ref, 0})
+			continue
+		}
+		refills, err := c.refills(ctx, v, ref)
+		if err != nil {
+			return err
+		}
+		for _, r := range refills {
+			add(m.live, r.To, r.At, r.Count)
+			if there, err = c.there(ctx, v, r.To); err != nil {
+				return err
+			}
+			if !there {
+				next = append(next, step{r.To, 0})
+			}
 		}
 	}
 	for len(next) > 0 {
@@ -136,6 +150,21 @@ func (c *collector) follow(ctx context.Context, v *chunkstore.Inventory, m *mark
 		}
 	}
 	return nil
+}
+
+// refills gives what a session stored in the place of a pack that was lost: of
+// one that lies in shards too few may be left, and it is listed still.
+func (c *collector) refills(ctx context.Context, v *chunkstore.Inventory, ref chunk.PackRef) (runs []chunkstore.ForwardRun, err error) {
+	if len(v.Forwards[ref]) == 0 {
+		return nil, nil
+	}
+	ways, err := c.store.Forwards(ctx, ref)
+	for _, f := range ways {
+		if f.Lost {
+			runs = append(runs, f.Runs...)
+		}
+	}
+	return runs, err
 }
 
 // there says whether a pack is there. Packs are listed first of all, so that

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
@@ -33,7 +34,9 @@ func (c *collector) choose(ctx context.Context, v *chunkstore.Inventory) (*plan,
 	}
 	p := &plan{marks: m, sparse: map[pack.Kind][]chunk.PackRef{}}
 	c.result.Points, c.result.Packs, c.result.BytesStored = m.points, len(v.Packs), 0
+	c.result.PacksKept, c.result.BytesKept = 0, 0
 	var look []chunk.PackRef
+	failed := map[chunk.SessionID]bool{}
 	for _, ref := range sortedRefs(v.Packs) {
 		c.result.BytesStored += v.Packs[ref]
 		_, collecting := v.Collectors[ref.Session]
@@ -44,6 +47,18 @@ func (c *collector) choose(ctx context.Context, v *chunkstore.Inventory) (*plan,
 		case len(p.dead) >= maxPerGeneration:
 			p.cut = true
 		default:
+			kept, known := failed[ref.Session]
+			if !known {
+				if kept, err = c.keepsFailed(ctx, v, ref.Session); err != nil {
+					return nil, err
+				}
+				failed[ref.Session] = kept
+			}
+			if kept {
+				c.result.PacksKept++
+				c.result.BytesKept += v.Packs[ref]
+				continue
+			}
 			p.dead = append(p.dead, ref)
 			if c.opts.DryRun {
 				c.result.PacksRemoved++
@@ -60,6 +75,16 @@ func (c *collector) choose(ctx context.Context, v *chunkstore.Inventory) (*plan,
 		err = c.findSparse(ctx, v, m, look, p)
 	}
 	return p, err
+}
+
+// keepsFailed says whether a session failed so short a time ago that what it
+// stored waits for the next one.
+func (c *collector) keepsFailed(ctx context.Context, v *chunkstore.Inventory, id chunk.SessionID) (bool, error) {
+	at, decided := v.Decided[id]
+	if c.opts.KeepFailed <= 0 || !decided || c.now.IsZero() || c.now.Add(time.Since(c.began)).Sub(at) > c.opts.KeepFailed {
+		return false, nil
+	}
+	return c.store.IsAborted(ctx, id)
 }
 
 // findSparse looks which packs are nearly empty.

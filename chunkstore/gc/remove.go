@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
@@ -64,7 +65,14 @@ func (c *collector) remove(ctx context.Context, n int, list *chunkstore.Condemne
 		if _, there := v.Packs[ref]; !there || removed[ref] {
 			continue
 		}
+		ways, err := c.store.Forwards(ctx, ref)
+		if err != nil {
+			return err
+		}
 		for _, by := range v.Forwards[ref] {
+			if slices.ContainsFunc(ways, func(f *chunkstore.Forward) bool { return f.By == by && f.Lost }) {
+				continue // what is listed of the pack may be too little
+			}
 			if err := c.store.RemoveForward(ctx, ref, by); err != nil {
 				return fmt.Errorf("remove the forward of %s: %w", ref, err)
 			}

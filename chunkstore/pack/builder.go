@@ -9,6 +9,7 @@ import (
 
 	"github.com/zeebo/blake3"
 
+	"cairn/chunkstore/backend"
 	"cairn/chunkstore/seal"
 )
 
@@ -106,18 +107,16 @@ func (b *Builder) Close() (Hash, []byte, error) {
 	at = len(b.buf)
 	b.buf = b.footer.Seal(b.buf, seal.DomainFrames, 0, table, b.head)
 	framesLen := len(b.buf) - at
-	h := blake3.New()
-	_, _ = h.Write(b.buf)
+	body := blake3.Sum256(b.buf)
 	cut := len(b.buf)
 	b.buf = trailer{
 		total: uint64(cut + trailerSize), indexLen: uint32(indexLen), framesLen: uint32(framesLen),
-		header: b.head, body: [32]byte(h.Sum(nil)),
+		header: b.head, body: body,
 	}.append(b.buf)
-	_, _ = h.Write(b.buf[cut:])
 	if len(b.buf) > MaxSize {
 		return Hash{}, nil, fmt.Errorf("internal error: a pack of %d bytes", len(b.buf))
 	}
-	return Hash(h.Sum(nil)), b.buf, nil
+	return backend.PackNameOf(body, b.buf[cut:]), b.buf, nil
 }
 
 // frameAAD is what a frame's seal covers besides the bytes: the pack's header

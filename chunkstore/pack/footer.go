@@ -28,6 +28,7 @@ type Frame struct {
 // goroutines.
 type Footer struct {
 	Kind   Kind
+	Name   Hash // of the pack whose end was read, by its trailer: who asked for another got a wrong one
 	Frames []Frame
 	Count  int // chunks or records in the pack
 
@@ -53,7 +54,9 @@ func (n NeedMore) Error() string {
 
 // ParseFooter reads a footer from tail, the last bytes of a pack of size
 // bytes. It gives NeedMore when the tail is too short, ErrCorrupt or
-// seal.ErrAuth when the bytes are not what was written.
+// seal.ErrAuth when the bytes are not what was written. The caller compares
+// Name: it covers the header, which every seal in the pack covers in turn, so
+// that what opens under the footer is of the pack of that name.
 func ParseFooter(tail []byte, size int64, keys *seal.Keyring) (*Footer, error) {
 	if size < headerSize+trailerSize || size > MaxSize || int64(len(tail)) > size {
 		return nil, fmt.Errorf("%w: an object of %d bytes is no pack", ErrCorrupt, size)
@@ -73,7 +76,7 @@ func ParseFooter(tail []byte, size int64, keys *seal.Keyring) (*Footer, error) {
 	if len(tail) < need {
 		return nil, NeedMore(need)
 	}
-	f := &Footer{Kind: kind, head: append([]byte(nil), t.header...), indexLen: int(t.indexLen)}
+	f := &Footer{Kind: kind, Name: t.name, head: append([]byte(nil), t.header...), indexLen: int(t.indexLen)}
 	f.indexOff = size - int64(need) - int64(t.indexLen)
 	f.footerKey = seal.Derive(keys.Structure, salt[:], labelFooter)
 	sealed := tail[len(tail)-need : len(tail)-trailerSize]

@@ -8,6 +8,7 @@ import (
 
 	"github.com/zeebo/blake3"
 
+	"cairn/chunkstore/backend"
 	"cairn/chunkstore/chunk"
 	"cairn/chunkstore/seal"
 )
@@ -18,7 +19,7 @@ import (
 const (
 	headerMagic   = "CAIRNPK1"
 	trailerMagic  = "CAIRNEND"
-	formatVersion = 1
+	formatVersion = 2
 
 	saltSize    = 32
 	headerSize  = 8 + 1 + 1 + 2 + saltSize // magic, version, kind, zero, salt
@@ -31,7 +32,10 @@ const (
 	maxFrames = 1 << 20
 )
 
-// Hash names a pack: BLAKE3-256 of all its stored bytes.
+// The trailer is the tail that proves a pack's name: this does not compile else.
+var _ = [1]struct{}{}[trailerSize-backend.TailSize]
+
+// Hash names a pack: backend.PackName of its stored bytes.
 type Hash = chunk.PackHash
 
 // Kind tells guest bytes from maps.
@@ -57,7 +61,7 @@ func parseHeader(b []byte) (Kind, [saltSize]byte, error) {
 		return 0, salt, fmt.Errorf("%w: not a pack", ErrCorrupt)
 	}
 	if b[8] != formatVersion {
-		return 0, salt, fmt.Errorf("pack format %d is not known to this cairn: use a newer one", b[8])
+		return 0, salt, fmt.Errorf("pack format %d is not known to this cairn, which knows %d: use the cairn that wrote it, or a newer one", b[8], formatVersion)
 	}
 	k := Kind(b[9])
 	if k != KindData && k != KindMap || b[10] != 0 || b[11] != 0 {
@@ -73,6 +77,7 @@ type trailer struct {
 	framesLen uint32 // stored length of the sealed frame table
 	header    []byte
 	body      [32]byte // BLAKE3-256 of all bytes before the trailer
+	name      Hash     // that such a pack has; not stored
 }
 
 func (t trailer) append(b []byte) []byte {
@@ -96,6 +101,7 @@ func parseTrailer(b []byte, size int64) (trailer, error) {
 		total: binary.LittleEndian.Uint64(b[8:]), indexLen: binary.LittleEndian.Uint32(b[16:]),
 		framesLen: binary.LittleEndian.Uint32(b[20:]), header: b[24 : 24+headerSize], body: [32]byte(b[24+headerSize:]),
 	}
+	t.name = backend.PackNameOf(t.body, b)
 	sections := int64(t.indexLen) + int64(t.framesLen)
 	if t.total != uint64(size) || size > MaxSize || headerSize+sections+trailerSize > size ||
 		t.indexLen < seal.Overhead || t.framesLen < seal.Overhead {
@@ -113,7 +119,17 @@ var (
 )
 
 // HashOf gives the name of a pack with these stored bytes.
-func HashOf(stored []byte) Hash { return blake3.Sum256(stored) }
+func HashOf(stored []byte) Hash { return backend.PackName(stored) }
+
+// EndNames says whether the end of a stored pack is that of the pack of a name:
+// if it is not, no reader takes anything from it.
+func EndNames(stored []byte, name Hash) bool {
+	if len(stored) < trailerSize {
+		return false
+	}
+	t, err := parseTrailer(stored[len(stored)-trailerSize:], int64(len(stored)))
+	return err == nil && t.name == name
+}
 
 // Verify checks a whole stored pack without any key: its trailer, the hash
 // in it, and its name. A version that is not known is damage unless the name
@@ -141,13 +157,10 @@ func verify(stored []byte, name Hash) error {
 	if !bytes.Equal(t.header, stored[:headerSize]) {
 		return fmt.Errorf("%w: the header is not the one that the trailer repeats", ErrCorrupt)
 	}
-	h := blake3.New()
-	_, _ = h.Write(stored[:cut])
-	if [32]byte(h.Sum(nil)) != t.body {
+	if blake3.Sum256(stored[:cut]) != t.body {
 		return fmt.Errorf("%w: the stored bytes do not match the hash in the trailer", ErrCorrupt)
 	}
-	_, _ = h.Write(stored[cut:])
-	if Hash(h.Sum(nil)) != name {
+	if t.name != name {
 		return ErrOtherName
 	}
 	return nil

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/zeebo/blake3"
+	"cairn/chunkstore/backend"
 )
 
 // assembled is a pack made from its shards, true to its name.
@@ -119,7 +119,7 @@ func (s *Spread) try(name string, heads []*header, stored [][]byte, set []int) [
 		data = append(data, d...)
 	}
 	data = data[:h.packLen]
-	if blake3.Sum256(data) != h.content {
+	if backend.PackName(data) != h.content {
 		return nil
 	}
 	return data

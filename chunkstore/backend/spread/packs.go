@@ -75,7 +75,7 @@ func (s *Spread) encodeShards(name string, data []byte) ([][]byte, error) {
 	}
 	content, named := contentOf(name)
 	if !named {
-		content = blake3.Sum256(data)
+		content = backend.PackName(data)
 	}
 	var wg sync.WaitGroup
 	for i := range objects {
@@ -436,7 +436,7 @@ func (s *Spread) readPack(ctx context.Context, name string, p []byte, off int64)
 		}
 		rest, off = rest[n:], off+int64(n)
 	}
-	if content, named := contentOf(name); named && int64(len(p)) == x.packLen && blake3.Sum256(p) != content {
+	if content, named := contentOf(name); named && int64(len(p)) == x.packLen && backend.PackName(p) != content {
 		return s.readTrue(ctx, x, p)
 	}
 	return nil

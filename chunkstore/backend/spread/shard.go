@@ -22,7 +22,7 @@ import (
 //	20  length of the shard's bytes (4)
 //	24  zero (8)
 //	32  BLAKE3-256 of the pack's object name
-//	64  BLAKE3-256 of the pack's bytes
+//	64  backend.PackName of the pack's bytes
 //	96  BLAKE3-256 of bytes 0..95 and of the table
 //	128 table: BLAKE3-256 of each 64 KiB of the shard's bytes
 //	    the shard's bytes
@@ -81,7 +81,7 @@ type header struct {
 	geometry
 	i       int
 	name    sum // of the pack's object name
-	content sum // of the pack's bytes
+	content sum // backend.PackName of the pack's bytes
 	sums    []sum
 }
 

@@ -27,6 +27,8 @@ type gcMessage struct {
 	PacksCopied   int     `json:"packs_copied"`
 	BytesCopied   int64   `json:"bytes_copied"`
 	PacksSparse   int     `json:"packs_sparse"`
+	PacksKept     int     `json:"packs_kept"` // of backups that failed, for the next try
+	BytesKept     int64   `json:"bytes_kept"`
 	PointsRemoved int     `json:"points_removed"`
 	Fenced        int     `json:"sessions_ended"`
 	Finished      int     `json:"runs_finished"`
@@ -35,7 +37,7 @@ type gcMessage struct {
 }
 
 func (a *app) gcCmd() *cobra.Command {
-	o := gc.Options{RewriteBelow: 0.5, Wait: time.Hour, FenceAfter: 24 * time.Hour}
+	o := gc.Options{RewriteBelow: 0.5, Wait: time.Hour, FenceAfter: 24 * time.Hour, KeepFailed: 7 * 24 * time.Hour}
 	rewrite := 50
 	c := &cobra.Command{
 		Use:   "gc",
@@ -50,6 +52,9 @@ backups leave that alone; then it waits for the backups that run already (--wait
 what they need stays. A backup that gave no sign of life for --fence-after, by the
 repository's clock, is taken for dead and can not be committed any more.
 
+What a backup stored that did not come to its end is kept for --keep-failed from
+then on: the next one, on whatever host, finds it and goes on from there.
+
 Packs of which less than --rewrite percent is needed are copied and then removed;
 that reads and writes guest data, so it needs a key that can read it.
 
@@ -60,6 +65,9 @@ Nothing is removed while a point cannot be read whole: see cairn check.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if rewrite < 0 || rewrite > 95 {
 				return usagef("--rewrite %d: give 0 (never) to 95 percent", rewrite)
+			}
+			if o.KeepFailed < 0 {
+				return usagef("--keep-failed: give a time, or 0 to keep nothing of backups that failed")
 			}
 			if o.Wait < 0 || o.FenceAfter < time.Hour {
 				return usagef("--fence-after is at least 1h, or a backup that only waits for its turn would be ended")
@@ -73,6 +81,7 @@ Nothing is removed while a point cannot be read whole: see cairn check.`,
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "only say what there is to gain")
 	c.Flags().DurationVar(&o.Wait, "wait", o.Wait, "how long to wait for backups that run")
 	c.Flags().DurationVar(&o.FenceAfter, "fence-after", o.FenceAfter, "how long a backup may give no sign of life before it is taken for dead")
+	c.Flags().DurationVar(&o.KeepFailed, "keep-failed", o.KeepFailed, "how long to keep what a backup stored that failed")
 	c.Flags().IntVar(&rewrite, "rewrite", rewrite, "copy what is needed of packs of which less than so many percent is; 0: never")
 	return c
 }
@@ -83,6 +92,9 @@ func (a *app) gc(ctx context.Context, repo *wire.Repo, cat *wire.Catalogue, o gc
 	o.Progress = a.reporter().Items
 	o.Waiting = func(n int) { a.say("waiting for backups that run: %d", n) }
 	start := a.now()
+	if err := repo.RolledBack(); err != nil && !o.DryRun { // what the gone ones need may be garbage to those that are left
+		return fmt.Errorf("nothing is removed: %w", err)
+	}
 	r, err := job.GC(ctx, repo.Store, cat, cat.Known(ctx), o, func(s string) { a.say("warning: %s", s) })
 	if err == nil && !o.DryRun {
 		_, err = repo.Sweep(a.now())
@@ -102,7 +114,7 @@ func (a *app) gc(ctx context.Context, repo *wire.Repo, cat *wire.Catalogue, o gc
 func (a *app) printGC(r *gc.Result, dry, unfinished bool, took time.Duration) error {
 	if a.json {
 		return a.printJSON(gcMessage{Type: "summary", DryRun: dry, Points: r.Points, Packs: r.Packs, BytesStored: r.BytesStored,
-			PacksRemoved: r.PacksRemoved, BytesRemoved: r.BytesRemoved, PacksCopied: r.PacksCopied, BytesCopied: r.BytesCopied, PacksSparse: r.Sparse,
+			PacksRemoved: r.PacksRemoved, BytesRemoved: r.BytesRemoved, PacksCopied: r.PacksCopied, BytesCopied: r.BytesCopied, PacksSparse: r.Sparse, PacksKept: r.PacksKept, BytesKept: r.BytesKept,
 			PointsRemoved: r.PointsRemoved, Fenced: r.Fenced, Finished: r.Taken, Unfinished: unfinished, Seconds: took.Seconds()})
 	}
 	verb := "removed"
@@ -115,6 +127,9 @@ func (a *app) printGC(r *gc.Result, dry, unfinished bool, took time.Duration) er
 		fmt.Fprintf(a.stdout, "; what was needed of %d of them is copied (%s)", r.PacksCopied, bytesOf(r.BytesCopied))
 	}
 	fmt.Fprintf(a.stdout, ", in %.1f s\n", took.Seconds())
+	if r.PacksKept > 0 {
+		fmt.Fprintf(a.stdout, "%s packs (%s) of backups that failed are kept for the next try (--keep-failed)\n", humanize.Comma(int64(r.PacksKept)), bytesOf(r.BytesKept))
+	}
 	if r.Fenced > 0 {
 		fmt.Fprintf(a.stdout, "%d backups without a sign of life were ended\n", r.Fenced)
 	}

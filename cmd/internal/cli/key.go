@@ -90,6 +90,7 @@ type keyJSON struct {
 	Opens       string     `json:"opens"`
 	Fingerprint string     `json:"fingerprint,omitempty"`
 	Created     *time.Time `json:"created,omitempty"`
+	Revoked     *time.Time `json:"revoked,omitempty"` // of a host's key: what it signed since is not trusted
 	InUse       bool       `json:"in_use"`
 	Verified    bool       `json:"verified"` // it is as it was written
 	Error       string     `json:"error,omitempty"`
@@ -100,7 +101,8 @@ func (a *app) keyLsCmd() *cobra.Command {
 		Use: "ls", Short: "List the repository's keys", Args: noArgs,
 		Long: `List the repository's keys: which kind each is, its label, how it opens, and when
 it was made. No secret is needed. With one, from a file, the lines are held
-against what was written: the place could have changed them otherwise.`,
+against what was written: the place could have changed them otherwise, and the
+hosts that sign points are listed, too (kind host).`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if a.repo == "" {
 				return usagef("no repository named: use -r FOLDER or CAIRN_REPOSITORY")
@@ -116,12 +118,12 @@ against what was written: the place could have changed them otherwise.`,
 				return err
 			}
 			defer k.Close()
-			return a.printKeys(k)
+			return a.printKeys(c.Context(), k)
 		},
 	}
 }
 
-func (a *app) printKeys(k *wire.Keys) error {
+func (a *app) printKeys(ctx context.Context, k *wire.Keys) error {
 	rows, bad := []keyJSON{}, 0
 	for _, s := range k.Slots {
 		r := keyJSON{ID: s.ID, Kind: string(k.KindOf(s)), InUse: s.ID == k.Opened}
@@ -141,6 +143,19 @@ func (a *app) printKeys(k *wire.Keys) error {
 			r.Error = err.Error()
 		}
 		rows = append(rows, r)
+	}
+	hosts := 0
+	if k.Opened != "" {
+		all, err := k.Hosts(ctx)
+		if err != nil {
+			return err
+		}
+		for _, h := range all {
+			rows = append(rows, hostRow(h))
+			if hosts++; h.Err != nil {
+				bad++
+			}
+		}
 	}
 	var err error
 	if bad > 0 {
@@ -164,8 +179,27 @@ func (a *app) printKeys(k *wire.Keys) error {
 	return cmp.Or(w.Flush(), err)
 }
 
+// kindHost is the kind of a key that opens nothing: a host signs its points
+// with it.
+const kindHost = "host"
+
+func hostRow(h chunkstore.Host) keyJSON {
+	r := keyJSON{ID: h.ID, Kind: kindHost, Label: h.Name, Opens: "nothing: it signs points", Verified: h.Err == nil}
+	if h.Err != nil {
+		r.Error = h.Err.Error()
+		return r
+	}
+	r.Created = &h.Created
+	if h.Revoked != nil {
+		r.Revoked = &h.Revoked.Time
+	}
+	return r
+}
+
 func noteOf(r keyJSON) string {
 	switch {
+	case r.Revoked != nil:
+		return "revoked " + listedTime(*r.Revoked)
 	case r.Error != "":
 		return "DAMAGED: " + safe(r.Error)
 	case r.InUse:
@@ -410,6 +444,10 @@ too; and if guests' data of the future must be safe from who had a restore key,
 make a new repository. Other hosts that opened the key remember it for up to 15
 minutes.
 
+A host's key (kind host in cairn key ls: each host makes one for itself, and signs
+its points with it) is revoked: points of it that are here count still, and what
+it signs later does not.
+
 The last key that can restore, and the last that can change keys, are removed
 only with --force.`,
 		RunE: func(c *cobra.Command, argv []string) error {
@@ -422,6 +460,9 @@ only with --force.`,
 
 func (a *app) removeKey(ctx context.Context, k *wire.Keys, prefix string, force bool) error {
 	s, err := chunkstore.FindSlot(k.Slots, prefix)
+	if errors.Is(err, chunkstore.ErrNoSlot) {
+		return a.revokeHost(ctx, k, prefix, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -436,6 +477,27 @@ func (a *app) removeKey(ctx context.Context, k *wire.Keys, prefix string, force 
 	}
 	_, err = fmt.Fprintf(a.stdout, "removed key %s\n", s.ID)
 	a.say("nothing was encrypted anew: whoever has opened that key before may have kept what it holds")
+	return err
+}
+
+// revokeHost ends the trust in a host's key; none is the error when there is no
+// such host.
+func (a *app) revokeHost(ctx context.Context, k *wire.Keys, prefix string, none error) error {
+	h, err := k.FindHost(ctx, prefix)
+	if errors.Is(err, chunkstore.ErrNoSlot) {
+		return none
+	}
+	if err == nil {
+		err = k.RevokeHost(ctx, h, a.now(), "cairn key rm")
+	}
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(map[string]any{"message_type": "host_revoked", "id": h.ID, "host": h.Name})
+	}
+	_, err = fmt.Fprintf(a.stdout, "revoked the host key %s of %s: points that it signed and that are here now are trusted still, later ones are not\n", h.ID, safe(h.Name))
+	a.say("it opens nothing, and the host may have a key that does, and access to the place: take these from it, too")
 	return err
 }
 

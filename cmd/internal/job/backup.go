@@ -57,6 +57,7 @@ type Backup struct {
 	parent   *restorepoint.Manifest // nil: none
 	seq      uint64
 	plans    []diskPlan
+	sources  []qmp.Source // by plan, while the fleece is there
 	manifest restorepoint.Manifest
 	start    time.Time
 	pace     *pace
@@ -66,7 +67,7 @@ type Backup struct {
 }
 
 // Run makes one restore point, or none: probe, prepare, fleece, quiesce,
-// point, thaw, read, release, commit (DESIGN.md section 5).
+// point, thaw, read, commit, read back, release (DESIGN.md section 5).
 func (b *Backup) Run(ctx context.Context) (*restorepoint.Manifest, error) {
 	b.start = b.Now()
 	b.pace = newPace(b.Now)
@@ -100,7 +101,7 @@ func (b *Backup) Run(ctx context.Context) (*restorepoint.Manifest, error) {
 	if err := b.take(ctx, session); err != nil {
 		return nil, errors.Join(err, b.clearIfSafe(err))
 	}
-	if err := b.commit(ctx, session); err != nil {
+	if err := b.advance(ctx); err != nil {
 		return nil, errors.Join(err, b.clearIfSafe(err))
 	}
 	if err := b.clearIfSafe(nil); err != nil { // the point exists all the same
@@ -132,8 +133,9 @@ func (b *Backup) warn(format string, args ...any) {
 	b.Step("warning: %s", s)
 }
 
-// commit makes the point exist: data, then map, then manifest; then it tells
-// the index, and drops the bitmaps that nobody needs any more.
+// commit makes the point exist: data, then map, then manifest; then it reads
+// back, while what is missing can still be read from the fleece, and tells the
+// index.
 func (b *Backup) commit(ctx context.Context, session *chunkstore.Session) error {
 	if err := b.step("commit"); err != nil {
 		return err
@@ -172,12 +174,15 @@ func (b *Backup) commit(ctx context.Context, session *chunkstore.Session) error 
 	if err := session.Commit(ctx, body); err != nil {
 		return err
 	}
+	if err := b.readBack(ctx, session); err != nil {
+		return err
+	}
 	st.BytesStored = session.Statistics().BytesStored
 	st.DurationMS = b.Now().Sub(b.start).Milliseconds()
 	if err := b.Index.PutPoint(ctx, b.manifest.Summary()); err != nil {
 		b.Step("the index on this host will be rebuilt: %v", err)
 	}
-	return b.advance(ctx)
+	return nil
 }
 
 // advance removes the bitmaps from before the parent: this run has read the

@@ -73,7 +73,8 @@ type checkedPoint struct {
 	name     string
 	time     time.Time
 	parent   string
-	guest    error                  // of what the inside agent said
+	guest    error // of what the inside agent said
+	signed   chunkstore.Signature
 	disks    []checkedDisk          // that lack something, or need a damaged pack
 	manifest *restorepoint.Manifest // nil: none of its disks lacks anything
 }
@@ -221,6 +222,11 @@ func (c *checking) structure(ctx context.Context) (more bool, err error) {
 		}
 		p := &checkedPoint{id: id, name: m.VM.Name + "@" + restorepoint.DirName(m.Time), time: m.Time, parent: m.Parent}
 		_, p.guest = m.Guest.Document()
+		if c.store.Signs() {
+			if _, p.signed, err = c.store.ReadPoint(ctx, id); err != nil {
+				return ctx.Err() // forgotten since it was read
+			}
+		}
 		for _, d := range m.Disks {
 			if s := checker.Disk(ctx, d, maxLostRanges); !s.Good() || len(s.Uses) > 0 {
 				p.disks, p.manifest = append(p.disks, checkedDisk{d.Name, s}), m
@@ -309,6 +315,7 @@ func (c *checking) findings(ctx context.Context) error {
 	c.recordFindings(catalogueOf)
 	c.missingFindings(catalogueOf)
 	files := catalogue.NewChecker(c.store.NewReader(32 << 20))
+	c.signatureFindings()
 	for _, p := range c.points {
 		if p.guest != nil {
 			c.add(Finding{Kind: KindPoint, Fault: FaultInconsistent, Name: p.name, Point: p.id.String(), Error: p.guest.Error(),
@@ -328,6 +335,29 @@ func (c *checking) findings(ctx context.Context) error {
 }
 
 func (c *checking) add(f Finding) { c.r.Findings = append(c.r.Findings, f) }
+
+// signatureFindings names the points that no host vouches for, and those that
+// are not what a trusted later one was built on.
+func (c *checking) signatureFindings() {
+	if !c.store.Signs() {
+		return
+	}
+	byID := map[chunk.SessionID]*checkedPoint{}
+	for _, p := range c.points {
+		byID[p.id] = p
+		if p.signed.Err != nil {
+			c.add(Finding{Kind: KindPoint, Fault: FaultUntrusted, Name: p.name, Point: p.id.String(), Object: chunkstore.DecisionObject(p.id), Error: p.signed.Err.Error(),
+				Next: "who made it had a key of the repository, and not a host's: nothing is built on it, retention leaves it out, and it can be restored with care; if nobody knows it, cairn forget it, and see cairn key ls"})
+		}
+	}
+	for _, p := range c.points {
+		if was := byID[p.signed.Parent]; was != nil && p.signed.Err == nil && was.signed.BodyHash != p.signed.ParentHash {
+			c.add(Finding{Kind: KindPoint, Fault: FaultReplaced, Name: was.name, Point: was.id.String(), Object: chunkstore.DecisionObject(was.id),
+				Error: fmt.Sprintf("it is not the point that %s was built on (%s vouches for that one)", p.name, p.signed.Name),
+				Next:  "somebody with a key of the repository stored it in the place of the true one: restore from others, or bring the true one back from a mirror"})
+		}
+	}
+}
 
 // packFindings names each damaged pack, with who suffers.
 func (c *checking) packFindings(catalogueOf map[chunk.SessionID]chunk.SessionID) {

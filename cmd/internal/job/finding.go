@@ -25,6 +25,14 @@ const (
 // fit together. The other faults are chunkstore.FaultKind's.
 const FaultInconsistent = "inconsistent"
 
+// Faults of points that say who made them.
+const (
+	// FaultUntrusted: no host of the repository vouches for the point.
+	FaultUntrusted = "untrusted"
+	// FaultReplaced: the point is not the one that a later one was built on.
+	FaultReplaced = "replaced"
+)
+
 // Finding is one thing that is wrong in a repository.
 type Finding struct {
 	Kind   string `json:"kind"`
@@ -138,6 +146,9 @@ func recordFinding(name string, f *chunkstore.Fault) Finding {
 	case strings.HasPrefix(name, "pins/"):
 		out.Kind = KindObject
 		out.Next = "its point counts as pinned; mend it with: cairn check --repair --from MIRROR, or with cairn unpin, and cairn pin again"
+	case strings.HasPrefix(name, "hosts/"):
+		out.Kind = KindKey
+		out.Next = "points of this host are not trusted until it is mended: cairn check --repair --from MIRROR; or remove a host's damaged key from the place by hand, and its next backup stores it again"
 	case strings.HasPrefix(name, "sessions/"):
 		out.Next = "no point needs it to be read; mend it with: cairn check --repair --from MIRROR"
 	default:

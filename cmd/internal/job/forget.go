@@ -25,6 +25,10 @@ type Forget struct {
 	Reason    string // in the points' records
 	Now       func() time.Time
 
+	// Untrusted are the points of Plan that no host vouches for, and why. They are
+	// in no plan: they neither count nor go.
+	Untrusted map[string]error
+
 	// Unread are the points of Plan whose manifests or maps could not be read,
 	// and why. A point without a manifest is in no plan: it stays.
 	Unread map[string]error
@@ -80,6 +84,13 @@ func (f *Forget) points(ctx context.Context, vms []string) ([]retention.Point, m
 		if m == nil || err != nil {
 			continue
 		}
+		trusted, err := f.trusts(ctx, id)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !trusted {
+			continue
+		}
 		stored, ok := times[id]
 		if !ok {
 			continue // forgotten by somebody since it was listed
@@ -89,6 +100,25 @@ func (f *Forget) points(ctx context.Context, vms []string) ([]retention.Point, m
 			Pinned: pinned, PinReason: pin.Reason, Consistency: m.Consistency.Level, Mapped: -1, Used: used(m)})
 	}
 	return points, manifests, nil
+}
+
+// trusts says whether a point counts: one that somebody forged must not push out
+// others.
+func (f *Forget) trusts(ctx context.Context, id chunkstore.SessionID) (bool, error) {
+	if !f.Store.Signs() {
+		return true, nil
+	}
+	_, sig, err := f.Store.ReadPoint(ctx, id)
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	if err == nil && sig.Err != nil {
+		if f.Untrusted == nil {
+			f.Untrusted = map[string]error{}
+		}
+		f.Untrusted[id.String()] = sig.Err
+	}
+	return err == nil && sig.Err == nil, nil // the former: gone since it was listed
 }
 
 // used is what the guest's filesystems said that they use, in bytes.

@@ -12,8 +12,8 @@ import (
 	"cairn/qmp"
 )
 
-// take makes the fleece, takes the point and reads it; the fleece is gone
-// when it returns, and the guest as it was.
+// take makes the fleece, takes the point, reads it and commits it; the fleece is
+// gone when it returns, and the guest as it was.
 func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err error) {
 	b.pace.enter(phasePoint)
 	var ways ways
@@ -59,7 +59,10 @@ func (b *Backup) take(ctx context.Context, session *chunkstore.Session) (err err
 	if err != nil {
 		return err
 	}
-	return unchanged(ctx, fleece)
+	if err := unchanged(ctx, fleece); err != nil {
+		return err
+	}
+	return b.commit(ctx, session)
 }
 
 // release takes the fleece down, after a run that has ended with err so far.
@@ -344,6 +347,7 @@ func (b *Backup) read(ctx context.Context, session *chunkstore.Session, fleece f
 	if sources, err = b.leaveOut(ctx, sources); err != nil {
 		return err
 	}
+	b.sources = sources
 	b.pace.enter(phaseRead)
 	limiter := qmp.NewLimiter(b.ReadLimit)
 	st := &b.manifest.Statistics

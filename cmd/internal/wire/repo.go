@@ -25,7 +25,9 @@ type Repo struct {
 	Path  string
 	Store *chunkstore.Store
 	Dirs  config.Dirs
-	place Place
+
+	place   Place
+	witness *witness
 }
 
 // OpenRepo opens the repository at path.
@@ -50,7 +52,8 @@ func OpenLimited(ctx context.Context, path string, secret Secret, dirs config.Di
 	if err != nil {
 		return nil, fmt.Errorf("open repository %s: %w", path, err)
 	}
-	return &Repo{Path: path, Store: chunkstore.NewStore(limit.New(place, writeLimit), c, keys), Dirs: dirs, place: place}, nil
+	store := chunkstore.NewStore(limit.New(place, writeLimit), c, keys)
+	return &Repo{Path: path, Store: store, Dirs: dirs, place: place, witness: bearWitness(ctx, store, dirs)}, nil
 }
 
 // openPlace opens a repository's place and reads what needs no key.
@@ -118,8 +121,8 @@ func (r *Repo) Sweep(now time.Time) (int, error) {
 	return 0, nil
 }
 
-// Close gives back what the repository holds.
-func (r *Repo) Close() error { return r.place.Close() }
+// Close gives back what the repository holds, and keeps what was seen of it.
+func (r *Repo) Close() error { return errors.Join(r.witness.remember(r.Store), r.place.Close()) }
 
 // IndexDir is where this host's index of the repository lies.
 func (r *Repo) IndexDir() string { return filepath.Join(r.Dirs.Cache, r.Store.Config.ID, "index") }

@@ -85,21 +85,23 @@ func absolute(spec string) (string, error) {
 // ErrNoPlaces: the repository is one folder without parity.
 var ErrNoPlaces = errors.New("the repository is one folder without parity: it has no places to look at")
 
-// Warnings says what a person should know of the repository's places: which
-// are away, and what went wrong since it was opened. More may come while it is
-// used.
+// Warnings says what a person should know of the repository: which of its places
+// are away, and what went wrong since it was opened; points that are gone, and
+// points that were read and that no host vouches for. More may come while it
+// is used.
 func (r *Repo) Warnings() []string {
+	all := r.witness.warnings(r.Store)
 	if p, ok := r.place.(*spreadPlace); ok {
-		return p.Warnings()
+		all = append(all, p.Warnings()...)
 	}
-	return nil
+	return all
 }
 
 // Degraded says whether something was stored on fewer places than it should
-// be.
+// be, or is gone.
 func (r *Repo) Degraded() bool {
 	p, ok := r.place.(*spreadPlace)
-	return ok && p.Degraded()
+	return ok && p.Degraded() || r.RolledBack() != nil
 }
 
 // places gives the repository's places; ErrNoPlaces when it has none.
