@@ -17,7 +17,7 @@ import (
 // behind the one before it: a pack that is listed had its session's intent
 // before that, and an intent that is listed without a decision was undecided.
 type Inventory struct {
-	Packs      map[PackRef]int64 // stored sizes in bytes
+	Packs      *PackList
 	Forwards   map[PackRef][]SessionID
 	Collectors map[SessionID]time.Time
 	// Intents are of sessions, with the time of the last sign of life of each,
@@ -37,7 +37,7 @@ func (v *Inventory) Undecided(id SessionID) bool {
 
 // List takes the inventory.
 func (s *Store) List(ctx context.Context) (*Inventory, error) {
-	v := &Inventory{Packs: map[PackRef]int64{}, Forwards: map[PackRef][]SessionID{}, Collectors: map[SessionID]time.Time{},
+	v := &Inventory{Packs: new(PackList), Forwards: map[PackRef][]SessionID{}, Collectors: map[SessionID]time.Time{},
 		Intents: map[SessionID]time.Time{}, Points: map[SessionID]bool{}, Drops: map[SessionID]bool{}}
 	life := map[SessionID]time.Time{}
 	alive := func(id SessionID, t time.Time) {
@@ -58,7 +58,7 @@ func (s *Store) List(ctx context.Context) (*Inventory, error) {
 		func() error {
 			return s.place.List(ctx, packsPrefix, func(o backend.Object) error {
 				if r, err := parsePackName(o.Name); err == nil {
-					v.Packs[r] = o.Size
+					v.Packs.Add(r, o.Size)
 					alive(r.Session, o.Modified)
 				}
 				return nil
@@ -99,6 +99,28 @@ func (s *Store) List(ctx context.Context) (*Inventory, error) {
 		}
 	}
 	return v, nil
+}
+
+// AnyUndecided says whether there is a session that may still commit. As in List,
+// intents come first: a session whose intent comes later saw what is condemned.
+func (s *Store) AnyUndecided(ctx context.Context) (bool, error) {
+	intents := map[SessionID]bool{}
+	for _, prefix := range []string{intentsPrefix, pointsPrefix} {
+		err := s.place.List(ctx, prefix, func(o backend.Object) error {
+			if id, err := ParseSessionID(strings.TrimPrefix(o.Name, prefix)); err == nil {
+				if prefix == intentsPrefix {
+					intents[id] = true
+				} else {
+					delete(intents, id)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return false, fmt.Errorf("list the repository: %w", err)
+		}
+	}
+	return len(intents) > 0, nil
 }
 
 // listDrops takes the drops into an inventory: those that open, of points that

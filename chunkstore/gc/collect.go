@@ -44,6 +44,8 @@ type Options struct {
 	// is over.
 	dead  func(id chunk.SessionID, quiet time.Duration) bool
 	sleep func(ctx context.Context) bool
+	// sets is maxSets, or a test's.
+	sets int64
 }
 
 // Result is what a run did, or would do.
@@ -226,6 +228,8 @@ func (c *collector) generation(ctx context.Context, n int) (more bool, err error
 	if err != nil {
 		return false, err
 	}
+	// All is listed and marked again: twice as much memory is not needed for it.
+	v.Packs, p.marks.need = nil, needs{}
 	if err := c.finish(ctx, n); err != nil {
 		return false, err
 	}

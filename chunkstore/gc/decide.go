@@ -72,7 +72,11 @@ func (c *collector) agree(ctx context.Context, list *chunkstore.Condemned, final
 	if err != nil {
 		return err
 	}
-	m, err := c.mark(ctx, v)
+	rewritten, err := parse(list.Rewritten)
+	if err != nil {
+		return err
+	}
+	m, err := c.mark(ctx, v, rewritten...)
 	if err != nil {
 		return err
 	}
@@ -80,13 +84,13 @@ func (c *collector) agree(ctx context.Context, list *chunkstore.Condemned, final
 	if err != nil {
 		return err
 	}
-	for i, ref := range packs {
-		if m.live[ref] == nil {
+	for _, ref := range packs {
+		if !m.need.any(ref) {
 			continue
 		}
-		ok := slices.Contains(list.Rewritten, final.Packs[i])
+		ok := slices.Contains(rewritten, ref)
 		if ok {
-			if ok, err = c.covered(ctx, ref, by, m.live[ref]); err != nil {
+			if ok, err = c.covered(ctx, ref, by, m); err != nil {
 				return err
 			}
 		}
@@ -99,7 +103,7 @@ func (c *collector) agree(ctx context.Context, list *chunkstore.Condemned, final
 		return err
 	}
 	for _, ref := range forwards {
-		if m.live[ref] != nil {
+		if m.need.any(ref) {
 			return fmt.Errorf("%w: the forwards of %s: nothing more is removed, and no gc runs until somebody has looked", ErrForeign, ref)
 		}
 	}
@@ -109,7 +113,11 @@ func (c *collector) agree(ctx context.Context, list *chunkstore.Condemned, final
 // decide marks again, behind the wait, and publishes what is removed. own is
 // false when another one was faster: then it is that one's.
 func (c *collector) decide(ctx context.Context, n int, list *chunkstore.Condemned, by chunk.SessionID, v *chunkstore.Inventory) (_ *chunkstore.Final, own bool, _ error) {
-	m, err := c.mark(ctx, v)
+	rewritten, err := parse(list.Rewritten)
+	if err != nil {
+		return nil, false, err
+	}
+	m, err := c.mark(ctx, v, rewritten...)
 	if err != nil {
 		return nil, false, err
 	}
@@ -119,18 +127,14 @@ func (c *collector) decide(ctx context.Context, n int, list *chunkstore.Condemne
 		return nil, false, err
 	}
 	for _, ref := range dead {
-		if m.live[ref] == nil {
+		if !m.need.any(ref) {
 			final.Packs = append(final.Packs, chunkstore.PackText(ref))
 		} else {
 			c.result.Rescued++
 		}
 	}
-	rewritten, err := parse(list.Rewritten)
-	if err != nil {
-		return nil, false, err
-	}
 	for _, ref := range rewritten {
-		ok, err := c.covered(ctx, ref, by, m.live[ref])
+		ok, err := c.covered(ctx, ref, by, m)
 		if err != nil {
 			return nil, false, err
 		}
@@ -145,7 +149,7 @@ func (c *collector) decide(ctx context.Context, n int, list *chunkstore.Condemne
 		return nil, false, err
 	}
 	for _, ref := range gone {
-		if m.live[ref] == nil {
+		if !m.need.any(ref) {
 			final.Forwards = append(final.Forwards, chunkstore.PackText(ref))
 		}
 	}
@@ -163,7 +167,11 @@ func (c *collector) decide(ctx context.Context, n int, list *chunkstore.Condemne
 }
 
 // covered says whether all that is needed of a rewritten pack was copied.
-func (c *collector) covered(ctx context.Context, ref chunk.PackRef, by chunk.SessionID, live *set) (bool, error) {
+func (c *collector) covered(ctx context.Context, ref chunk.PackRef, by chunk.SessionID, m *marks) (bool, error) {
+	live, known := m.need.of(ref)
+	if !known {
+		return false, nil
+	}
 	ways, err := c.store.Forwards(ctx, ref)
 	if err != nil {
 		return false, err
