@@ -156,15 +156,18 @@ type Commit struct {
 // Commits calls fn for each point of an inventory that was not dropped, and for
 // the newest catalogue of each. Sessions that fn did not get and that are no
 // aborts are rubbish: dropped points, their catalogues, and catalogues of
-// points that are gone. A point that cannot be read is an error.
-func (s *Store) Commits(ctx context.Context, v *Inventory, fn func(Commit) error) (rubbish []SessionID, err error) {
-	of := map[SessionID]bool{} // catalogues
+// points that are gone. A point that cannot be read is an error. What seen has
+// is passed over, unread.
+func (s *Store) Commits(ctx context.Context, v *Inventory, seen map[SessionID]bool, fn func(Commit) error) (rubbish []SessionID, err error) {
+	of := map[SessionID]bool{}   // catalogues
+	news := map[SessionID]bool{} // points with catalogues that were not seen
 	for id := range v.Points {
 		for attempt := range MaxAttempts {
 			c := CatalogueSession(id, attempt)
 			if !v.Points[c] && !v.Drops[id] { // of a dropped point some may be removed already
 				break
 			}
+			news[id] = news[id] || v.Points[c] && !seen[c]
 			if of[c] = v.Points[c]; v.Drops[id] && v.Points[c] {
 				rubbish = append(rubbish, c)
 			}
@@ -177,6 +180,13 @@ func (s *Store) Commits(ctx context.Context, v *Inventory, fn func(Commit) error
 			continue
 		case v.Drops[id]:
 			rubbish = append(rubbish, id)
+			continue
+		case seen[id]:
+			if news[id] {
+				if err := s.lastCatalogue(ctx, id, fn); err != nil {
+					return nil, err
+				}
+			}
 			continue
 		}
 		body, err := s.ReadCommit(ctx, id)
@@ -207,18 +217,24 @@ func (s *Store) Commits(ctx context.Context, v *Inventory, fn func(Commit) error
 		if err := fn(Commit{Session: id, ID: id, Body: body}); err != nil {
 			return nil, err
 		}
-		body, attempt, _, err := s.LastCatalogue(ctx, id)
-		if err == nil {
-			err = fn(Commit{Session: CatalogueSession(id, attempt), ID: id, Body: body, Catalogue: true})
-		} else if errors.Is(err, backend.ErrNotExist) || pack.IsDamage(err) { // a point does not need it
-			err = nil
-		}
-		if err != nil {
+		if err := s.lastCatalogue(ctx, id, fn); err != nil {
 			return nil, err
 		}
 	}
 	slices.SortFunc(rubbish, compareIDs)
 	return slices.Compact(rubbish), nil
+}
+
+// lastCatalogue calls fn for a point's newest catalogue, if it has a good one.
+func (s *Store) lastCatalogue(ctx context.Context, id SessionID, fn func(Commit) error) error {
+	body, attempt, _, err := s.LastCatalogue(ctx, id)
+	switch {
+	case errors.Is(err, backend.ErrNotExist) || pack.IsDamage(err): // a point does not need it
+		return nil
+	case err != nil:
+		return err
+	}
+	return fn(Commit{Session: CatalogueSession(id, attempt), ID: id, Body: body, Catalogue: true})
 }
 
 func compareIDs(a, b SessionID) int { return strings.Compare(string(a[:]), string(b[:])) }

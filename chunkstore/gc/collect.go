@@ -164,7 +164,7 @@ func (c *collector) next(ctx context.Context) (more bool, err error) {
 	if k := len(gens); k > 0 {
 		n = gens[k-1].N + 1
 		if last := gens[k-1]; !last.Done {
-			if err := c.finish(ctx, last.N); err != nil {
+			if err := c.finish(ctx, last.N, nil); err != nil {
 				return false, err
 			}
 			c.result.Taken++
@@ -228,9 +228,7 @@ func (c *collector) generation(ctx context.Context, n int) (more bool, err error
 	if err != nil {
 		return false, err
 	}
-	// All is listed and marked again: twice as much memory is not needed for it.
-	v.Packs, p.marks.need = nil, needs{}
-	if err := c.finish(ctx, n); err != nil {
+	if err := c.finish(ctx, n, p.marks); err != nil {
 		return false, err
 	}
 	if err := c.tidy(ctx, v, p.marks); err != nil {

@@ -14,8 +14,9 @@ import (
 )
 
 // finish does what is left of a generation that was condemned, by this or by
-// another collector.
-func (c *collector) finish(ctx context.Context, n int) error {
+// another collector. m are the marks by which this one condemned; nil: it did
+// not.
+func (c *collector) finish(ctx context.Context, n int, m *marks) error {
 	list, err := c.store.ReadCondemned(ctx, n)
 	if err != nil {
 		return fmt.Errorf("run %d of gc: %w", n, err)
@@ -43,7 +44,7 @@ func (c *collector) finish(ctx context.Context, n int) error {
 	final, err := c.store.ReadFinal(ctx, n)
 	own := errors.Is(err, backend.ErrNotExist)
 	if own {
-		final, own, err = c.decide(ctx, n, list, by, v)
+		final, own, err = c.decide(ctx, n, list, by, v, m)
 	}
 	if err == nil && !own {
 		err = c.agree(ctx, list, final, by)
@@ -110,14 +111,24 @@ func (c *collector) agree(ctx context.Context, list *chunkstore.Condemned, final
 	return nil
 }
 
-// decide marks again, behind the wait, and publishes what is removed. own is
-// false when another one was faster: then it is that one's.
-func (c *collector) decide(ctx context.Context, n int, list *chunkstore.Condemned, by chunk.SessionID, v *chunkstore.Inventory) (_ *chunkstore.Final, own bool, _ error) {
+// decide marks again, behind the wait, and publishes what is removed. What was
+// marked before it condemned is not traced a second time. own is false when
+// another one was faster: then it is that one's.
+func (c *collector) decide(ctx context.Context, n int, list *chunkstore.Condemned, by chunk.SessionID, v *chunkstore.Inventory, m *marks) (_ *chunkstore.Final, own bool, _ error) {
 	rewritten, err := parse(list.Rewritten)
 	if err != nil {
 		return nil, false, err
 	}
-	m, err := c.mark(ctx, v, rewritten...)
+	if m == nil {
+		m, err = c.mark(ctx, v, rewritten...)
+	} else {
+		// Packs are numbered as they were. One of them that is gone was removed
+		// by another collector, which published what it decided: this one cannot.
+		now := *v
+		now.Packs = m.need.packs
+		m.need.keepExact(rewritten)
+		err = c.extend(ctx, &now, m)
+	}
 	if err != nil {
 		return nil, false, err
 	}

@@ -48,10 +48,16 @@ func (m *marks) Chunks(ref chunk.PackRef, first, count int) { m.need.add(ref, fi
 func (c *collector) mark(ctx context.Context, v *chunkstore.Inventory, exact ...chunk.PackRef) (*marks, error) {
 	m := &marks{need: newNeeds(v.Packs, c.opts.sets, c.id, exact), entered: map[chunk.PackRef]*set{},
 		ways: map[chunk.PackRef][]*chunkstore.Forward{}, far: map[chunk.PackRef]bool{}, kept: map[chunk.SessionID]bool{}}
+	return m, c.extend(ctx, v, m)
+}
+
+// extend traces what was committed since, too. A commit never changes, and what
+// was dropped since stays marked, which keeps more and never less: so marks of
+// before need only that to be marks of now.
+func (c *collector) extend(ctx context.Context, v *chunkstore.Inventory, m *marks) error {
 	add, end := c.opts.Progress("looking at what points need", int64(len(v.Points)))
 	defer end()
-	var err error
-	m.rubbish, err = c.store.Commits(ctx, v, func(p chunkstore.Commit) error {
+	rubbish, err := c.store.Commits(ctx, v, m.kept, func(p chunkstore.Commit) error {
 		m.kept[p.Session] = true
 		if err := c.opts.Trace(ctx, p, m); err != nil {
 			if ctx.Err() != nil {
@@ -69,10 +75,12 @@ func (c *collector) mark(ctx context.Context, v *chunkstore.Inventory, exact ...
 		return ctx.Err()
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	m.entered = nil
-	return m, c.follow(ctx, v, m)
+	if m.rubbish == nil { // else that of the first listing, which the rest of tidy goes by
+		m.rubbish = append([]chunk.SessionID{}, rubbish...)
+	}
+	return c.follow(ctx, v, m)
 }
 
 // follow marks where the live chunks of packs that are gone lie now.

@@ -51,12 +51,17 @@ func newNeeds(packs *chunkstore.PackList, limit int64, run chunk.SessionID, exac
 	}
 	n := needs{packs: packs, uses: make([]use, packs.Len()), sets: make([]set, 1), unlisted: map[chunk.PackRef]*set{}, limit: limit,
 		seed: binary.LittleEndian.Uint64(run[:]), exact: map[int]bool{}}
-	for _, ref := range exact {
-		if i, ok := packs.Find(ref); ok {
+	n.keepExact(exact)
+	return n
+}
+
+// keepExact makes sure that packs are not taken whole.
+func (n *needs) keepExact(refs []chunk.PackRef) {
+	for _, ref := range refs {
+		if i, ok := n.packs.Find(ref); ok {
 			n.exact[i] = true
 		}
 	}
-	return n
 }
 
 // find gives a pack's number.
