@@ -18,10 +18,10 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZ_SECONDS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-demo build deb demo test test-s3 test-long campaign-sim fuzz-short lint bench clean
+.PHONY: help deps deps-demo build deb demo test test-s3 test-long campaign-scale campaign-sim fuzz-short lint bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 deps: ## install the missing Debian packages of .ci/apt-packages (SKIP_DEPS=1: do not)
 	@$(if $(SKIP_DEPS),true,.ci/deps)
@@ -51,6 +51,10 @@ test-s3: ## the tests of object storage, also against MinIO, with the race detec
 
 test-long: deps ## all tests with the race detector and the long variants (CAIRN_LONG=1)
 	CAIRN_LONG=1 CGO_ENABLED=1 $(GOTEST) -race -count=1 -timeout 240m ./...
+
+# CAIRN_SCALE_DIR keeps the maps and the index between runs.
+campaign-scale: ## memory with 100 TiB in 10,000 points, gc against reading all data; CAIRN_SCALE="machines points leaves" for less
+	CAIRN_SCALE="$${CAIRN_SCALE:-full}" CGO_ENABLED=0 go test -count=1 -v -timeout 240m ./cmd/internal/scale -run Campaign
 
 campaign-sim: ## play CAIRN_SIM_COUNT (50,000) schedules of many hosts, gc and repair, from seed CAIRN_SIM_SEED (1,000,000) on
 	CAIRN_SIM_COUNT=$${CAIRN_SIM_COUNT:-50000} CAIRN_SIM_SEED=$${CAIRN_SIM_SEED:-1000000} CGO_ENABLED=0 go test ./chunkstore/gc -run 'TestSimulation$$' -count=1 -v -timeout 0

@@ -17,7 +17,7 @@ import (
 // behind the one before it: a pack that is listed had its session's intent
 // before that, and an intent that is listed without a decision was undecided.
 type Inventory struct {
-	Packs      map[PackRef]int64 // stored sizes in bytes
+	Packs      *PackList
 	Forwards   map[PackRef][]SessionID
 	Collectors map[SessionID]time.Time
 	// Intents are of sessions, with the time of the last sign of life of each,
@@ -38,7 +38,7 @@ func (v *Inventory) Undecided(id SessionID) bool {
 
 // List takes the inventory.
 func (s *Store) List(ctx context.Context) (*Inventory, error) {
-	v := &Inventory{Packs: map[PackRef]int64{}, Forwards: map[PackRef][]SessionID{}, Collectors: map[SessionID]time.Time{},
+	v := &Inventory{Packs: new(PackList), Forwards: map[PackRef][]SessionID{}, Collectors: map[SessionID]time.Time{},
 		Intents: map[SessionID]time.Time{}, Points: map[SessionID]bool{}, Decided: map[SessionID]time.Time{}, Drops: map[SessionID]bool{}}
 	life := map[SessionID]time.Time{}
 	alive := func(id SessionID, t time.Time) {
@@ -59,7 +59,7 @@ func (s *Store) List(ctx context.Context) (*Inventory, error) {
 		func() error {
 			return s.place.List(ctx, packsPrefix, func(o backend.Object) error {
 				if r, err := parsePackName(o.Name); err == nil {
-					v.Packs[r] = o.Size
+					v.Packs.Add(r, o.Size)
 					alive(r.Session, o.Modified)
 				}
 				return nil
@@ -102,6 +102,28 @@ func (s *Store) List(ctx context.Context) (*Inventory, error) {
 		}
 	}
 	return v, nil
+}
+
+// AnyUndecided says whether there is a session that may still commit. As in List,
+// intents come first: a session whose intent comes later saw what is condemned.
+func (s *Store) AnyUndecided(ctx context.Context) (bool, error) {
+	intents := map[SessionID]bool{}
+	for _, prefix := range []string{intentsPrefix, pointsPrefix} {
+		err := s.place.List(ctx, prefix, func(o backend.Object) error {
+			if id, err := ParseSessionID(strings.TrimPrefix(o.Name, prefix)); err == nil {
+				if prefix == intentsPrefix {
+					intents[id] = true
+				} else {
+					delete(intents, id)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return false, fmt.Errorf("list the repository: %w", err)
+		}
+	}
+	return len(intents) > 0, nil
 }
 
 // listDrops takes the drops into an inventory: those that open, of points that
@@ -149,15 +171,18 @@ type Commit struct {
 // Commits calls fn for each point of an inventory that was not dropped, and for
 // the newest catalogue of each. Sessions that fn did not get and that are no
 // aborts are rubbish: dropped points, their catalogues, and catalogues of
-// points that are gone. A point that cannot be read is an error.
-func (s *Store) Commits(ctx context.Context, v *Inventory, fn func(Commit) error) (rubbish []SessionID, err error) {
-	of := map[SessionID]bool{} // catalogues
+// points that are gone. A point that cannot be read is an error. What seen has
+// is passed over, unread.
+func (s *Store) Commits(ctx context.Context, v *Inventory, seen map[SessionID]bool, fn func(Commit) error) (rubbish []SessionID, err error) {
+	of := map[SessionID]bool{}   // catalogues
+	news := map[SessionID]bool{} // points with catalogues that were not seen
 	for id := range v.Points {
 		for attempt := range MaxAttempts {
 			c := CatalogueSession(id, attempt)
 			if !v.Points[c] && !v.Drops[id] { // of a dropped point some may be removed already
 				break
 			}
+			news[id] = news[id] || v.Points[c] && !seen[c]
 			if of[c] = v.Points[c]; v.Drops[id] && v.Points[c] {
 				rubbish = append(rubbish, c)
 			}
@@ -170,6 +195,13 @@ func (s *Store) Commits(ctx context.Context, v *Inventory, fn func(Commit) error
 			continue
 		case v.Drops[id]:
 			rubbish = append(rubbish, id)
+			continue
+		case seen[id]:
+			if news[id] {
+				if err := s.lastCatalogue(ctx, id, fn); err != nil {
+					return nil, err
+				}
+			}
 			continue
 		}
 		body, err := s.ReadCommit(ctx, id)
@@ -200,18 +232,24 @@ func (s *Store) Commits(ctx context.Context, v *Inventory, fn func(Commit) error
 		if err := fn(Commit{Session: id, ID: id, Body: body}); err != nil {
 			return nil, err
 		}
-		body, attempt, _, err := s.LastCatalogue(ctx, id)
-		if err == nil {
-			err = fn(Commit{Session: CatalogueSession(id, attempt), ID: id, Body: body, Catalogue: true})
-		} else if errors.Is(err, backend.ErrNotExist) || pack.IsDamage(err) { // a point does not need it
-			err = nil
-		}
-		if err != nil {
+		if err := s.lastCatalogue(ctx, id, fn); err != nil {
 			return nil, err
 		}
 	}
 	slices.SortFunc(rubbish, compareIDs)
 	return slices.Compact(rubbish), nil
+}
+
+// lastCatalogue calls fn for a point's newest catalogue, if it has a good one.
+func (s *Store) lastCatalogue(ctx context.Context, id SessionID, fn func(Commit) error) error {
+	body, attempt, _, err := s.LastCatalogue(ctx, id)
+	switch {
+	case errors.Is(err, backend.ErrNotExist) || pack.IsDamage(err): // a point does not need it
+		return nil
+	case err != nil:
+		return err
+	}
+	return fn(Commit{Session: CatalogueSession(id, attempt), ID: id, Body: body, Catalogue: true})
 }
 
 func compareIDs(a, b SessionID) int { return strings.Compare(string(a[:]), string(b[:])) }

@@ -24,9 +24,9 @@ type PackSize struct {
 
 // Objects is what a listing of a place shows. It needs no key.
 type Objects struct {
-	Packs   []PackSize // in the order of their names
-	Records []string   // intents, commits, and what gc and forget keep
-	Keys    []string   // key slots
+	Packs   *PackList
+	Records []string // intents, commits, and what gc and forget keep
+	Keys    []string // key slots
 	Config  bool
 	Unknown []string // of no cairn of this format; at most 1000
 }
@@ -40,10 +40,10 @@ var plainPrefixes = []string{beatsPrefix, repairPrefix, placesPrefix, engine.Pre
 
 // ListObjects sorts all objects of a place by their names.
 func ListObjects(ctx context.Context, b backend.Backend) (*Objects, error) {
-	o := new(Objects)
+	o := &Objects{Packs: new(PackList)}
 	err := b.List(ctx, "", func(obj backend.Object) error {
 		if ref, err := parsePackName(obj.Name); err == nil && strings.HasPrefix(obj.Name, packsPrefix) {
-			o.Packs = append(o.Packs, PackSize{ref, obj.Size})
+			o.Packs.Add(ref, obj.Size)
 			return nil
 		}
 		switch {

@@ -35,6 +35,7 @@ func (s synthetic) ref(n int) (r chunkstore.PackRef) {
 	sum := blake3.Sum256(binary.BigEndian.AppendUint64(nil, uint64(n)))
 	r.Hash = sum
 	copy(r.Session[:], sum[16:])
+	binary.BigEndian.PutUint32(r.Session[:], uint32(n)) // listed in the order of names
 	return r
 }
 

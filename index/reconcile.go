@@ -3,6 +3,8 @@ package index
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,7 +28,8 @@ const readers = 8
 
 // difference is what the store has and the index has not, and the reverse.
 type difference struct {
-	newPacks   []chunkstore.PackRef
+	listed     *chunkstore.PackList
+	newPacks   []uint32 // numbers in listed
 	gonePacks  map[chunkstore.PackRef]packEntry
 	newPoints  []chunkstore.SessionID
 	gonePoints []chunkstore.SessionID
@@ -46,7 +49,7 @@ func (x *Index) reconcile(ctx context.Context, fresh bool) error {
 			return err
 		}
 	}
-	var d difference
+	d := difference{listed: listed}
 	if err := x.readNext(); err != nil {
 		return err
 	}
@@ -59,34 +62,37 @@ func (x *Index) reconcile(ctx context.Context, fresh bool) error {
 	return x.apply(ctx, d)
 }
 
-// listPacks gives the store's packs in the order of Badger's keys.
-func (x *Index) listPacks(ctx context.Context) ([]chunkstore.PackRef, error) {
-	var listed []chunkstore.PackRef
-	err := x.store.Packs(ctx, func(r chunkstore.PackRef, _ int64) error {
-		listed = append(listed, r)
+// listPacks gives the store's packs: there may be millions.
+func (x *Index) listPacks(ctx context.Context) (*chunkstore.PackList, error) {
+	listed := new(chunkstore.PackList)
+	err := x.store.Packs(ctx, func(r chunkstore.PackRef, size int64) error {
+		listed.Add(r, size)
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list the packs: %w", err)
 	}
-	slices.SortFunc(listed, compareRefs)
-	return slices.Compact(listed), nil
-}
-
-func compareRefs(a, b chunkstore.PackRef) int {
-	if c := bytes.Compare(a.Session[:], b.Session[:]); c != 0 {
-		return c
-	}
-	return bytes.Compare(a.Hash[:], b.Hash[:])
+	return listed, nil
 }
 
 // sweepLists removes the lists of packs that are gone.
-func (x *Index) sweepLists(ctx context.Context, listed []chunkstore.PackRef) error {
-	names := make(map[string]bool, len(listed))
-	for _, r := range listed {
-		names[r.Hash.String()] = true
+func (x *Index) sweepLists(ctx context.Context, listed *chunkstore.PackList) error {
+	// Of a name its first half is enough: should two be alike, a list stays
+	// that nobody reads.
+	const part = 8
+	starts := make([]uint64, 0, listed.Len())
+	for _, p := range listed.All() {
+		starts = append(starts, binary.BigEndian.Uint64(p.Ref.Hash[:part]))
 	}
-	return x.lists.sweep(ctx, func(name string) bool { return names[name] })
+	slices.Sort(starts)
+	return x.lists.sweep(ctx, func(name string) bool {
+		b, err := hex.DecodeString(name)
+		if err != nil || len(b) != len(pack.Hash{}) {
+			return false
+		}
+		_, found := slices.BinarySearch(starts, binary.BigEndian.Uint64(b[:part]))
+		return found
+	})
 }
 
 func (x *Index) readNext() error {
@@ -111,8 +117,9 @@ func (x *Index) readNext() error {
 	})
 }
 
-// comparePacks walks both sorted lists side by side.
-func (x *Index) comparePacks(ctx context.Context, listed []chunkstore.PackRef, d *difference) error {
+// comparePacks holds what is known of packs against the listing.
+func (x *Index) comparePacks(ctx context.Context, listed *chunkstore.PackList, d *difference) error {
+	known := make([]uint64, (listed.Len()+63)/64) // bits
 	d.gonePacks = map[chunkstore.PackRef]packEntry{}
 	err := x.sealer.scan(ctx, x.db, prefixPack, func(key, value []byte, ok bool) error {
 		e, good := parsePackEntry(value)
@@ -120,18 +127,18 @@ func (x *Index) comparePacks(ctx context.Context, listed []chunkstore.PackRef, d
 		if !ok || !good || !good2 {
 			return nil // absent
 		}
-		for len(listed) > 0 && compareRefs(listed[0], ref) < 0 {
-			d.newPacks = append(d.newPacks, listed[0])
-			listed = listed[1:]
-		}
-		if len(listed) > 0 && listed[0] == ref {
-			listed = listed[1:]
+		if n, there := listed.Find(ref); there {
+			known[n/64] |= 1 << (n % 64)
 		} else {
 			d.gonePacks[ref] = e
 		}
 		return nil
 	})
-	d.newPacks = append(d.newPacks, listed...)
+	for n := range listed.Len() {
+		if known[n/64]>>(n%64)&1 == 0 {
+			d.newPacks = append(d.newPacks, uint32(n))
+		}
+	}
 	return err
 }
 
@@ -232,10 +239,11 @@ func (x *Index) readNew(ctx context.Context, d difference) error {
 			return take("points/"+id.String(), err, func() error { return x.putDecision(id, value) })
 		})
 	}
-	for _, ref := range d.newPacks {
+	for _, n := range d.newPacks {
 		if gctx.Err() != nil {
 			break
 		}
+		ref := d.listed.At(int(n)).Ref
 		g.Go(func() error {
 			kind, ids, err := x.readPack(gctx, ref)
 			if errors.Is(err, spread.ErrAway) && gctx.Err() == nil { // the next run tries again; absent costs an upload at most

@@ -48,6 +48,8 @@ type Options struct {
 	// is over.
 	dead  func(id chunk.SessionID, quiet time.Duration) bool
 	sleep func(ctx context.Context) bool
+	// sets is maxSets, or a test's.
+	sets int64
 }
 
 // Result is what a run did, or would do.
@@ -169,7 +171,7 @@ func (c *collector) next(ctx context.Context) (more bool, err error) {
 	if k := len(gens); k > 0 {
 		n = gens[k-1].N + 1
 		if last := gens[k-1]; !last.Done {
-			if err := c.finish(ctx, last.N); err != nil {
+			if err := c.finish(ctx, last.N, nil); err != nil {
 				return false, err
 			}
 			c.result.Taken++
@@ -233,7 +235,7 @@ func (c *collector) generation(ctx context.Context, n int) (more bool, err error
 	if err != nil {
 		return false, err
 	}
-	if err := c.finish(ctx, n); err != nil {
+	if err := c.finish(ctx, n, p.marks); err != nil {
 		return false, err
 	}
 	if err := c.tidy(ctx, v, p.marks); err != nil {

@@ -14,8 +14,9 @@ import (
 )
 
 // finish does what is left of a generation that was condemned, by this or by
-// another collector.
-func (c *collector) finish(ctx context.Context, n int) error {
+// another collector. m are the marks by which this one condemned; nil: it did
+// not.
+func (c *collector) finish(ctx context.Context, n int, m *marks) error {
 	list, err := c.store.ReadCondemned(ctx, n)
 	if pack.IsDamage(err) {
 		final, cerr := c.store.CallOff(ctx, n)
@@ -50,7 +51,7 @@ func (c *collector) finish(ctx context.Context, n int) error {
 	final, err := c.store.ReadFinal(ctx, n)
 	own := errors.Is(err, backend.ErrNotExist)
 	if own {
-		final, own, err = c.decide(ctx, n, list, by, v)
+		final, own, err = c.decide(ctx, n, list, by, v, m)
 	}
 	if err == nil && !own {
 		err = c.agree(ctx, list, final, by)
@@ -83,7 +84,11 @@ func (c *collector) agree(ctx context.Context, list *chunkstore.Condemned, final
 	if err != nil {
 		return err
 	}
-	m, err := c.mark(ctx, v)
+	rewritten, err := parse(list.Rewritten)
+	if err != nil {
+		return err
+	}
+	m, err := c.mark(ctx, v, rewritten...)
 	if err != nil {
 		return err
 	}
@@ -91,13 +96,13 @@ func (c *collector) agree(ctx context.Context, list *chunkstore.Condemned, final
 	if err != nil {
 		return err
 	}
-	for i, ref := range packs {
-		if m.live[ref] == nil {
+	for _, ref := range packs {
+		if !m.need.any(ref) {
 			continue
 		}
-		ok := slices.Contains(list.Rewritten, final.Packs[i])
+		ok := slices.Contains(rewritten, ref)
 		if ok {
-			if ok, err = c.covered(ctx, ref, by, m.live[ref]); err != nil {
+			if ok, err = c.covered(ctx, ref, by, m); err != nil {
 				return err
 			}
 		}
@@ -110,17 +115,31 @@ func (c *collector) agree(ctx context.Context, list *chunkstore.Condemned, final
 		return err
 	}
 	for _, ref := range forwards {
-		if m.live[ref] != nil {
+		if m.need.any(ref) {
 			return fmt.Errorf("%w: the forwards of %s: nothing more is removed, and no gc runs until somebody has looked", ErrForeign, ref)
 		}
 	}
 	return nil
 }
 
-// decide marks again, behind the wait, and publishes what is removed. own is
-// false when another one was faster: then it is that one's.
-func (c *collector) decide(ctx context.Context, n int, list *chunkstore.Condemned, by chunk.SessionID, v *chunkstore.Inventory) (_ *chunkstore.Final, own bool, _ error) {
-	m, err := c.mark(ctx, v)
+// decide marks again, behind the wait, and publishes what is removed. What was
+// marked before it condemned is not traced a second time. own is false when
+// another one was faster: then it is that one's.
+func (c *collector) decide(ctx context.Context, n int, list *chunkstore.Condemned, by chunk.SessionID, v *chunkstore.Inventory, m *marks) (_ *chunkstore.Final, own bool, _ error) {
+	rewritten, err := parse(list.Rewritten)
+	if err != nil {
+		return nil, false, err
+	}
+	if m == nil {
+		m, err = c.mark(ctx, v, rewritten...)
+	} else {
+		// Packs are numbered as they were. One of them that is gone was removed
+		// by another collector, which published what it decided: this one cannot.
+		now := *v
+		now.Packs = m.need.packs
+		m.need.keepExact(rewritten)
+		err = c.extend(ctx, &now, m)
+	}
 	if err != nil {
 		return nil, false, err
 	}
@@ -130,18 +149,14 @@ func (c *collector) decide(ctx context.Context, n int, list *chunkstore.Condemne
 		return nil, false, err
 	}
 	for _, ref := range dead {
-		if m.live[ref] == nil {
+		if !m.need.any(ref) {
 			final.Packs = append(final.Packs, chunkstore.PackText(ref))
 		} else {
 			c.result.Rescued++
 		}
 	}
-	rewritten, err := parse(list.Rewritten)
-	if err != nil {
-		return nil, false, err
-	}
 	for _, ref := range rewritten {
-		ok, err := c.covered(ctx, ref, by, m.live[ref])
+		ok, err := c.covered(ctx, ref, by, m)
 		if err != nil {
 			return nil, false, err
 		}
@@ -156,7 +171,7 @@ func (c *collector) decide(ctx context.Context, n int, list *chunkstore.Condemne
 		return nil, false, err
 	}
 	for _, ref := range gone {
-		if m.live[ref] == nil {
+		if !m.need.any(ref) {
 			final.Forwards = append(final.Forwards, chunkstore.PackText(ref))
 		}
 	}
@@ -174,7 +189,11 @@ func (c *collector) decide(ctx context.Context, n int, list *chunkstore.Condemne
 }
 
 // covered says whether all that is needed of a rewritten pack was copied.
-func (c *collector) covered(ctx context.Context, ref chunk.PackRef, by chunk.SessionID, live *set) (bool, error) {
+func (c *collector) covered(ctx context.Context, ref chunk.PackRef, by chunk.SessionID, m *marks) (bool, error) {
+	live, known := m.need.of(ref)
+	if !known {
+		return false, nil
+	}
 	ways, err := c.store.Forwards(ctx, ref)
 	if err != nil {
 		return false, err

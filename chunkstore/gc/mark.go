@@ -14,7 +14,7 @@ import (
 
 // marks is what all points need.
 type marks struct {
-	live    map[chunk.PackRef]*set
+	need    needs
 	entered map[chunk.PackRef]*set
 	// rubbish are decisions that nobody needs any more.
 	rubbish []chunk.SessionID
@@ -27,32 +27,37 @@ type marks struct {
 	kept map[chunk.SessionID]bool
 }
 
-func add(m map[chunk.PackRef]*set, ref chunk.PackRef, first, count int) bool {
-	s := m[ref]
+// Enter implements chunk.Tracer.
+func (m *marks) Enter(ref chunk.PackRef, record int) bool {
+	s := m.entered[ref]
 	if s == nil {
 		s = &set{}
-		m[ref] = s
+		m.entered[ref] = s
 	}
-	return s.add(first, count)
+	return s.add(record, 1)
 }
 
-// Enter implements chunk.Tracer.
-func (m *marks) Enter(ref chunk.PackRef, record int) bool { return add(m.entered, ref, record, 1) }
-
 // Record implements chunk.Tracer.
-func (m *marks) Record(ref chunk.PackRef, n int) { add(m.live, ref, n, 1) }
+func (m *marks) Record(ref chunk.PackRef, n int) { m.need.add(ref, n, 1) }
 
 // Chunks implements chunk.Tracer.
-func (m *marks) Chunks(ref chunk.PackRef, first, count int) { add(m.live, ref, first, count) }
+func (m *marks) Chunks(ref chunk.PackRef, first, count int) { m.need.add(ref, first, count) }
 
-// mark traces all that points need.
-func (c *collector) mark(ctx context.Context, v *chunkstore.Inventory) (*marks, error) {
-	m := &marks{live: map[chunk.PackRef]*set{}, entered: map[chunk.PackRef]*set{},
+// mark traces all that points need. Of packs that are in exact it is known to
+// the chunk, however much memory is short.
+func (c *collector) mark(ctx context.Context, v *chunkstore.Inventory, exact ...chunk.PackRef) (*marks, error) {
+	m := &marks{need: newNeeds(v.Packs, c.opts.sets, c.id, exact), entered: map[chunk.PackRef]*set{},
 		ways: map[chunk.PackRef][]*chunkstore.Forward{}, far: map[chunk.PackRef]bool{}, kept: map[chunk.SessionID]bool{}}
+	return m, c.extend(ctx, v, m)
+}
+
+// extend traces what was committed since, too. A commit never changes, and what
+// was dropped since stays marked, which keeps more and never less: so marks of
+// before need only that to be marks of now.
+func (c *collector) extend(ctx context.Context, v *chunkstore.Inventory, m *marks) error {
 	add, end := c.opts.Progress("looking at what points need", int64(len(v.Points)))
 	defer end()
-	var err error
-	m.rubbish, err = c.store.Commits(ctx, v, func(p chunkstore.Commit) error {
+	rubbish, err := c.store.Commits(ctx, v, m.kept, func(p chunkstore.Commit) error {
 		m.kept[p.Session] = true
 		if err := c.opts.Trace(ctx, p, m); err != nil {
 			if ctx.Err() != nil {
@@ -70,9 +75,12 @@ func (c *collector) mark(ctx context.Context, v *chunkstore.Inventory) (*marks, 
 		return ctx.Err()
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return m, c.follow(ctx, v, m)
+	if m.rubbish == nil { // else that of the first listing, which the rest of tidy goes by
+		m.rubbish = append([]chunk.SessionID{}, rubbish...)
+	}
+	return c.follow(ctx, v, m)
 }
 
 // follow marks where the live chunks of packs that are gone lie now.
@@ -82,13 +90,18 @@ func (c *collector) follow(ctx context.Context, v *chunkstore.Inventory, m *mark
 		hops int
 	}
 	var next []step
-	for _, ref := range sortedRefs(m.live) {
-		there, err := c.there(ctx, v, ref)
+	for _, ref := range sortedRefs(m.need.unlisted) {
+		there, err := c.there(ctx, v, m, ref)
 		if err != nil {
 			return err
 		}
 		if !there {
 			next = append(next, step{ref, 0})
+		}
+	}
+	for _, ref := range sortedRefs(v.Forwards) {
+		i, listed := v.Packs.Find(ref)
+		if !listed || !m.need.anyOf(i) {
 			continue
 		}
 		refills, err := c.refills(ctx, v, ref)
@@ -96,8 +109,9 @@ func (c *collector) follow(ctx context.Context, v *chunkstore.Inventory, m *mark
 			return err
 		}
 		for _, r := range refills {
-			add(m.live, r.To, r.At, r.Count)
-			if there, err = c.there(ctx, v, r.To); err != nil {
+			m.need.add(r.To, r.At, r.Count)
+			there, err := c.there(ctx, v, m, r.To)
+			if err != nil {
 				return err
 			}
 			if !there {
@@ -116,7 +130,7 @@ func (c *collector) follow(ctx context.Context, v *chunkstore.Inventory, m *mark
 			}
 			for _, f := range ways { // so that pick knows which targets are there
 				for _, r := range f.Runs {
-					if _, err := c.there(ctx, v, r.To); err != nil {
+					if _, err := c.there(ctx, v, m, r.To); err != nil {
 						return err
 					}
 				}
@@ -124,14 +138,14 @@ func (c *collector) follow(ctx context.Context, v *chunkstore.Inventory, m *mark
 			m.ways[at.ref] = ways
 		}
 		var missing error
-		m.live[at.ref].each(func(first, count int) bool {
+		m.need.unlisted[at.ref].each(func(first, count int) bool {
 			for count > 0 {
 				to, n, k, gone, ok := pick(v, ways, first, count)
 				if !ok {
 					missing = fmt.Errorf("%s, chunk %d: %w: a restore point needs it: nothing is removed; see cairn check", at.ref, first, backend.ErrNotExist)
 					return false
 				}
-				fresh := add(m.live, to, n, k)
+				fresh := m.need.add(to, n, k)
 				if gone {
 					m.far[at.ref] = true
 					if fresh {
@@ -170,8 +184,8 @@ func (c *collector) refills(ctx context.Context, v *chunkstore.Inventory, ref ch
 // there says whether a pack is there. Packs are listed first of all, so that
 // those of a point that was committed since are not in the inventory: they are
 // added to it.
-func (c *collector) there(ctx context.Context, v *chunkstore.Inventory, ref chunk.PackRef) (bool, error) {
-	if _, ok := v.Packs[ref]; ok {
+func (c *collector) there(ctx context.Context, v *chunkstore.Inventory, m *marks, ref chunk.PackRef) (bool, error) {
+	if v.Packs.Has(ref) {
 		return true, nil
 	}
 	size, err := c.store.PackSize(ctx, ref)
@@ -179,7 +193,8 @@ func (c *collector) there(ctx context.Context, v *chunkstore.Inventory, ref chun
 		return false, nil
 	}
 	if err == nil {
-		v.Packs[ref] = size
+		v.Packs.Add(ref, size)
+		m.need.listed(ref)
 	}
 	return err == nil, err
 }
@@ -195,7 +210,7 @@ func pick(v *chunkstore.Inventory, ways []*chunkstore.Forward, n, count int) (to
 		if !found {
 			continue
 		}
-		if _, there := v.Packs[t]; there {
+		if v.Packs.Has(t) {
 			return t, a, c, false, true
 		}
 		if !ok {

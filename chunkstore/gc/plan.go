@@ -33,46 +33,42 @@ func (c *collector) choose(ctx context.Context, v *chunkstore.Inventory) (*plan,
 		return nil, err
 	}
 	p := &plan{marks: m, sparse: map[pack.Kind][]chunk.PackRef{}}
-	c.result.Points, c.result.Packs, c.result.BytesStored = m.points, len(v.Packs), 0
+	c.result.Points, c.result.Packs, c.result.BytesStored = m.points, v.Packs.Len(), 0
 	c.result.PacksKept, c.result.BytesKept = 0, 0
-	var look []chunk.PackRef
 	failed := map[chunk.SessionID]bool{}
-	for _, ref := range sortedRefs(v.Packs) {
-		c.result.BytesStored += v.Packs[ref]
-		_, collecting := v.Collectors[ref.Session]
+	for i, pk := range v.Packs.All() {
+		c.result.BytesStored += pk.Size
 		switch {
-		case v.Undecided(ref.Session), collecting:
-		case m.live[ref] != nil:
-			look = append(look, ref)
+		case c.inUse(v, pk.Ref.Session), m.need.anyOf(i):
 		case len(p.dead) >= maxPerGeneration:
 			p.cut = true
 		default:
-			kept, known := failed[ref.Session]
+			kept, known := failed[pk.Ref.Session]
 			if !known {
-				if kept, err = c.keepsFailed(ctx, v, ref.Session); err != nil {
+				if kept, err = c.keepsFailed(ctx, v, pk.Ref.Session); err != nil {
 					return nil, err
 				}
-				failed[ref.Session] = kept
+				failed[pk.Ref.Session] = kept
 			}
 			if kept {
 				c.result.PacksKept++
-				c.result.BytesKept += v.Packs[ref]
+				c.result.BytesKept += pk.Size
 				continue
 			}
-			p.dead = append(p.dead, ref)
+			p.dead = append(p.dead, pk.Ref)
 			if c.opts.DryRun {
 				c.result.PacksRemoved++
-				c.result.BytesRemoved += v.Packs[ref]
+				c.result.BytesRemoved += pk.Size
 			}
 		}
 	}
 	for _, ref := range sortedRefs(v.Forwards) {
-		if _, there := v.Packs[ref]; !there && m.live[ref] == nil && len(p.forwards) < maxPerGeneration {
+		if !v.Packs.Has(ref) && !m.need.any(ref) && len(p.forwards) < maxPerGeneration {
 			p.forwards = append(p.forwards, ref)
 		}
 	}
 	if c.opts.RewriteBelow > 0 {
-		err = c.findSparse(ctx, v, m, look, p)
+		err = c.findSparse(ctx, v, m, p)
 	}
 	return p, err
 }
@@ -87,12 +83,38 @@ func (c *collector) keepsFailed(ctx context.Context, v *chunkstore.Inventory, id
 	return c.store.IsAborted(ctx, id)
 }
 
-// findSparse looks which packs are nearly empty.
-func (c *collector) findSparse(ctx context.Context, v *chunkstore.Inventory, m *marks, refs []chunk.PackRef, p *plan) error {
-	add, end := c.opts.Progress("looking for packs that are nearly empty", int64(len(refs)))
+// inUse says that a session's packs are left alone: it may still commit, or is
+// another collector's.
+func (c *collector) inUse(v *chunkstore.Inventory, id chunk.SessionID) bool {
+	_, collecting := v.Collectors[id]
+	return collecting || v.Undecided(id)
+}
+
+// findSparse looks which packs are nearly empty. Those of a session whose commit
+// is kept are not looked at: it stored nothing that its own maps do not name.
+// So only what lost its own point costs a read of its footer.
+func (c *collector) findSparse(ctx context.Context, v *chunkstore.Inventory, m *marks, p *plan) error {
+	look := func(i int, id chunk.SessionID) bool {
+		return m.need.anyOf(i) && !m.kept[id] && !c.inUse(v, id)
+	}
+	total := int64(0)
+	for i, pk := range v.Packs.All() {
+		if look(i, pk.Ref.Session) {
+			total++
+		}
+	}
+	add, end := c.opts.Progress("looking for packs that are nearly empty", total)
 	defer end()
-	for _, ref := range refs {
+	for i, pk := range v.Packs.All() {
+		ref := pk.Ref
+		if !look(i, ref.Session) {
+			continue
+		}
 		add(1)
+		live, known := m.need.of(ref)
+		if !known {
+			continue
+		}
 		f, err := c.store.ReadFooter(ctx, ref)
 		if errors.Is(err, backend.ErrNotExist) || pack.IsDamage(err) {
 			continue // gone meanwhile; or check's to name
@@ -100,7 +122,7 @@ func (c *collector) findSparse(ctx context.Context, v *chunkstore.Inventory, m *
 		if err != nil {
 			return err
 		}
-		if n := m.live[ref].len(); n >= f.Count || !c.sparse(f, m.live[ref], v.Packs[ref]) {
+		if live.len() >= f.Count || !c.sparse(f, live, pk.Size) {
 			continue
 		}
 		if f.Kind == pack.KindData && !c.store.Keys().CanRead() {
@@ -113,7 +135,7 @@ func (c *collector) findSparse(ctx context.Context, v *chunkstore.Inventory, m *
 		if c.opts.DryRun {
 			c.result.PacksRemoved++
 			c.result.PacksCopied++
-			c.result.BytesRemoved += v.Packs[ref]
+			c.result.BytesRemoved += pk.Size
 		}
 	}
 	return nil

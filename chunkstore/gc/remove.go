@@ -43,7 +43,7 @@ func (c *collector) remove(ctx context.Context, n int, list *chunkstore.Condemne
 			return fmt.Errorf("remove %s: %w", ref, err)
 		}
 		removed[ref] = true
-		if size, there := v.Packs[ref]; there {
+		if size, there := v.Packs.Size(ref); there {
 			c.result.PacksRemoved++
 			c.result.BytesRemoved += size
 			if copied[final.Packs[i]] {
@@ -62,7 +62,7 @@ func (c *collector) remove(ctx context.Context, n int, list *chunkstore.Condemne
 	// Forwards of packs that stay: of collectors that lost, or of packs that
 	// were rescued. No other generation can be begun before this one is done.
 	for _, ref := range sortedRefs(v.Forwards) {
-		if _, there := v.Packs[ref]; !there || removed[ref] {
+		if !v.Packs.Has(ref) || removed[ref] {
 			continue
 		}
 		ways, err := c.store.Forwards(ctx, ref)
@@ -113,11 +113,11 @@ func (c *collector) fold(ctx context.Context, v *chunkstore.Inventory, m *marks)
 		ways := m.ways[ref]
 		f := &chunkstore.Forward{Kind: ways[0].Kind, Count: ways[0].Count}
 		ok := true
-		m.live[ref].each(func(first, count int) bool {
+		m.need.unlisted[ref].each(func(first, count int) bool {
 			for count > 0 && ok {
 				to, at, k, _, found := pick(v, ways, first, count)
 				for hops := 0; found && hops <= maxHops; hops++ {
-					if _, there := v.Packs[to]; there {
+					if v.Packs.Has(to) {
 						break
 					}
 					to, at, k, _, found = pick(v, m.ways[to], at, k)

@@ -56,7 +56,8 @@ func (c *collector) rewrite(ctx context.Context, kind pack.Kind, refs []chunk.Pa
 	}
 	var done []chunk.PackRef
 	for _, ref := range refs {
-		err := w.copy(ctx, ref, m.live[ref])
+		live, _ := m.need.of(ref)
+		err := w.copy(ctx, ref, live)
 		if errors.Is(err, backend.ErrNotExist) { // another collector is ahead of this one
 			delete(w.forwards, ref)
 			continue

@@ -37,18 +37,18 @@ func (s *sim) rot(ctx context.Context) {
 	}
 }
 
-// needs collects the packs that points need.
-type needs map[string]bool
+// wanted collects the packs that points need.
+type wanted map[string]bool
 
-func (n needs) Enter(chunk.PackRef, int) bool      { return true }
-func (n needs) Record(ref chunk.PackRef, _ int)    { n[chunkstore.PackObject(ref)] = true }
-func (n needs) Chunks(ref chunk.PackRef, _, _ int) { n[chunkstore.PackObject(ref)] = true }
-func (n needs) trace(ctx context.Context, store *chunkstore.Store, r *chunkstore.Reader) error {
+func (n wanted) Enter(chunk.PackRef, int) bool      { return true }
+func (n wanted) Record(ref chunk.PackRef, _ int)    { n[chunkstore.PackObject(ref)] = true }
+func (n wanted) Chunks(ref chunk.PackRef, _, _ int) { n[chunkstore.PackObject(ref)] = true }
+func (n wanted) trace(ctx context.Context, store *chunkstore.Store, r *chunkstore.Reader) error {
 	v, err := store.List(ctx)
 	if err != nil {
 		return err
 	}
-	_, err = store.Commits(ctx, v, func(p chunkstore.Commit) error {
+	_, err = store.Commits(ctx, v, nil, func(p chunkstore.Commit) error {
 		if err := simTrace(r)(ctx, p, n); errors.Is(err, errLost) || errors.Is(err, errCrashed) {
 			return err
 		}
@@ -88,7 +88,7 @@ func mend(ctx context.Context, a *actor) error {
 }
 
 func (s *sim) mendFrom(ctx context.Context, place backend.Backend, store *chunkstore.Store, r *chunkstore.Reader) error {
-	needed := needs{}
+	needed := wanted{}
 	if err := needed.trace(ctx, store, r); err != nil && !s.expected(err) {
 		return err
 	}

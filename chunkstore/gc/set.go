@@ -70,6 +70,9 @@ func (s *set) addBits(first, end int) (fresh bool) {
 	return fresh
 }
 
+// bytes is about how much memory it takes.
+func (s *set) bytes() int64 { return 48 + 8*int64(cap(s.spans)+cap(s.bits)) }
+
 // len is how many numbers there are.
 func (s *set) len() int {
 	n := 0

@@ -52,6 +52,7 @@ var (
 
 // sim is one schedule.
 type sim struct {
+	sets   int64 // Options.sets
 	rnd    *rand.Rand
 	place  *mem.Place
 	keys   *seal.Keyring
@@ -337,7 +338,7 @@ func collectOnce(ctx context.Context, a *actor) error {
 }
 
 func (s *sim) options(a *actor) Options {
-	return Options{Trace: simTrace(a.reader), RewriteBelow: 0.7, About: a.name,
+	return Options{Trace: simTrace(a.reader), RewriteBelow: 0.7, About: a.name, sets: s.sets,
 		dead:  func(chunk.SessionID, time.Duration) bool { return s.rnd.IntN(12) == 0 },
 		sleep: func(context.Context) bool { return a.turn() == nil }}
 }
@@ -759,13 +760,13 @@ func (s *sim) quiet(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for ref := range v.Packs {
-		if m.live[ref] == nil {
-			return fmt.Errorf("%s is left though nobody needs it", ref)
+	for i, p := range v.Packs.All() {
+		if !m.need.anyOf(i) {
+			return fmt.Errorf("%s is left though nobody needs it", p.Ref)
 		}
 	}
 	for ref := range v.Forwards {
-		if _, there := v.Packs[ref]; there || m.live[ref] == nil {
+		if v.Packs.Has(ref) || !m.need.any(ref) {
 			return fmt.Errorf("a forward of %s is left though nobody needs it", ref)
 		}
 	}

@@ -74,6 +74,10 @@ func undecided(v *chunkstore.Inventory) []chunk.SessionID {
 // decided. Those that begin later saw what is condemned.
 func (c *collector) await(ctx context.Context) error {
 	var waiting map[chunk.SessionID]bool
+	// Mostly nobody is. Then the packs, as signs of life, need not be listed.
+	if any, err := c.store.AnyUndecided(ctx); err != nil || !any {
+		return err
+	}
 	for told, start := false, time.Now(); ; told = true {
 		v, err := c.store.List(ctx)
 		if err != nil {

@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"runtime/debug"
 	"runtime/pprof"
 
 	"golang.org/x/sys/unix"
 
 	"cairn/cmd/internal/cli"
+	"cairn/cmd/internal/heap"
 )
 
 // version is set by the linker.
@@ -21,7 +21,7 @@ const memoryLimit = 150 << 20
 
 func main() {
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit)
+		heap.Limit(memoryLimit) // for as long as it runs
 	}
 	// No core dump, no debugger of the same user: the memory holds keys.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {

@@ -3,6 +3,7 @@ package restorepoint
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 
 	"cairn/chunkstore/chunk"
@@ -15,8 +16,27 @@ type Checker struct {
 	src    Source
 	stored func(context.Context, chunk.PackRef) (Stored, error)
 
-	packs  map[chunk.PackRef]packState
-	leaves map[nodeRef]*leafState // nil: nothing is wrong
+	packs  map[chunk.PackRef]packState // that are damaged, or moved
+	leaves map[nodeRef]*leafState      // with which something is wrong
+	// Of a large repository nearly all is good: of that little is kept.
+	counts map[chunk.SessionID]map[packKey]int32 // chunks in packs
+	good   map[chunk.PackRef]visited             // nodes
+}
+
+// packKey is enough of a hash to know one pack of a session from another.
+type packKey [16]byte
+
+// visited is a bit for each record of a map pack.
+type visited []uint64
+
+func (v visited) has(n int) bool { return n/64 < len(v) && v[n/64]>>(n%64)&1 != 0 }
+
+func (v visited) with(n int) visited {
+	if need := n/64 + 1; need > len(v) {
+		v = append(v, make(visited, need-len(v))...)
+	}
+	v[n/64] |= 1 << (n % 64)
+	return v
 }
 
 // Stored is what the store tells of a pack: how many chunks (or records) it
@@ -78,7 +98,8 @@ func (d *DiskState) Good() bool { return d.Err == nil && d.Bytes == 0 && len(d.L
 
 // NewChecker gives a Checker; stored tells of a pack.
 func NewChecker(src Source, stored func(context.Context, chunk.PackRef) (Stored, error)) *Checker {
-	return &Checker{src: src, stored: stored, packs: map[chunk.PackRef]packState{}, leaves: map[nodeRef]*leafState{}}
+	return &Checker{src: src, stored: stored, packs: map[chunk.PackRef]packState{}, leaves: map[nodeRef]*leafState{},
+		counts: map[chunk.SessionID]map[packKey]int32{}, good: map[chunk.PackRef]visited{}}
 }
 
 // Damaged tells of a pack whose contents are known to be bad, before any disk
@@ -105,6 +126,9 @@ func (c *Checker) Disk(ctx context.Context, d Disk, limit int) *DiskState {
 		}
 		base := int64(i) * middleSize
 		s.use(c.packs[ref.pack], ref.pack)
+		if c.good[ref.pack].has(ref.record) { // and all below it: points share most of their maps
+			continue
+		}
 		n, err := c.middle(ctx, m, i, ref)
 		if ctx.Err() != nil {
 			s.Err = ctx.Err()
@@ -115,6 +139,7 @@ func (c *Checker) Disk(ctx context.Context, d Disk, limit int) *DiskState {
 			s.add(Lost{base, min(middleSize, d.Size-base), c.culprit(ctx, ref), err}, limit)
 			continue
 		}
+		good := c.packs[ref.pack].err == nil
 		for at := range middleLeaves {
 			ref, ok := n.leaves[at]
 			if !ok {
@@ -128,6 +153,7 @@ func (c *Checker) Disk(ctx context.Context, d Disk, limit int) *DiskState {
 			if l == nil {
 				continue
 			}
+			good = false
 			s.Blind = s.Blind || l.blind
 			for _, lost := range l.lost {
 				lost.Offset += base + int64(at)*LeafSize
@@ -138,6 +164,9 @@ func (c *Checker) Disk(ctx context.Context, d Disk, limit int) *DiskState {
 			for _, p := range l.uses {
 				s.use(c.packs[p], p)
 			}
+		}
+		if good {
+			c.good[ref.pack] = c.good[ref.pack].with(ref.record)
 		}
 	}
 	return s
@@ -172,11 +201,21 @@ func (c *Checker) middle(ctx context.Context, m *Map, i int, ref nodeRef) (*midd
 }
 
 func (c *Checker) leaf(ctx context.Context, ref nodeRef) *leafState {
-	l, seen := c.leaves[ref]
-	if !seen {
-		if l = c.readLeaf(ctx, ref); ctx.Err() == nil {
-			c.leaves[ref] = l
-		}
+	seen := c.good[ref.pack]
+	if seen.has(ref.record) {
+		return nil
+	}
+	l, bad := c.leaves[ref]
+	if bad {
+		return l
+	}
+	l = c.readLeaf(ctx, ref)
+	switch {
+	case ctx.Err() != nil:
+	case l == nil:
+		c.good[ref.pack] = seen.with(ref.record)
+	default:
+		c.leaves[ref] = l
 	}
 	return l
 }
@@ -289,13 +328,25 @@ func (c *Checker) culprit(ctx context.Context, ref nodeRef) chunk.PackRef {
 
 func (c *Checker) pack(ctx context.Context, ref chunk.PackRef) packState {
 	p, ok := c.packs[ref]
-	if !ok {
-		if p.Stored, p.err = c.stored(ctx, ref); p.err != nil {
-			p.whole = true
+	if ok {
+		return p
+	}
+	key := packKey(ref.Hash[:len(packKey{})])
+	if n, ok := c.counts[ref.Session][key]; ok {
+		return packState{Stored: Stored{Count: int(n)}}
+	}
+	if p.Stored, p.err = c.stored(ctx, ref); p.err != nil {
+		p.whole = true
+	}
+	switch {
+	case ctx.Err() != nil:
+	case p.err != nil || p.Moved != nil || p.Count > math.MaxInt32:
+		c.packs[ref] = p
+	default:
+		if c.counts[ref.Session] == nil {
+			c.counts[ref.Session] = map[packKey]int32{}
 		}
-		if ctx.Err() == nil {
-			c.packs[ref] = p
-		}
+		c.counts[ref.Session][key] = int32(p.Count)
 	}
 	return p
 }

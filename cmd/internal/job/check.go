@@ -118,7 +118,7 @@ func (c *checking) read(ctx context.Context) (err error) {
 	if c.objects, err = c.store.Objects(ctx); err != nil {
 		return err
 	}
-	c.r.Packs, c.r.Unknown = len(c.objects.Packs), c.objects.Unknown
+	c.r.Packs, c.r.Unknown = c.objects.Packs.Len(), c.objects.Unknown
 	if !c.o.ReadData {
 		return nil
 	}
@@ -150,11 +150,12 @@ func (c *checking) look(ctx context.Context) error {
 
 // lookAtRecords opens every small object.
 func (c *checking) lookAtRecords(ctx context.Context) (err error) {
+	c.objects = nil                                        // of a large repository two would be much
 	if c.objects, err = c.store.Objects(ctx); err != nil { // repair changes it
 		return err
 	}
 	c.records, c.r.Records = map[string]*chunkstore.Fault{}, len(c.objects.Records)+len(c.objects.Keys)+1
-	c.r.Packs = len(c.objects.Packs)
+	c.r.Packs = c.objects.Packs.Len()
 	note := func(name string, err error) {
 		if f := (*chunkstore.Fault)(nil); errors.As(err, &f) && f.Kind != chunkstore.FaultMissing { // else removed since it was listed
 			c.records[name] = f
@@ -166,7 +167,7 @@ func (c *checking) lookAtRecords(ctx context.Context) (err error) {
 	}
 	add, end := c.o.Progress("reading the small objects", int64(len(c.objects.Records)))
 	defer end()
-	return each(ctx, c.objects.Records, func(ctx context.Context, name string) (func(), error) {
+	return each(ctx, slices.Values(c.objects.Records), func(ctx context.Context, name string) (func(), error) {
 		err := c.store.VerifyRecord(ctx, name)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -361,10 +362,7 @@ func (c *checking) signatureFindings() {
 
 // packFindings names each damaged pack, with who suffers.
 func (c *checking) packFindings(catalogueOf map[chunk.SessionID]chunk.SessionID) {
-	known := map[chunk.PackHash]string{}
-	for _, p := range c.objects.Packs {
-		known[p.Ref.Hash] = chunkstore.PackObject(p.Ref)
-	}
+	known := namesOf(c.faults, c.objects.Packs)
 	for _, ref := range sortedRefs(c.faults) {
 		f := packFinding(ref, c.faults[ref], known)
 		for _, p := range c.points {
@@ -469,7 +467,7 @@ func (c *checking) recordFindings(catalogueOf map[chunk.SessionID]chunk.SessionI
 func (c *checking) missingFindings(catalogueOf map[chunk.SessionID]chunk.SessionID) {
 	sessions := c.objects.Sessions()
 	packs := map[chunk.SessionID]int{}
-	for _, p := range c.objects.Packs {
+	for _, p := range c.objects.Packs.All() {
 		packs[p.Ref.Session]++
 	}
 	lost := map[chunk.SessionID]string{} // undecided, and somebody knows better
@@ -515,7 +513,7 @@ func (c *checking) missingFindings(catalogueOf map[chunk.SessionID]chunk.Session
 	// gone while others need them.
 	collected := slices.ContainsFunc(c.objects.Records, func(name string) bool { return strings.HasPrefix(name, "gc/") })
 	orphans := map[chunk.SessionID]bool{}
-	for _, p := range c.objects.Packs { // in the order of their names
+	for _, p := range c.objects.Packs.All() { // in the order of their names
 		id := p.Ref.Session
 		if _, ok := sessions[id]; ok || orphans[id] || collected {
 			continue

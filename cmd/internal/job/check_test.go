@@ -373,7 +373,7 @@ func TestSharesCoverAll(t *testing.T) {
 		for done := 0.0; done < 1-1e-9; done += portion {
 			piece := *s
 			piece.Portion = min(portion, 1-done)
-			for _, p := range piece.of(all) {
+			for _, p := range piece.of(slices.Values(all)) {
 				seen[p.Ref]++
 			}
 			s.Start = s.End()
@@ -388,7 +388,7 @@ func TestSharesCoverAll(t *testing.T) {
 			}
 		}
 	}
-	if got := len((&Share{Start: 0.9, Portion: 0.25}).of(all)); got < 400 || got > 600 {
+	if got := len((&Share{Start: 0.9, Portion: 0.25}).of(slices.Values(all))); got < 400 || got > 600 {
 		t.Errorf("a quarter of 2000 packs is %d", got)
 	}
 }

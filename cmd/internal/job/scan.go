@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"runtime"
 	"slices"
@@ -45,9 +46,9 @@ func (s *Share) distance(ref chunk.PackRef) float64 {
 }
 
 // of gives the packs of the share in the order of the circle.
-func (s *Share) of(all []chunkstore.PackSize) []chunkstore.PackSize {
+func (s *Share) of(all iter.Seq[chunkstore.PackSize]) []chunkstore.PackSize {
 	var out []chunkstore.PackSize
-	for _, p := range all {
+	for p := range all {
 		if s.Portion >= 1 || s.distance(p.Ref) < s.Portion {
 			out = append(out, p)
 		}
@@ -63,17 +64,18 @@ type verifier func(ctx context.Context, ref chunk.PackRef) (int64, error)
 const readBurst = 1 << 20
 
 // scan reads packs and gives those that are bad. It counts in r.
-func scan(ctx context.Context, r *Report, packs []chunkstore.PackSize, o CheckOptions, verify func() verifier, bad func(chunk.PackRef, *chunkstore.Fault)) error {
-	what := "reading all packs"
+func scan(ctx context.Context, r *Report, all *chunkstore.PackList, o CheckOptions, verify func() verifier, bad func(chunk.PackRef, *chunkstore.Fault)) error {
+	what, packs := "reading all packs", values(all.All())
 	if o.Share != nil {
-		packs = o.Share.of(packs)
+		some := o.Share.of(packs)
+		packs = slices.Values(some)
 		s := *o.Share
-		s.Packs = len(packs)
+		s.Packs = len(some)
 		r.Share = &s
-		what = fmt.Sprintf("reading %d packs", len(packs))
+		what = fmt.Sprintf("reading %d packs", len(some))
 	}
 	var total int64
-	for _, p := range packs {
+	for p := range packs {
 		total += p.Size
 	}
 	limiter := rate.NewLimiter(rate.Inf, 0)
@@ -108,12 +110,12 @@ func scan(ctx context.Context, r *Report, packs []chunkstore.PackSize, o CheckOp
 
 // each calls fn for all items, several at a time in about their order, and
 // what fn gives back one at a time.
-func each[T any](ctx context.Context, items []T, fn func(context.Context, T) (done func(), err error)) error {
+func each[T any](ctx context.Context, items iter.Seq[T], fn func(context.Context, T) (done func(), err error)) error {
 	g, gctx := errgroup.WithContext(ctx)
 	next := make(chan T)
 	g.Go(func() error {
 		defer close(next)
-		for _, item := range items {
+		for item := range items {
 			select {
 			case next <- item:
 			case <-gctx.Done():
@@ -143,6 +145,37 @@ func each[T any](ctx context.Context, items []T, fn func(context.Context, T) (do
 	return nil
 }
 
+// values leaves out the first of each pair.
+func values[K, V any](pairs iter.Seq2[K, V]) iter.Seq[V] {
+	return func(yield func(V) bool) {
+		for _, v := range pairs {
+			if !yield(v) {
+				return
+			}
+		}
+	}
+}
+
+// namesOf gives the objects of the packs whose bytes were found under others'
+// names.
+func namesOf(faults map[chunk.PackRef]*chunkstore.Fault, packs *chunkstore.PackList) map[chunk.PackHash]string {
+	out := map[chunk.PackHash]string{}
+	for _, f := range faults {
+		if f.Is != nil {
+			out[*f.Is] = ""
+		}
+	}
+	if len(out) == 0 {
+		return out
+	}
+	for _, p := range packs.All() {
+		if _, wanted := out[p.Ref.Hash]; wanted {
+			out[p.Ref.Hash] = chunkstore.PackObject(p.Ref)
+		}
+	}
+	return out
+}
+
 // CheckKeyless holds each pack against its own name and the hash in its
 // trailer, and looks at all other objects from outside. It needs no key.
 func CheckKeyless(ctx context.Context, place backend.Backend, o CheckOptions) (*Report, error) {
@@ -154,7 +187,7 @@ func CheckKeyless(ctx context.Context, place backend.Backend, o CheckOptions) (*
 		return nil, err
 	}
 	r := newReport()
-	r.Packs, r.Unknown, r.Records = len(objects.Packs), objects.Unknown, len(objects.Records)+len(objects.Keys)+1
+	r.Packs, r.Unknown, r.Records = objects.Packs.Len(), objects.Unknown, len(objects.Records)+len(objects.Keys)+1
 	r.NotSaid = []string{
 		"whether an object is missing that a point needs: only the sealed manifests and maps name them",
 		"whether the contents of the small sealed objects (manifests, intents, key slots) are whole: only that they begin as such do",
@@ -169,10 +202,7 @@ func CheckKeyless(ctx context.Context, place backend.Backend, o CheckOptions) (*
 	if err != nil {
 		return nil, err
 	}
-	known := map[chunk.PackHash]string{}
-	for _, p := range objects.Packs {
-		known[p.Ref.Hash] = chunkstore.PackObject(p.Ref)
-	}
+	known := namesOf(faults, objects.Packs)
 	for _, ref := range sortedRefs(faults) {
 		f := packFinding(ref, faults[ref], known)
 		f.Next = "cairn check with a key says who suffers, and cairn check --repair mends it"
