@@ -61,6 +61,7 @@ func storeSome(t *testing.T, s *chunkstore.Store, n int) *chunkstore.Session {
 		if err != nil {
 			t.Fatal(err)
 		}
+		clear(buf) // an earlier session's bytes may be in it
 		k := min(n-off, chunkstore.BatchSize/chunk.Size)
 		for i := range k {
 			copy(buf[i*chunk.Size:(i+1)*chunk.Size], fmt.Appendf(nil, "chunk %d", off+i))
