@@ -237,6 +237,37 @@ func TestLostCommit(t *testing.T) {
 	}
 }
 
+// A generation that was left because a backup ran is finished by a later run, also
+// if that backup died: it is decided against when its time has come.
+func TestDeadBackupHoldsNothingUp(t *testing.T) {
+	s, a := quietWorld(t)
+	ctx := context.Background()
+	now := time.Unix(1e9, 0)
+	s.place.Now = func() time.Time { return now }
+	p := point(t, a, [simLeaves * simBlocks]int{1, 2, 3})
+	point(t, a, [simLeaves * simBlocks]int{4, 5, 6})
+	drop(t, a, p)
+	w, err := a.store().Begin(ctx, s.index, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Close) // as if it was killed: not before all is over
+	o := Options{Trace: simTrace(a.store())}
+	for range 2 {
+		now = now.Add(time.Hour)
+		if r, err := Collect(ctx, a.store(), o); !errors.Is(err, ErrRunning) || r.Fenced != 0 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+	}
+	now = now.Add(24 * time.Hour)
+	if r, err := Collect(ctx, a.store(), o); err != nil || r.Fenced != 1 || r.Taken != 1 || r.PacksRemoved == 0 {
+		t.Fatalf("a day later: %+v, %v", r, err)
+	}
+	if err := s.quiet(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Goal: whatever call to the place fails, or is the last one before the
 // collector dies, every point stays whole, and a later run finishes the work.
 func TestEveryFailedOperation(t *testing.T) {
