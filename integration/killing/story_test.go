@@ -265,8 +265,12 @@ func (s *story) judge(j *job, alone bool) {
 		}
 	case "forget":
 		j.point.forgotten = j.point.forgotten || code == exitOK
-		if code == killed {
+		if code != exitOK {
 			s.doubtful = append(s.doubtful, j.point)
+		}
+	case "places":
+		if code == exitOK {
+			s.places.repaired()
 		}
 	case "gc": // what was killed before keeps it from its end for a day
 		allowed = allowed || code == exitWarnings
@@ -297,7 +301,7 @@ func (s *story) stopped(fence bool) {
 	code, id := j.run.code(), j.run.pointOf()
 	s.hits["stopped"]++
 	switch {
-	case id != "" && code == exitOK:
+	case id != "" && (code == exitOK || s.places.excuse(j, code)):
 		j.point.id = id
 		s.points = append(s.points, j.point)
 	case fence && id == "" && code == exitFailed:
@@ -422,22 +426,22 @@ func (s *story) end() {
 		p.forgotten = true
 	}
 	s.quiet()
-	for _, name := range s.files() {
+	for file, name := range s.files() {
 		kind, _, _ := strings.Cut(name, "/")
 		switch kind {
 		case "packs", "sessions", "forwards", "beats", "collectors", "repair":
-			s.t.Errorf("nobody needs anything, and %s is left", name)
+			s.t.Errorf("nobody needs anything, and %s is left", file)
 		case "points":
-			if !s.isAbort(name) {
-				s.t.Errorf("all is forgotten, and %s is left", name)
+			if !isAbort(file) {
+				s.t.Errorf("all is forgotten, and %s is left", file)
 			}
 		}
 	}
 }
 
 // isAbort says whether a decision is an abort, which stays for ever.
-func (s *story) isAbort(name string) bool {
-	b, err := os.ReadFile(filepath.Join(s.tops()[0], name))
+func isAbort(file string) bool {
+	b, err := os.ReadFile(file)
 	return err == nil && strings.HasPrefix(string(b), "CAIRNREC\x01\x03")
 }
 
@@ -451,28 +455,34 @@ func (s *story) quiet() {
 	}
 	before := s.files()
 	s.here.must(s.t, "gc", "--quiet", "--wait", "0s")
-	if after := s.files(); !slices.Equal(before, after) {
-		s.t.Errorf("two quiet runs of gc left something to do for a third:\n%s\n\n%s", strings.Join(before, "\n"), strings.Join(after, "\n"))
+	if after := s.files(); !maps.Equal(before, after) {
+		s.t.Errorf("two quiet runs of gc left something to do for a third:\n%s\n\n%s", before, after)
 	}
-	for _, name := range before {
+	for file, name := range before {
 		if strings.Contains(name, "/.tmp-") || strings.HasPrefix(name, "beats/") || strings.HasPrefix(name, "collectors/") {
-			s.t.Errorf("%s is left", name)
+			s.t.Errorf("%s is left", file)
 		}
 	}
 }
 
-// files lists what lies in the repository, or in its first place.
-func (s *story) files() (names []string) {
+// files lists what lies in the repository: objects' names by their files.
+func (s *story) files() map[string]string {
 	s.t.Helper()
-	top := s.tops()[0]
-	err := filepath.WalkDir(top, func(name string, e fs.DirEntry, err error) error {
-		if err == nil && !e.IsDir() {
-			names = append(names, strings.TrimPrefix(name, top+"/"))
+	names := map[string]string{}
+	tops := []string{s.here.repo}
+	if s.places != nil {
+		tops = s.places.all()
+	}
+	for _, top := range tops {
+		err := filepath.WalkDir(top, func(file string, e fs.DirEntry, err error) error {
+			if err == nil && !e.IsDir() {
+				names[file] = strings.TrimPrefix(file, top+"/")
+			}
+			return err
+		})
+		if err != nil {
+			s.t.Fatal(err)
 		}
-		return err
-	})
-	if err != nil {
-		s.t.Fatal(err)
 	}
 	return names
 }
