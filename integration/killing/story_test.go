@@ -343,10 +343,19 @@ func ignoreGone(err error) error {
 
 // tops are the folders that hold the repositories.
 func (s *story) tops() []string {
-	if s.places != nil {
-		return append(s.places.all(), s.copies.repo)
+	tops := s.folders()
+	if s.copies != nil {
+		tops = append(tops, s.copies.repo)
 	}
-	return []string{s.here.repo, s.copies.repo}
+	return tops
+}
+
+// folders are the repository's.
+func (s *story) folders() []string {
+	if s.places != nil {
+		return s.places.all()
+	}
+	return []string{s.here.repo}
 }
 
 // look compares what is listed with what must be, and restores some of it.
@@ -469,11 +478,7 @@ func (s *story) quiet() {
 func (s *story) files() map[string]string {
 	s.t.Helper()
 	names := map[string]string{}
-	tops := []string{s.here.repo}
-	if s.places != nil {
-		tops = s.places.all()
-	}
-	for _, top := range tops {
+	for _, top := range s.folders() {
 		err := filepath.WalkDir(top, func(file string, e fs.DirEntry, err error) error {
 			if err == nil && !e.IsDir() {
 				names[file] = strings.TrimPrefix(file, top+"/")
@@ -490,6 +495,9 @@ func (s *story) files() map[string]string {
 // endCopies brings the second repository up to date and compares all of it.
 func (s *story) endCopies() {
 	s.t.Helper()
+	if s.copies == nil {
+		return
+	}
 	s.here.must(s.t, "copy", "--all", "--to", s.copies.repo, "--to-password-file", s.copies.key, "--quiet")
 	key := func(vm string, at time.Time) string { return fmt.Sprint(vm, at.UnixNano()) }
 	there := map[string]string{}

@@ -23,6 +23,7 @@ const diskSize = 2 << 20
 
 // vm is a VM that is off, with one disk, and what is on it.
 type vm struct {
+	host                *host
 	name, image, format string
 	disk                []byte
 }
@@ -30,7 +31,7 @@ type vm struct {
 // newVM registers a VM with an empty disk.
 func newVM(t *testing.T, h *host, name, format string) *vm {
 	t.Helper()
-	v := &vm{name: name, format: format, image: filepath.Join(h.dir, name+"."+format), disk: make([]byte, diskSize)}
+	v := &vm{host: h, name: name, format: format, image: filepath.Join(h.dir, name+"."+format), disk: make([]byte, diskSize)}
 	if format == "raw" {
 		write(t, v.image, v.disk)
 	} else if out, err := exec.CommandContext(t.Context(), "qemu-img", "create", "-q", "-f", format, v.image, fmt.Sprint(diskSize)).CombinedOutput(); err != nil {
