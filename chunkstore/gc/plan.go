@@ -51,6 +51,14 @@ func (c *collector) choose(ctx context.Context, v *chunkstore.Inventory) (*plan,
 			}
 		}
 	}
+	// What is left of a pack that a point needs is no business of gc's: its chunks
+	// moved before it was removed, or else marking has failed.
+	for _, ref := range sortedRefs(v.Partial) {
+		_, collecting := v.Collectors[ref.Session]
+		if m.live[ref] == nil && !v.Undecided(ref.Session) && !collecting && len(p.dead) < maxPerGeneration {
+			p.dead = append(p.dead, ref)
+		}
+	}
 	for _, ref := range sortedRefs(v.Forwards) {
 		if _, there := v.Packs[ref]; !there && m.live[ref] == nil && len(p.forwards) < maxPerGeneration {
 			p.forwards = append(p.forwards, ref)

@@ -347,7 +347,7 @@ func (s *Spread) List(ctx context.Context, prefix string, fn func(backend.Object
 				return err
 			}
 		}
-		if err := fn(backend.Object{Name: o.name, Size: size, Modified: o.modified}); err != nil {
+		if err := fn(backend.Object{Name: o.name, Size: size, Modified: o.modified, Partial: o.partial}); err != nil {
 			return err
 		}
 	}
@@ -363,6 +363,9 @@ type object struct {
 	// on says which members show a copy; for a pack, which shards are where
 	// they belong.
 	on uint32
+	// partial: so many shards are not where they belong that no reader finds the
+	// pack, whatever the places that are away hold.
+	partial bool
 }
 
 // survey lists a prefix on all places that can be reached: by name.
@@ -404,10 +407,23 @@ func (s *Spread) surveyUnguarded(ctx context.Context, prefix string) ([]*object,
 	}
 	out := make([]*object, 0, len(byName))
 	for _, o := range byName {
+		o.partial = o.pack && s.absent(o, errs) > s.shards.M
 		out = append(out, o)
 	}
 	slices.SortFunc(out, func(a, b *object) int { return strings.Compare(a.name, b.name) })
 	return out, nil
+}
+
+// absent counts the shards of a pack that places which were listed do not have:
+// what sizePack would find.
+func (s *Spread) absent(o *object, errs []error) (n int) {
+	order := s.order(o.name)
+	for i := range s.shards.Total() {
+		if o.on&(1<<i) == 0 && errs[order[i%len(order)]] == nil {
+			n++
+		}
+	}
+	return n
 }
 
 // show adds what member i lists to an object.
