@@ -207,6 +207,28 @@ func TestForgedList(t *testing.T) {
 	}
 }
 
+// Whatever a collector that removes a forgotten point has done when it dies, the
+// next one does not take the point for one that is lost.
+func TestForgottenCommitIsNotLost(t *testing.T) {
+	for _, gone := range []string{"points/", "sessions/"} {
+		s, a := quietWorld(t)
+		ctx := context.Background()
+		p := point(t, a, [simLeaves * simBlocks]int{1, 2, 3})
+		drop(t, a, p)
+		if err := s.place.Delete(ctx, gone+p.id.String()); err != nil {
+			t.Fatal(err)
+		}
+		o := Options{Trace: simTrace(a.store()), dead: func(chunk.SessionID, time.Duration) bool { return true },
+			Committed: func(id chunk.SessionID) bool { return id == p.id }}
+		if _, err := Collect(ctx, a.store(), o); err != nil {
+			t.Fatalf("without %s: %v", gone, err)
+		}
+		if err := s.quiet(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A commit that is known to have been there, and is gone, is no run that died:
 // what it needs stays, and so does its name's place.
 func TestLostCommit(t *testing.T) {

@@ -27,6 +27,13 @@ func (c *collector) quiet(v *chunkstore.Inventory, id chunk.SessionID) time.Dura
 
 // end decides against a session that gave no sign of life.
 func (c *collector) end(ctx context.Context, id chunk.SessionID) error {
+	dropped, err := c.store.IsDropped(ctx, id)
+	if err != nil {
+		return err
+	}
+	if dropped { // its commit was removed, and then the collector died
+		return c.store.RemoveIntent(ctx, id)
+	}
 	if c.opts.Committed != nil && c.opts.Committed(id) {
 		return fmt.Errorf("%w: points/%s: nothing is removed: bring it back with cairn check --repair --from MIRROR", ErrLost, id)
 	}
