@@ -27,6 +27,9 @@ type Object struct {
 	// Partial: so little of it is left, or was ever stored, that it does not exist
 	// for who would read it. It is listed so that it can be removed.
 	Partial bool
+	// Unsure: it can be read, but is not stored as it should be, and nothing says
+	// that its writer came to know so: he may have died. Nothing new may rest on it.
+	Unsure bool
 }
 
 // Backend is a place. All methods may be used by many goroutines.

@@ -43,6 +43,7 @@ type Plan struct {
 	calls int
 	what  string
 	spoil string
+	good  []byte // what should be under that name
 	late  []func()
 }
 
@@ -59,11 +60,12 @@ func (p *Plan) Reached() bool {
 	return p.calls > p.at
 }
 
-// Spoiled names the object that was put with other bytes; "" if none was.
-func (p *Plan) Spoiled() string {
+// Spoiled names the object that was put with other bytes, and gives the right
+// ones; "" if none was.
+func (p *Plan) Spoiled() (name string, good []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.spoil
+	return p.spoil, p.good
 }
 
 // String says what went wrong.
@@ -136,7 +138,7 @@ func (b *place) Put(ctx context.Context, name string, data []byte) error {
 	case (p.kind == Tear || p.kind == Flip) && len(data) > 0:
 		if err = b.Backend.Put(ctx, name, p.wrong(data)); err == nil {
 			p.mu.Lock()
-			p.spoil = name
+			p.spoil, p.good = name, bytes.Clone(data)
 			p.mu.Unlock()
 		}
 	}

@@ -3,11 +3,14 @@ package job
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"cairn/chunkstore"
+	"cairn/chunkstore/backend/faulty"
 	"cairn/chunkstore/backend/spread"
 	"cairn/chunkstore/gc"
+	"cairn/index"
 )
 
 // A pack whose rest moved, and that was removed while a place was away, seems to
@@ -56,6 +59,53 @@ func TestPlaceComesBackWithRemovedPacks(t *testing.T) {
 		collect()
 		w.dayPasses()
 		holds("behind gc")
+	}
+}
+
+// A run that died while it stored a pack leaves some of the pack's shards, perhaps
+// enough to read it. Who finds it later must not rest on it: his point would be
+// told to be stored, and be lost with fewer places than may be.
+func TestHalfStoredPackIsNotUsed(t *testing.T) {
+	base := newFaultWorld(t, 6)
+	died := 0
+	for n := 0; ; n++ {
+		w := base.again(t)
+		p := faulty.At(n, faulty.Stop)
+		r := w.open(t, p)
+		_, err := r.backUp(t.Context(), noPacks{}, 20, w.next, nil)
+		if err == nil {
+			break
+		}
+		if !strings.Contains(p.String(), "(put packs/") {
+			continue
+		}
+		died++
+		r = w.open(t, nil)
+		x, err := index.Open(t.Context(), t.TempDir(), r.store, index.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := r.backUp(t.Context(), x, 21, w.next, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := x.Close(); err != nil {
+			t.Error(err)
+		}
+		for i := range w.places {
+			for j := range i {
+				for _, gone := range []int{i, j} {
+					w.places[gone].Fault = func(string, string) error { return errCrash }
+				}
+				if good, _ := w.open(t, nil).readable(t, m, w.next); !all(good) {
+					t.Fatalf("%s: without places %d and %d the next point cannot be read: %v", p, i, j, good)
+				}
+				w.places[i].Fault, w.places[j].Fault = nil, nil
+			}
+		}
+	}
+	if died < 12 { // two packs of six shards
+		t.Errorf("%d runs died while they stored a pack", died)
 	}
 }
 
