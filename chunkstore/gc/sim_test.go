@@ -491,7 +491,8 @@ func (s *sim) readable(p *simPoint) error {
 		return err
 	}
 	r := store.NewReader(1 << 20)
-	got := make([]byte, chunk.Size)
+	ids, hasher := store.NewIDReader(), chunk.NewHasher(s.keys.ChunkID)
+	got, id := make([]byte, chunk.Size), make([]chunk.ID, 1)
 	for leaf, l := range body.Leaves {
 		ref, err := chunkstore.ParsePackText(l.Pack)
 		if err != nil {
@@ -507,6 +508,9 @@ func (s *sim) readable(p *simPoint) error {
 			}
 			if !bytes.Equal(got, s.chunks[p.content[leaf*simBlocks+i]]) {
 				return fmt.Errorf("leaf %d, chunk %d: other bytes", leaf, i)
+			}
+			if err := ids.ReadIDs(ctx, b.ref, b.n, id); err != nil || id[0] != hasher.Sum(got) {
+				return fmt.Errorf("leaf %d, chunk %d: another's ID: %w", leaf, i, err)
 			}
 		}
 	}

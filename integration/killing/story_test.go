@@ -406,7 +406,7 @@ func (s *story) look() {
 func (s *story) restored(h *host, id string, want *held) {
 	s.t.Helper()
 	to := filepath.Join(s.dir, "restored")
-	h.must(s.t, "restore", id, "--disk", "vda", "--to", to, "--overwrite", "--no-verify", "--quiet")
+	h.must(s.t, "restore", id, "--disk", "vda", "--to", to, "--overwrite", "--quiet")
 	got, err := os.ReadFile(to)
 	if err != nil {
 		s.t.Fatal(err)
