@@ -245,8 +245,13 @@ func (s *Store) movedIDs(ctx context.Context, r PackRef, hops int, missing error
 				}
 				lists[run.To] = list
 			}
-			if run.At+run.Count <= len(list) {
-				copy(ids[run.First:run.First+run.Count], list[run.At:])
+			if run.At+run.Count > len(list) {
+				continue
+			}
+			for i, id := range list[run.At : run.At+run.Count] {
+				if id != (chunk.ID{}) { // else it moved on from there and was not kept; another's copy may have been
+					ids[run.First+i] = id
+				}
 			}
 		}
 	}

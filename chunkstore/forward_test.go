@@ -1,9 +1,12 @@
 package chunkstore
 
 import (
+	"context"
 	"reflect"
+	"slices"
 	"testing"
 
+	"cairn/chunkstore/backend/mem"
 	"cairn/chunkstore/chunk"
 	"cairn/chunkstore/pack"
 )
@@ -33,6 +36,49 @@ func TestForward(t *testing.T) {
 		if _, _, _, ok := f.Find(n, 1); ok {
 			t.Errorf("chunk %d was not kept", n)
 		}
+	}
+}
+
+// Two collectors have copied one pack, and what one of them made was copied on, but
+// for a part: what the other one's copy has is known all the same.
+func TestIDsOfWhatMovedTwice(t *testing.T) {
+	ctx := context.Background()
+	m := mem.New()
+	s := newStore(t, m)
+	img := image(3, 60)
+	var refs []PackRef
+	for range 2 {
+		places, _, _, err := save(ctx, s, newMemIndex(), img, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		refs = append(refs, places[slices.IndexFunc(places, func(p place) bool { return p != place{} })].ref)
+	}
+	old, now := refs[0], refs[1]
+	want, err := s.ChunkIDs(ctx, old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := len(want)
+	between := PackRef{Session: SessionID{9}, Hash: chunk.PackHash{9}}
+	for _, f := range []struct {
+		of  PackRef
+		by  SessionID
+		run ForwardRun
+	}{
+		{old, SessionID{1}, ForwardRun{0, n, now, 0}},
+		{old, SessionID{2}, ForwardRun{0, n, between, 0}},
+		{between, SessionID{3}, ForwardRun{0, n / 2, now, 0}},
+	} {
+		if err := s.PutForward(ctx, f.of, f.by, &Forward{Kind: pack.KindData, Count: n, Runs: []ForwardRun{f.run}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.Delete(ctx, packName(old)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.ChunkIDs(ctx, old); err != nil || !slices.Equal(got, want) {
+		t.Errorf("%d of %d IDs are not known, %v", len(slices.DeleteFunc(got, func(id chunk.ID) bool { return id != chunk.ID{} })), n, err)
 	}
 }
 

@@ -17,7 +17,11 @@ import (
 // behind the one before it: a pack that is listed had its session's intent
 // before that, and an intent that is listed without a decision was undecided.
 type Inventory struct {
-	Packs      *PackList
+	Packs *PackList
+	// Partial are packs of which too little is there to be read, in a place that
+	// is several: of runs that died, and of packs that were removed while a place
+	// was away, which is back.
+	Partial    map[PackRef]int64
 	Forwards   map[PackRef][]SessionID
 	Collectors map[SessionID]time.Time
 	// Intents are of sessions, with the time of the last sign of life of each,
@@ -38,7 +42,7 @@ func (v *Inventory) Undecided(id SessionID) bool {
 
 // List takes the inventory.
 func (s *Store) List(ctx context.Context) (*Inventory, error) {
-	v := &Inventory{Packs: new(PackList), Forwards: map[PackRef][]SessionID{}, Collectors: map[SessionID]time.Time{},
+	v := &Inventory{Packs: new(PackList), Partial: map[PackRef]int64{}, Forwards: map[PackRef][]SessionID{}, Collectors: map[SessionID]time.Time{},
 		Intents: map[SessionID]time.Time{}, Points: map[SessionID]bool{}, Decided: map[SessionID]time.Time{}, Drops: map[SessionID]bool{}}
 	life := map[SessionID]time.Time{}
 	alive := func(id SessionID, t time.Time) {
@@ -59,7 +63,11 @@ func (s *Store) List(ctx context.Context) (*Inventory, error) {
 		func() error {
 			return s.place.List(ctx, packsPrefix, func(o backend.Object) error {
 				if r, err := parsePackName(o.Name); err == nil {
-					v.Packs.Add(r, o.Size)
+					if o.Partial {
+						v.Partial[r] = o.Size
+					} else {
+						v.Packs.Add(r, o.Size)
+					}
 					alive(r.Session, o.Modified)
 				}
 				return nil

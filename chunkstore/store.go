@@ -82,12 +82,13 @@ func (s *Store) IndexKey() [32]byte {
 	return seal.Derive(s.keys.Structure, []byte(s.Config.ID), "cairn index checksum v1")
 }
 
-// Packs calls fn for each stored pack with its stored size.
+// Packs calls fn for each stored pack that something new may rest on, with its
+// stored size.
 func (s *Store) Packs(ctx context.Context, fn func(PackRef, int64) error) error {
 	return s.place.List(ctx, packsPrefix, func(o backend.Object) error {
 		r, err := parsePackName(o.Name)
-		if err != nil {
-			return nil // not ours; check names it
+		if err != nil || o.Partial || o.Unsure {
+			return nil // not ours, or not stored as it should be; check names it
 		}
 		return fn(r, o.Size)
 	})

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"cairn/integration/lab/labtest"
+	"cairn/integration/lab/product"
 )
 
 // TestLibvirt drives the product against a real libvirtd with a real guest:
@@ -23,7 +24,7 @@ func TestLibvirt(t *testing.T) {
 	h := libvirtHost(t)
 	// Guardians of killed runs end before the daemon does: they need it.
 	t.Cleanup(func() {
-		for begin := time.Now(); len(processesOf(os.Getenv(cairnEnv))) > 0; time.Sleep(100 * time.Millisecond) {
+		for begin := time.Now(); len(product.Processes(os.Getenv(cairnEnv))) > 0; time.Sleep(100 * time.Millisecond) {
 			if time.Since(begin) > 20*time.Second {
 				t.Error("a guardian does not end")
 				return

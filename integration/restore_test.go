@@ -16,6 +16,7 @@ import (
 
 	"cairn/integration/lab"
 	"cairn/integration/lab/labtest"
+	"cairn/integration/lab/product"
 )
 
 // runScript runs the script that starts a restored VM, which ends with the
@@ -235,7 +236,7 @@ func testLostMount(t *testing.T, h *host, dir string) {
 	h.run(t, exitOK, "boot", "--dir", dir, "--detach")
 	back := awaitBooted(t, dir)
 	labtest.Shell(t, back, "echo before >/root/before; sync; echo 3 >/proc/sys/vm/drop_caches")
-	for _, pid := range processesOf(os.Getenv(cairnEnv)) {
+	for _, pid := range product.Processes(os.Getenv(cairnEnv)) {
 		if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.Contains(string(line), dir+"/mnt") {
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 				t.Fatal(err)

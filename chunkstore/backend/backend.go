@@ -24,6 +24,12 @@ type Object struct {
 	// Modified is when the object was created, by the place's clock. It is a
 	// label: nothing is deleted because of it alone (STORE-RULES.md section 1.5).
 	Modified time.Time
+	// Partial: so little of it is left, or was ever stored, that it does not exist
+	// for who would read it. It is listed so that it can be removed.
+	Partial bool
+	// Unsure: it can be read, but is not stored as it should be, and nothing says
+	// that its writer came to know so: he may have died. Nothing new may rest on it.
+	Unsure bool
 }
 
 // Backend is a place. All methods may be used by many goroutines.

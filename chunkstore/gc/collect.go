@@ -98,7 +98,7 @@ type collector struct {
 	ids    []chunk.SessionID // all that this run had
 	used   bool              // a generation was begun under id
 	result Result
-	began  time.Time // here
+	began  time.Time // here, when id was stored
 	now    time.Time // the place's clock then
 }
 
@@ -110,7 +110,7 @@ func Collect(ctx context.Context, store *chunkstore.Store, o Options) (*Result, 
 	if o.Progress == nil {
 		o.Progress = func(string, int64) (func(int64), func()) { return func(int64) {}, func() {} }
 	}
-	c := &collector{store: store, opts: o, began: time.Now()}
+	c := &collector{store: store, opts: o}
 	err := c.run(ctx)
 	return &c.result, err
 }
@@ -154,6 +154,7 @@ func (c *collector) run(ctx context.Context) (err error) {
 func (c *collector) begin(ctx context.Context) error {
 	c.id = chunkstore.NewSessionID()
 	c.ids = append(c.ids, c.id)
+	c.began, c.now = time.Now(), time.Time{}
 	return c.store.Collect(ctx, c.id, []byte(c.opts.About))
 }
 
@@ -194,9 +195,7 @@ func (c *collector) generation(ctx context.Context, n int) (more bool, err error
 	if err != nil {
 		return false, err
 	}
-	if at, ok := v.Collectors[c.id]; ok {
-		c.now = at
-	}
+	c.setClock(v)
 	fenced, err := c.fenceDead(ctx, v)
 	if err != nil {
 		return false, err

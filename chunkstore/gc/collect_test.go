@@ -207,6 +207,28 @@ func TestForgedList(t *testing.T) {
 	}
 }
 
+// Whatever a collector that removes a forgotten point has done when it dies, the
+// next one does not take the point for one that is lost.
+func TestForgottenCommitIsNotLost(t *testing.T) {
+	for _, gone := range []string{"points/", "sessions/"} {
+		s, a := quietWorld(t)
+		ctx := context.Background()
+		p := point(t, a, [simLeaves * simBlocks]int{1, 2, 3})
+		drop(t, a, p)
+		if err := s.place.Delete(ctx, gone+p.id.String()); err != nil {
+			t.Fatal(err)
+		}
+		o := Options{Trace: simTrace(a.open().NewReader(simCache)), dead: func(chunk.SessionID, time.Duration) bool { return true },
+			Committed: func(id chunk.SessionID) bool { return id == p.id }}
+		if _, err := Collect(ctx, a.open(), o); err != nil {
+			t.Fatalf("without %s: %v", gone, err)
+		}
+		if err := s.quiet(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A commit that is known to have been there, and is gone, is no run that died:
 // what it needs stays, and so does its name's place.
 func TestLostCommit(t *testing.T) {
@@ -233,6 +255,37 @@ func TestLostCommit(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := Collect(ctx, a.open(), o); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A generation that was left because a backup ran is finished by a later run, also
+// if that backup died: it is decided against when its time has come.
+func TestDeadBackupHoldsNothingUp(t *testing.T) {
+	s, a := quietWorld(t)
+	ctx := context.Background()
+	now := time.Unix(1e9, 0)
+	s.place.Now = func() time.Time { return now }
+	p := point(t, a, [simLeaves * simBlocks]int{1, 2, 3})
+	point(t, a, [simLeaves * simBlocks]int{4, 5, 6})
+	drop(t, a, p)
+	w, err := a.open().Begin(ctx, s.index, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Close) // as if it was killed: not before all is over
+	o := Options{Trace: simTrace(a.open().NewReader(simCache))}
+	for range 2 {
+		now = now.Add(time.Hour)
+		if r, err := Collect(ctx, a.open(), o); !errors.Is(err, ErrRunning) || r.Fenced != 0 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+	}
+	now = now.Add(24 * time.Hour)
+	if r, err := Collect(ctx, a.open(), o); err != nil || r.Fenced != 1 || r.Taken != 1 || r.PacksRemoved == 0 {
+		t.Fatalf("a day later: %+v, %v", r, err)
+	}
+	if err := s.quiet(ctx); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -62,6 +62,13 @@ func (c *collector) choose(ctx context.Context, v *chunkstore.Inventory) (*plan,
 			}
 		}
 	}
+	// What is left of a pack that a point needs is no business of gc's: its chunks
+	// moved before it was removed, or else marking has failed.
+	for _, ref := range sortedRefs(v.Partial) {
+		if !m.need.any(ref) && !c.inUse(v, ref.Session) && len(p.dead) < maxPerGeneration {
+			p.dead = append(p.dead, ref)
+		}
+	}
 	for _, ref := range sortedRefs(v.Forwards) {
 		if !v.Packs.Has(ref) && !m.need.any(ref) && len(p.forwards) < maxPerGeneration {
 			p.forwards = append(p.forwards, ref)

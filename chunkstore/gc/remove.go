@@ -84,18 +84,20 @@ func (c *collector) remove(ctx context.Context, n int, list *chunkstore.Condemne
 // tidy removes what needs no generation: forgotten points' manifests and
 // catalogues, intents of sessions of which nothing is kept, signs of life.
 func (c *collector) tidy(ctx context.Context, v *chunkstore.Inventory, m *marks) error {
-	for _, id := range m.rubbish {
-		if err := c.store.RemoveCommit(ctx, id); err != nil {
-			return err
-		}
-		c.result.PointsRemoved++
-	}
+	// Intents first: one that is left alone would look like a session that
+	// nobody has decided, and whose commit is lost.
 	for id := range v.Intents {
 		if !v.Undecided(id) && !m.kept[id] {
 			if err := c.store.RemoveIntent(ctx, id); err != nil {
 				return err
 			}
 		}
+	}
+	for _, id := range m.rubbish {
+		if err := c.store.RemoveCommit(ctx, id); err != nil {
+			return err
+		}
+		c.result.PointsRemoved++
 	}
 	for _, name := range v.Beats {
 		if err := c.store.RemoveBeat(ctx, v, name); err != nil {

@@ -596,7 +596,8 @@ func (s *sim) readable(from simReading, p *simPoint) error {
 	if err := json.Unmarshal(raw, &body); err != nil {
 		return err
 	}
-	got := make([]byte, chunk.Size)
+	ids, hasher := from.store.NewIDReader(), chunk.NewHasher(s.keys.ChunkID)
+	got, id := make([]byte, chunk.Size), make([]chunk.ID, 1)
 	for leaf, l := range body.Leaves {
 		ref, err := chunkstore.ParsePackText(l.Pack)
 		if err != nil {
@@ -612,6 +613,9 @@ func (s *sim) readable(from simReading, p *simPoint) error {
 			}
 			if !bytes.Equal(got, s.chunks[p.content[leaf*simBlocks+i]]) {
 				return fmt.Errorf("leaf %d, chunk %d: other bytes", leaf, i)
+			}
+			if err := ids.ReadIDs(ctx, b.ref, b.n, id); err != nil || id[0] != hasher.Sum(got) {
+				return fmt.Errorf("leaf %d, chunk %d: another's ID: %w", leaf, i, err)
 			}
 		}
 	}

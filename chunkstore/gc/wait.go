@@ -10,6 +10,13 @@ import (
 	"cairn/chunkstore/chunk"
 )
 
+// setClock learns the place's clock from when it stored this run's own name.
+func (c *collector) setClock(v *chunkstore.Inventory) {
+	if at, ok := v.Collectors[c.id]; ok {
+		c.now = at
+	}
+}
+
 // quiet is how long a session gave no sign of life, by the place's clock.
 func (c *collector) quiet(v *chunkstore.Inventory, id chunk.SessionID) time.Duration {
 	if c.now.IsZero() {
@@ -20,6 +27,13 @@ func (c *collector) quiet(v *chunkstore.Inventory, id chunk.SessionID) time.Dura
 
 // end decides against a session that gave no sign of life.
 func (c *collector) end(ctx context.Context, id chunk.SessionID) error {
+	dropped, err := c.store.IsDropped(ctx, id)
+	if err != nil {
+		return err
+	}
+	if dropped { // its commit was removed, and then the collector died
+		return c.store.RemoveIntent(ctx, id)
+	}
 	if c.opts.Committed != nil && c.opts.Committed(id) {
 		return fmt.Errorf("%w: points/%s: nothing is removed: bring it back with cairn check --repair --from MIRROR", ErrLost, id)
 	}
@@ -83,6 +97,7 @@ func (c *collector) await(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		c.setClock(v)
 		if waiting == nil {
 			waiting = map[chunk.SessionID]bool{}
 			for _, id := range undecided(v) {

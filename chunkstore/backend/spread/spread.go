@@ -344,6 +344,10 @@ func (s *Spread) List(ctx context.Context, prefix string, fn func(backend.Object
 	if err != nil {
 		return err
 	}
+	noted, err := s.noted(ctx, seen)
+	if err != nil {
+		return err
+	}
 	for _, o := range seen {
 		size := o.size
 		if o.pack {
@@ -351,7 +355,7 @@ func (s *Spread) List(ctx context.Context, prefix string, fn func(backend.Object
 				return err
 			}
 		}
-		if err := fn(backend.Object{Name: o.name, Size: size, Modified: o.modified}); err != nil {
+		if err := fn(backend.Object{Name: o.name, Size: size, Modified: o.modified, Partial: o.partial, Unsure: o.lacks && !noted[o.name]}); err != nil {
 			return err
 		}
 	}
@@ -367,6 +371,11 @@ type object struct {
 	// on says which members show a copy; for a pack, which shards are where
 	// they belong.
 	on uint32
+	// partial: so many shards are not where they belong that no reader finds the
+	// pack, whatever the places that are away hold.
+	partial bool
+	// lacks: a shard is not where it belongs.
+	lacks bool
 }
 
 // survey lists a prefix on all places that can be reached: by name.
@@ -408,10 +417,43 @@ func (s *Spread) surveyUnguarded(ctx context.Context, prefix string) ([]*object,
 	}
 	out := make([]*object, 0, len(byName))
 	for _, o := range byName {
+		if o.pack {
+			n := s.absent(o, errs)
+			o.partial, o.lacks = n > s.shards.M, n > 0
+		}
 		out = append(out, o)
 	}
 	slices.SortFunc(out, func(a, b *object) int { return strings.Compare(a.name, b.name) })
 	return out, nil
+}
+
+// noted gives the packs of which a note says that shards are missing: whoever
+// stored them was told so. Nobody is asked when none is missing.
+func (s *Spread) noted(ctx context.Context, seen []*object) (map[string]bool, error) {
+	if !slices.ContainsFunc(seen, func(o *object) bool { return o.lacks }) {
+		return nil, nil
+	}
+	noted := map[string]bool{}
+	err := s.patient(ctx, func() error {
+		notes, err := s.surveyUnguarded(ctx, notesPrefix)
+		for _, o := range notes {
+			noted[packsPrefix+strings.TrimPrefix(o.name, notesPrefix)] = true
+		}
+		return err
+	})
+	return noted, err
+}
+
+// absent counts the shards of a pack that places which were listed do not have:
+// what sizePack would find.
+func (s *Spread) absent(o *object, errs []error) (n int) {
+	order := s.order(o.name)
+	for i := range s.shards.Total() {
+		if o.on&(1<<i) == 0 && errs[order[i%len(order)]] == nil {
+			n++
+		}
+	}
+	return n
 }
 
 // show adds what member i lists to an object.

@@ -71,44 +71,62 @@ func (noPacks) Add(context.Context, chunk.PackRef, []chunk.ID) error       { ret
 // point stores an image as the disk vda of a new point, on its parent's maps.
 func (r *memRepository) point(t testing.TB, at int, img []byte, parent *restorepoint.Manifest) *restorepoint.Manifest {
 	t.Helper()
-	ctx := context.Background()
-	fatal := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+	m, err := r.backUp(context.Background(), noPacks{}, at, img, parent)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return m
+}
+
+// backUp is point where it may fail, and with an index.
+func (r *memRepository) backUp(ctx context.Context, ix chunkstore.Index, at int, img []byte, parent *restorepoint.Manifest) (*restorepoint.Manifest, error) {
 	var before *restorepoint.Map
 	m := &restorepoint.Manifest{Version: 1, VM: restorepoint.VM{Name: "web01"}, Time: time.Date(2026, 10, at, 2, 0, 0, 0, time.UTC), Read: "full", Reason: "a test",
 		Consistency: restorepoint.Consistency{Level: "crash", Reason: "a test"}}
 	if parent != nil {
 		var err error
-		before, err = r.Map(parent, "vda")
-		fatal(err)
+		if before, err = r.Map(parent, "vda"); err != nil {
+			return nil, err
+		}
 		m.Parent = parent.ID
 	}
-	s, err := r.store.Begin(ctx, noPacks{}, []byte(`{"vm":"web01"}`))
-	fatal(err)
+	s, err := r.store.Begin(ctx, ix, []byte(`{"vm":"web01"}`))
+	if err != nil {
+		return nil, err
+	}
 	defer s.Close()
 	b, err := restorepoint.NewBuilder(ctx, s, before, int64(len(img)))
-	fatal(err)
+	if err != nil {
+		return nil, err
+	}
 	for off := 0; off < len(img); off += chunkstore.BatchSize {
 		buf, err := s.Buffer(ctx)
-		fatal(err)
+		if err != nil {
+			return nil, err
+		}
 		n := copy(buf, img[off:])
 		buf = buf[:roundUp(int64(n))]
 		clear(buf[n:])
-		fatal(appendPiece(ctx, s, b, piece{off: int64(off), n: int64(len(buf)), data: buf}, before != nil))
+		if err := appendPiece(ctx, s, b, piece{off: int64(off), n: int64(len(buf)), data: buf}, before != nil); err != nil {
+			return nil, err
+		}
 	}
-	fatal(s.Flush(ctx))
-	fatal(b.Finish())
-	fatal(s.FlushRecords(ctx))
+	if err := s.Flush(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.Finish(); err != nil {
+		return nil, err
+	}
+	if err := s.FlushRecords(ctx); err != nil {
+		return nil, err
+	}
 	m.ID = s.ID().String()
 	m.Disks = []restorepoint.Disk{{Name: "vda", Size: int64(len(img)), MapRoot: b.Root()}}
 	body, err := json.Marshal(m)
-	fatal(err)
-	fatal(s.Commit(ctx, body))
-	return m
+	if err != nil {
+		return nil, err
+	}
+	return m, s.Commit(ctx, body)
 }
 
 // image reads a point's disk.
