@@ -90,8 +90,8 @@ type collector struct {
 	ids    []chunk.SessionID // all that this run had
 	used   bool              // a generation was begun under id
 	result Result
-	began  time.Time // here
-	now    time.Time // the place's clock then
+	began  time.Time // here: when id was stored
+	now    time.Time // by the place's clock; zero until it was listed
 }
 
 // Collect gives back the space of what no point needs.
@@ -102,7 +102,7 @@ func Collect(ctx context.Context, store *chunkstore.Store, o Options) (*Result, 
 	if o.Progress == nil {
 		o.Progress = func(string, int64) (func(int64), func()) { return func(int64) {}, func() {} }
 	}
-	c := &collector{store: store, opts: o, began: time.Now()}
+	c := &collector{store: store, opts: o}
 	err := c.run(ctx)
 	return &c.result, err
 }
@@ -145,7 +145,22 @@ func (c *collector) run(ctx context.Context) (err error) {
 func (c *collector) begin(ctx context.Context) error {
 	c.id = chunkstore.NewSessionID()
 	c.ids = append(c.ids, c.id)
-	return c.store.Collect(ctx, c.id, []byte(c.opts.About))
+	err := c.store.Collect(ctx, c.id, []byte(c.opts.About))
+	c.began, c.now = time.Now(), time.Time{}
+	return err
+}
+
+// list takes the inventory, and from it the place's clock: every wait needs
+// that, also one for a generation of somebody else's, which comes first.
+func (c *collector) list(ctx context.Context) (*chunkstore.Inventory, error) {
+	v, err := c.store.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if at, ok := v.Collectors[c.id]; ok {
+		c.now = at
+	}
+	return v, nil
 }
 
 // maxTries is how often something may be missing before it is said so.
@@ -181,12 +196,9 @@ func (c *collector) next(ctx context.Context) (more bool, err error) {
 // generation makes one generation, if there is anything to remove. more says
 // that there may be more, or that another collector was faster.
 func (c *collector) generation(ctx context.Context, n int) (more bool, err error) {
-	v, err := c.store.List(ctx)
+	v, err := c.list(ctx)
 	if err != nil {
 		return false, err
-	}
-	if at, ok := v.Collectors[c.id]; ok {
-		c.now = at
 	}
 	fenced, err := c.fenceDead(ctx, v)
 	if err != nil {

@@ -286,3 +286,36 @@ func TestEveryFailedOperation(t *testing.T) {
 		}
 	}
 }
+
+// A gc that died, and then a backup that died: the next gc takes the generation
+// over, and does not wait for the dead for ever.
+func TestDeadSessionBehindAnUnfinishedRun(t *testing.T) {
+	ctx := context.Background()
+	s, a := quietWorld(t)
+	point(t, a, [simLeaves * simBlocks]int{1, 2, 3})
+	drop(t, a, point(t, a, [simLeaves * simBlocks]int{4, 5, 6}))
+	died := errors.New("the host lost power")
+	s.place.Fault = func(op, name string) error {
+		if op == "put" && strings.HasSuffix(name, "/final") || op == "delete" {
+			return died
+		}
+		return nil
+	}
+	o := Options{Trace: simTrace(a.store()), FenceAfter: time.Nanosecond}
+	if _, err := Collect(ctx, a.store(), o); !errors.Is(err, died) {
+		t.Fatalf("the first gc: %v", err)
+	}
+	w, err := a.store().Begin(ctx, s.index, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close() // cannot remove its intent
+	s.place.Fault = nil
+	r, err := Collect(ctx, a.store(), o)
+	if err != nil || r.Taken != 1 || r.Fenced != 1 || r.PacksRemoved == 0 {
+		t.Fatalf("the next gc: %+v, %v", r, err)
+	}
+	if err := s.quiet(ctx); err != nil {
+		t.Fatal(err)
+	}
+}

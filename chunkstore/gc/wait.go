@@ -75,7 +75,7 @@ func undecided(v *chunkstore.Inventory) []chunk.SessionID {
 func (c *collector) await(ctx context.Context) error {
 	var waiting map[chunk.SessionID]bool
 	for told, start := false, time.Now(); ; told = true {
-		v, err := c.store.List(ctx)
+		v, err := c.list(ctx)
 		if err != nil {
 			return err
 		}
