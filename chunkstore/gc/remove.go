@@ -22,6 +22,9 @@ func (c *collector) remove(ctx context.Context, n int, list *chunkstore.Condemne
 			return fmt.Errorf("run %d of gc, read back: %w", n, err)
 		}
 	}
+	if err := c.store.SyncDrops(ctx); err != nil {
+		return err
+	}
 	packs, err := parse(final.Packs)
 	if err != nil {
 		return err
@@ -76,6 +79,11 @@ func (c *collector) remove(ctx context.Context, n int, list *chunkstore.Condemne
 // tidy removes what needs no generation: forgotten points' manifests and
 // catalogues, intents of sessions of which nothing is kept, signs of life.
 func (c *collector) tidy(ctx context.Context, v *chunkstore.Inventory, m *marks) error {
+	if len(m.rubbish) > 0 {
+		if err := c.store.SyncDrops(ctx); err != nil {
+			return err
+		}
+	}
 	for _, id := range m.rubbish {
 		if err := c.store.RemoveCommit(ctx, id); err != nil {
 			return err
