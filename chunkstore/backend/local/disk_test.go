@@ -22,8 +22,9 @@ type disk struct {
 	// call, when set, is asked before each call that changes something. Its
 	// error is the call's, and then nothing is changed.
 	call  func(op, path string) error
-	short bool // a write that fails has written the half
-	calls int  // that changed something
+	look  func(op, path string) error // the same of calls that change nothing
+	short bool                        // a write that fails has written the half
+	calls int                         // that changed something
 	ids   uint64
 }
 
@@ -51,6 +52,17 @@ func newDisk() *disk {
 	d := &disk{}
 	d.root = d.inode(true)
 	return d
+}
+
+// looks asks for a call that changes nothing.
+func (d *disk) looks(op, path string) error {
+	if d.look == nil {
+		return nil
+	}
+	if err := d.look(op, path); err != nil {
+		return failed(op, path, err)
+	}
+	return nil
 }
 
 func (d *disk) inode(folder bool) *inode {
@@ -123,6 +135,9 @@ func (d *disk) Create(path string) (file, error) {
 
 // Open implements files.
 func (d *disk) Open(path string) (file, error) {
+	if err := d.looks("open", path); err != nil {
+		return nil, err
+	}
 	i := d.find(path)
 	if i == nil {
 		return nil, failed("open", path, unix.ENOENT)
@@ -162,6 +177,9 @@ func (d *disk) Remove(path string) error {
 
 // Lstat implements files.
 func (d *disk) Lstat(path string) (fs.FileInfo, error) {
+	if err := d.looks("lstat", path); err != nil {
+		return nil, err
+	}
 	i := d.find(path)
 	if i == nil {
 		return nil, failed("lstat", path, unix.ENOENT)
@@ -171,6 +189,9 @@ func (d *disk) Lstat(path string) (fs.FileInfo, error) {
 
 // Walk implements files.
 func (d *disk) Walk(top string, fn fs.WalkDirFunc) error {
+	if err := d.looks("walk", top); err != nil {
+		return fn(top, nil, err)
+	}
 	i := d.find(top)
 	if i == nil {
 		return fn(top, nil, failed("lstat", top, unix.ENOENT))
@@ -240,6 +261,9 @@ func (f *diskFile) Write(p []byte) (int, error) {
 }
 
 func (f *diskFile) ReadAt(p []byte, off int64) (int, error) {
+	if err := f.d.looks("read", f.path); err != nil {
+		return 0, err
+	}
 	return bytes.NewReader(f.i.data).ReadAt(p, off)
 }
 
