@@ -80,8 +80,9 @@ const diskSize = 448 << 20
 // makers make file systems that are small where it costs nothing of what is
 // tested.
 var makers = map[string][]string{
-	"ext4": {"mkfs.ext4", "-q", "-F", "-b", "4096", "-N", "4096", "-J", "size=8", "-E", "lazy_itable_init=0,nodiscard"},
-	"xfs":  {"mkfs.xfs", "-q", "-f", "-K", "-l", "size=64m", "-d", "agcount=2"},
+	"ext4":  {"mkfs.ext4", "-q", "-F", "-b", "4096", "-N", "4096", "-J", "size=8", "-E", "lazy_itable_init=0,nodiscard"},
+	"btrfs": {"mkfs.btrfs", "-q", "-f", "-K"},
+	"xfs":   {"mkfs.xfs", "-q", "-f", "-K", "-l", "size=64m", "-s", "size=4096", "-d", "agcount=2"},
 }
 
 // Available says why no disk can be recorded here; nil when it can.

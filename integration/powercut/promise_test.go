@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"cairn/chunkstore"
+	"cairn/chunkstore/backend"
+	"cairn/chunkstore/backend/local"
 	"cairn/index/restorepoint"
 )
 
@@ -90,6 +92,11 @@ func work(ctx context.Context, dir string, seed uint64, wrap wrapper, say func(w
 		for range 1 + rnd.IntN(5) {
 			now[rnd.IntN(diskPieces)] = rnd.IntN(40)
 		}
+		if rnd.IntN(3) == 0 {
+			if err := dieBackingUp(ctx, dir, now, 1+rnd.IntN(4), say); err != nil {
+				return fmt.Errorf("night %d: %w", night, err)
+			}
+		}
 		h, err := openHost(ctx, dir, wrap)
 		if err != nil {
 			return err
@@ -116,6 +123,22 @@ func work(ctx context.Context, dir string, seed uint64, wrap wrapper, say func(w
 		}
 	}
 	return nil
+}
+
+// dieBackingUp is a backup that is killed in one of its puts: intent, data pack,
+// map pack, commit. The next process sees what it left.
+func dieBackingUp(ctx context.Context, dir string, c content, last int, say func(word) error) error {
+	h, err := openHost(ctx, dir, func(dir string, d *local.Dir) backend.Backend { return kill(dir, d, last) })
+	if err != nil {
+		return err
+	}
+	m, _, err := h.backUp(ctx, c, nil, func(id string) error { return say(word{Do: "commit", ID: id, Content: c}) })
+	if errors.Is(err, errKilled) {
+		err = nil
+	} else if err == nil { // it had less to put
+		err = say(word{Do: "commit", ID: m.ID, Done: true})
+	}
+	return errors.Join(err, h.close())
 }
 
 func (h *host) forget(ctx context.Context, id string, say func(word) error) error {

@@ -28,8 +28,8 @@ type Event struct {
 
 const (
 	eventHeader = 13 // kind (1), offset (8), length (4)
-	pageSize    = 4096
-	sectorSize  = 512
+	// sectorSize is that of the disk: what it writes at once.
+	sectorSize = 4096
 )
 
 // appendEvent encodes an event for the recording's file.
@@ -152,18 +152,13 @@ func survivors(loose []Event, rnd *rand.Rand) []Event {
 			kept = append(kept, e)
 		}
 		return kept
-	case 4:
-		return scatter(loose, pageSize, 1+rnd.IntN(99), rnd)
 	}
-	return scatter(loose, sectorSize, 1+rnd.IntN(99), rnd)
-}
-
-// scatter keeps each piece of the writes with a chance.
-func scatter(loose []Event, piece, percent int, rnd *rand.Rand) (kept []Event) {
-	for _, e := range loose {
-		for at := 0; at < len(e.Data); at += piece {
+	percent := 1 + rnd.IntN(99)
+	var kept []Event
+	for _, e := range loose { // each sector by itself
+		for at := 0; at < len(e.Data); at += sectorSize {
 			if rnd.IntN(100) < percent {
-				kept = append(kept, Event{Write, e.Offset + int64(at), e.Data[at:min(at+piece, len(e.Data))]})
+				kept = append(kept, Event{Write, e.Offset + int64(at), e.Data[at:min(at+sectorSize, len(e.Data))]})
 			}
 		}
 	}

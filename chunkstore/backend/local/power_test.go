@@ -63,11 +63,20 @@ func (p place) Delete(ctx context.Context, name string) error {
 	return err
 }
 
+// Sync implements backend.Syncer.
+func (p place) Sync(ctx context.Context, prefix string) error {
+	if p.w.deaf {
+		return nil
+	}
+	return p.Dir.Sync(ctx, prefix)
+}
+
 // world is some nights of a host on a disk in memory.
 type world struct {
 	rnd    *rand.Rand
 	disk   *disk
 	mutate func(files) files // nil: as it should be
+	deaf   bool              // a mutant: what others left is not synced
 	killed bool
 
 	begun map[string][][]byte // what was ever put under a name
@@ -483,13 +492,14 @@ func environment(t *testing.T, name string, otherwise int) int {
 
 // play makes cuts at every call of some nights until there are count, over as
 // many seeds as that takes.
-func play(t *testing.T, seed uint64, count int, mutate func(files) files) (cuts int, total map[string]int, found error) {
+func play(t *testing.T, seed uint64, count int, mutate func(files) files, deaf bool) (cuts int, total map[string]int, found error) {
 	const each = 3 // cuts at one call
 	ctx := t.Context()
 	total = map[string]int{}
 	for ; cuts < count && found == nil; seed++ {
 		cryptotest.SetGlobalRandom(t, seed)
 		w := newWorld(seed, mutate)
+		w.deaf = deaf
 		drawn := rand.New(rand.NewPCG(seed, 8))
 		w.disk.call = func(op, path string) error {
 			for range each {
@@ -522,7 +532,7 @@ func play(t *testing.T, seed uint64, count int, mutate func(files) files) (cuts 
 func TestPowerCuts(t *testing.T) {
 	count, seed := environment(t, "CAIRN_CUT_MEMORY", 20_000), environment(t, "CAIRN_CUT_SEED", 1)
 	start := time.Now()
-	cuts, total, err := play(t, uint64(seed), count, nil)
+	cuts, total, err := play(t, uint64(seed), count, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -572,10 +582,25 @@ func TestPowerCutsFind(t *testing.T) {
 		"no fsync of folders":            func(f files) files { return lazy{f, false, true} },
 		"no fsync of new folders' names": func(f files) files { return shallow{f} },
 	} {
-		cuts, _, err := play(t, 1, 2000, mutate)
+		cuts, _, err := play(t, 1, 2000, mutate, false)
 		t.Logf("%s: cut %d: %v", name, cuts, err)
 		if err == nil {
 			t.Errorf("%s: not found by %d cuts", name, cuts)
 		}
+	}
+}
+
+// TestUnsyncedRemainsAreFound: a session that uses what a killed one left, and
+// does not sync it first, is found. That takes a kill between two calls and a
+// cut soon after: the seed is one of those that have both.
+func TestUnsyncedRemainsAreFound(t *testing.T) {
+	const seed = 1018
+	cuts, _, err := play(t, seed, 1500, nil, true)
+	t.Logf("cut %d: %v", cuts, err)
+	if err == nil {
+		t.Error("not found")
+	}
+	if _, _, err := play(t, seed, 1500, nil, false); err != nil {
+		t.Error(err)
 	}
 }
