@@ -247,8 +247,8 @@ func (s *Store) setPin(ctx context.Context, id SessionID, want bool, n Note) err
 		if err != nil {
 			return err
 		}
-		if (p != nil) == want {
-			return nil
+		if (p != nil) == want { // perhaps by somebody who was killed right then
+			return backend.Sync(ctx, s.place, pinsPrefix)
 		}
 		if length >= maxPins {
 			break

@@ -277,6 +277,12 @@ func (s *Store) Collect(ctx context.Context, id SessionID, about []byte) error {
 	return s.PutRecord(ctx, collectorsPrefix+id.String(), RecordCollector, about)
 }
 
+// SyncDrops makes the drops that were seen durable. It comes before the first
+// removal for their sake: a point whose drop is lost must still be whole.
+func (s *Store) SyncDrops(ctx context.Context) error {
+	return backend.Sync(ctx, s.place, dropsPrefix)
+}
+
 // PackSize gives a pack's stored size in bytes; backend.ErrNotExist.
 func (s *Store) PackSize(ctx context.Context, r PackRef) (int64, error) {
 	return s.place.Size(ctx, packName(r))

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -360,13 +362,37 @@ func (w *Session) checkReferences(ctx context.Context) error {
 	if w.kind == recordCatalogue {
 		again = "--rebuild"
 	}
-	for i := range w.used {
+	for _, i := range slices.Sorted(maps.Keys(w.used)) {
 		ok, err := w.store.HasPack(ctx, w.refs[i])
 		if err != nil {
 			return err
 		}
 		if !ok {
 			return fmt.Errorf("%s, which earlier points need too, is gone: %w; run it again with %s, and cairn check", w.refs[i], backend.ErrNotExist, again)
+		}
+	}
+	return w.syncReferences(ctx)
+}
+
+// syncReferences makes sure that the packs of others are durable. Those of a
+// session that committed are; one that was killed may have left packs that are
+// only seen yet, and a cut of the power would take them from our point.
+func (w *Session) syncReferences(ctx context.Context) error {
+	if !backend.Syncs(w.store.place) {
+		return nil
+	}
+	done := map[SessionID]bool{w.id: true}
+	for _, i := range slices.Sorted(maps.Keys(w.used)) {
+		id := w.refs[i].Session
+		if done[id] {
+			continue
+		}
+		done[id] = true
+		if _, err := w.store.ReadCommit(ctx, id); err == nil {
+			continue
+		}
+		if err := backend.Sync(ctx, w.store.place, packsPrefix+id.String()+"/"); err != nil {
+			return fmt.Errorf("make packs of an earlier run durable: %w", err)
 		}
 	}
 	return nil

@@ -154,8 +154,22 @@ func (c *collector) run(ctx context.Context) (err error) {
 func (c *collector) begin(ctx context.Context) error {
 	c.id = chunkstore.NewSessionID()
 	c.ids = append(c.ids, c.id)
+	err := c.store.Collect(ctx, c.id, []byte(c.opts.About))
 	c.began, c.now = time.Now(), time.Time{}
-	return c.store.Collect(ctx, c.id, []byte(c.opts.About))
+	return err
+}
+
+// list takes the inventory, and from it the place's clock: every wait needs
+// that, also one for a generation of somebody else's, which comes first.
+func (c *collector) list(ctx context.Context) (*chunkstore.Inventory, error) {
+	v, err := c.store.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if at, ok := v.Collectors[c.id]; ok {
+		c.now = at
+	}
+	return v, nil
 }
 
 // maxTries is how often something may be missing before it is said so.
@@ -191,11 +205,10 @@ func (c *collector) next(ctx context.Context) (more bool, err error) {
 // generation makes one generation, if there is anything to remove. more says
 // that there may be more, or that another collector was faster.
 func (c *collector) generation(ctx context.Context, n int) (more bool, err error) {
-	v, err := c.store.List(ctx)
+	v, err := c.list(ctx)
 	if err != nil {
 		return false, err
 	}
-	c.setClock(v)
 	fenced, err := c.fenceDead(ctx, v)
 	if err != nil {
 		return false, err

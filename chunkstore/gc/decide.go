@@ -31,7 +31,7 @@ func (c *collector) finish(ctx context.Context, n int, m *marks) error {
 	if err := c.await(ctx); err != nil {
 		return err
 	}
-	v, err := c.store.List(ctx)
+	v, err := c.list(ctx)
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ var ErrForeign = errors.New("a list of gc names what a restore point needs")
 // agree holds what another one decided against what this collector marks now,
 // behind that: by the protocol nothing of it can be needed any more.
 func (c *collector) agree(ctx context.Context, list *chunkstore.Condemned, final *chunkstore.Final, by chunk.SessionID) error {
-	v, err := c.store.List(ctx)
+	v, err := c.list(ctx)
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,9 @@ func (c *collector) remove(ctx context.Context, n int, list *chunkstore.Condemne
 			return fmt.Errorf("run %d of gc, read back: %w", n, err)
 		}
 	}
+	if err := c.store.SyncDrops(ctx); err != nil {
+		return err
+	}
 	packs, err := parse(final.Packs)
 	if err != nil {
 		return err
@@ -84,6 +87,13 @@ func (c *collector) remove(ctx context.Context, n int, list *chunkstore.Condemne
 // tidy removes what needs no generation: forgotten points' manifests and
 // catalogues, intents of sessions of which nothing is kept, signs of life.
 func (c *collector) tidy(ctx context.Context, v *chunkstore.Inventory, m *marks) error {
+	// What is removed here is not looked for again, since its drop is there: that
+	// must be durable.
+	if len(m.rubbish) > 0 {
+		if err := c.store.SyncDrops(ctx); err != nil {
+			return err
+		}
+	}
 	// Intents first: one that is left alone would look like a session that
 	// nobody has decided, and whose commit is lost.
 	for id := range v.Intents {

@@ -10,13 +10,6 @@ import (
 	"cairn/chunkstore/chunk"
 )
 
-// setClock learns the place's clock from when it stored this run's own name.
-func (c *collector) setClock(v *chunkstore.Inventory) {
-	if at, ok := v.Collectors[c.id]; ok {
-		c.now = at
-	}
-}
-
 // quiet is how long a session gave no sign of life, by the place's clock.
 func (c *collector) quiet(v *chunkstore.Inventory, id chunk.SessionID) time.Duration {
 	if c.now.IsZero() {
@@ -93,11 +86,10 @@ func (c *collector) await(ctx context.Context) error {
 		return err
 	}
 	for told, start := false, time.Now(); ; told = true {
-		v, err := c.store.List(ctx)
+		v, err := c.list(ctx)
 		if err != nil {
 			return err
 		}
-		c.setClock(v)
 		if waiting == nil {
 			waiting = map[chunk.SessionID]bool{}
 			for _, id := range undecided(v) {

@@ -54,6 +54,14 @@ func (p place) wait(ctx context.Context, bytes int) error {
 	return nil
 }
 
+// Syncs implements backend.Syncer for what it limits.
+func (p place) Syncs() bool { return backend.Syncs(p.Backend) }
+
+// Sync implements backend.Syncer for what it limits.
+func (p place) Sync(ctx context.Context, prefix string) error {
+	return backend.Sync(ctx, p.Backend, prefix)
+}
+
 // PutsAtOnce is what the limited place says.
 func (p place) PutsAtOnce() int { return backend.PutsAtOnce(p.Backend) }
 

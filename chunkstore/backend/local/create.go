@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -17,20 +16,20 @@ const tmpPrefix = ".tmp-"
 
 // create makes path with data, durably, or fails with fs.ErrExist. It is the
 // one place of the store that creates files (a test holds it to that).
-func create(path string, data []byte) (err error) {
+func (d *Dir) create(path string, data []byte) (err error) {
 	dir := filepath.Dir(path)
-	if err := makeDirs(dir); err != nil {
+	if err := d.makeDir(dir); err != nil {
 		return err
 	}
 	var salt [8]byte
 	_, _ = rand.Read(salt[:]) // never fails
 	tmp := filepath.Join(dir, tmpPrefix+hex.EncodeToString(salt[:]))
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := d.files.Create(tmp)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		if rm := os.Remove(tmp); err == nil && rm != nil {
+		if rm := d.files.Remove(tmp); err == nil && rm != nil {
 			err = rm
 		}
 	}()
@@ -43,35 +42,65 @@ func create(path string, data []byte) (err error) {
 	if err != nil {
 		return err
 	}
-	if err = os.Link(tmp, path); err != nil {
+	err = d.files.Link(tmp, path)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return syncDir(dir)
+	// Also where the name is taken: whoever took it may have been killed right
+	// then, and our caller goes by what is there.
+	if serr := syncDir(d.files, dir); serr != nil {
+		return serr
+	}
+	return err
 }
 
-// makeDirs makes dir and its missing ancestors, and makes them durable.
-func makeDirs(dir string) error {
-	if st, err := os.Stat(dir); err == nil {
-		if !st.IsDir() {
-			return fmt.Errorf("%s is not a directory", dir)
-		}
+// makeDir makes a folder of the place and its missing ancestors, durably. A
+// folder that is there may not be durable either, if whoever made it was
+// killed: each is synced once by each process.
+func (d *Dir) makeDir(dir string) error {
+	if dir == d.root {
+		return nil
+	}
+	d.mu.Lock()
+	known := d.durable[dir]
+	d.mu.Unlock()
+	if known {
 		return nil
 	}
 	parent := filepath.Dir(dir)
-	if parent == dir {
-		return fmt.Errorf("%s does not exist", dir)
-	}
-	if err := makeDirs(parent); err != nil {
+	if err := d.makeDir(parent); err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := d.files.Mkdir(dir); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return syncDir(parent)
+	if err := syncDir(d.files, parent); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.durable[dir] = true
+	return nil
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+// makeRoot makes the folder of a place, durably, and its missing ancestors.
+func makeRoot(f files, root string) error {
+	err := f.Mkdir(root)
+	parent := filepath.Dir(root)
+	if errors.Is(err, fs.ErrNotExist) && parent != root {
+		if err := makeRoot(f, parent); err != nil {
+			return err
+		}
+		err = f.Mkdir(root)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(f, parent) // also one that was there: see makeDir
+}
+
+func syncDir(f files, dir string) error {
+	d, err := f.Open(dir)
 	if err != nil {
 		return err
 	}

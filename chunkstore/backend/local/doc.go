@@ -5,6 +5,9 @@
 // name is taken), fsync of the directory and of each new ancestor. A crash at
 // any instant leaves either no object or a whole one, and at worst a
 // temporary file ".tmp-…", which no listing shows and Open's Sweep removes.
+// What another process wrote can be seen before it is durable, when that
+// process was killed in between: Put syncs a name that is taken, too, and each
+// folder's name once; for all else there is Sync.
 // The first fsync error poisons the file: it is removed and the error
 // returned; the caller may Put again from memory.
 package local

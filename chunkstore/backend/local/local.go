@@ -22,17 +22,19 @@ const maxOpen = 128
 
 // Dir is a directory as a place.
 type Dir struct {
-	root string
+	root  string
+	files files
 
-	mu   sync.Mutex
-	open map[string]*entry
-	tick int64
+	mu      sync.Mutex
+	open    map[string]*entry
+	tick    int64
+	durable map[string]bool // folders whose names are durable
 }
 
 // entry is an open object file. It is closed when it is out of the table and
 // its last user is gone.
 type entry struct {
-	f     *os.File
+	f     file
 	users int
 	used  int64
 	out   bool
@@ -54,7 +56,11 @@ func Open(root string) (*Dir, error) {
 	if !st.IsDir() {
 		return nil, fmt.Errorf("%s is not a directory", abs)
 	}
-	return &Dir{root: abs, open: map[string]*entry{}}, nil
+	return newDir(abs, system{}), nil
+}
+
+func newDir(root string, f files) *Dir {
+	return &Dir{root: root, files: f, open: map[string]*entry{}, durable: map[string]bool{}}
 }
 
 // Create makes the directory root, if need be, and opens it.
@@ -63,7 +69,7 @@ func Create(root string) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := makeDirs(abs); err != nil {
+	if err := makeRoot(system{}, abs); err != nil {
 		return nil, err
 	}
 	return Open(abs)
@@ -93,7 +99,7 @@ func (d *Dir) Put(ctx context.Context, name string, data []byte) error {
 		err = ctx.Err()
 	}
 	if err == nil {
-		err = create(path, data)
+		err = d.create(path, data)
 	}
 	switch {
 	case errors.Is(err, fs.ErrExist):
@@ -127,7 +133,7 @@ func (d *Dir) Size(ctx context.Context, name string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	st, err := os.Lstat(path)
+	st, err := d.files.Lstat(path)
 	if err != nil {
 		return 0, wrapNotExist(name, err)
 	}
@@ -146,7 +152,7 @@ func (d *Dir) List(ctx context.Context, prefix string, fn func(backend.Object) e
 			return err
 		}
 	}
-	err := filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
+	err := d.files.Walk(top, func(path string, e fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) { // gone since, or a prefix with nothing in it
 			return nil
 		}
@@ -181,6 +187,27 @@ func (d *Dir) List(ctx context.Context, prefix string, fn func(backend.Object) e
 	return err
 }
 
+// Syncs implements backend.Syncer.
+func (d *Dir) Syncs() bool { return true }
+
+// Sync implements backend.Syncer.
+func (d *Dir) Sync(ctx context.Context, prefix string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	dir, err := d.path(strings.TrimSuffix(prefix, "/"))
+	if err != nil {
+		return err
+	}
+	if _, err := d.files.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil // nothing was seen there
+	}
+	if err := d.makeDir(dir); err != nil {
+		return err
+	}
+	return syncDir(d.files, dir)
+}
+
 // Delete implements backend.Backend.
 func (d *Dir) Delete(ctx context.Context, name string) error {
 	path, err := d.path(name)
@@ -192,16 +219,19 @@ func (d *Dir) Delete(ctx context.Context, name string) error {
 		d.drop(name, e)
 	}
 	d.mu.Unlock()
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := d.files.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	if err := syncDir(d.files, filepath.Dir(path)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil // no folder, no object
 }
 
 // Sweep removes the temporary files that dead writers left: those that nobody
 // wrote to for longer than age, by the place's own clock against now.
 func (d *Dir) Sweep(now time.Time, age time.Duration) (removed int, err error) {
-	err = filepath.WalkDir(d.root, func(path string, e fs.DirEntry, err error) error {
+	err = d.files.Walk(d.root, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() || !strings.HasPrefix(e.Name(), tmpPrefix) {
 			return err
 		}
@@ -210,7 +240,7 @@ func (d *Dir) Sweep(now time.Time, age time.Duration) (removed int, err error) {
 			return nil // gone, or perhaps still being written
 		}
 		removed++
-		return os.Remove(path)
+		return d.files.Remove(path)
 	})
 	return removed, err
 }
@@ -230,7 +260,7 @@ func (d *Dir) acquire(name string) (*entry, error) {
 		return nil, err
 	}
 	d.mu.Unlock() // a place that hangs must not hang the readers of open files
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	f, err := d.files.Open(path)
 	d.mu.Lock()
 	if err != nil {
 		return nil, wrapNotExist(name, err)

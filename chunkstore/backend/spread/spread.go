@@ -90,6 +90,7 @@ type Spread struct {
 var (
 	_ backend.Backend = (*Spread)(nil)
 	_ backend.Strict  = (*Spread)(nil)
+	_ backend.Syncer  = (*Spread)(nil)
 )
 
 // New gives places as one: k+m of them, or one that holds all shards.
@@ -478,6 +479,27 @@ func (s *Spread) show(byName map[string]*object, i int, o backend.Object) {
 	if o.Modified.Before(x.modified) {
 		x.modified = o.Modified
 	}
+}
+
+// Syncs implements backend.Syncer.
+func (s *Spread) Syncs() bool {
+	return slices.ContainsFunc(s.members, func(m *member) bool { return m.Place != nil && backend.Syncs(m.Place) })
+}
+
+// Sync implements backend.Syncer. What does not answer is passed over: nothing
+// was seen there.
+func (s *Spread) Sync(ctx context.Context, prefix string) error {
+	errs := make([]error, len(s.members))
+	s.each(func(i int, m *member) {
+		if m.away() {
+			return
+		}
+		err := m.do(ctx, s.opts.PutLimit, func(ctx context.Context, _ func()) error { return backend.Sync(ctx, m.Place, prefix) })
+		if !errors.Is(err, errGone) {
+			errs[i] = err
+		}
+	})
+	return errors.Join(errs...)
 }
 
 // Delete implements backend.Backend. A control object is gone when all places
