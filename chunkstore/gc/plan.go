@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"cairn/chunkstore"
@@ -66,7 +67,9 @@ func (c *collector) choose(ctx context.Context, v *chunkstore.Inventory) (*plan,
 			}
 		}
 	}
-	for _, ref := range sortedRefs(v.Forwards) {
+	ways := maps.Clone(v.Forwards)
+	maps.Copy(ways, v.Refills)
+	for _, ref := range sortedRefs(ways) {
 		if _, there := v.Packs[ref]; !there && m.live[ref] == nil && len(p.forwards) < maxPerGeneration {
 			p.forwards = append(p.forwards, ref)
 		}
