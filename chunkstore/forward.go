@@ -21,9 +21,10 @@ type Forward struct {
 	// Count is how many chunks (or records) the old pack had.
 	Count int
 	Runs  []ForwardRun // sorted by First, apart from each other
-	// Lost says that the place lost the pack, and that the session which had
-	// stored it stored this in its place: it stays, even if something of the
-	// pack is listed still.
+	// Lost says that the place lost the pack, and that a session stored what it
+	// needs of it anew (a refill): it stays as long as the pack is needed, even if
+	// something of that is listed still. Such a forward has a name of its own
+	// kind: it makes nobody delete, so that every host may store one.
 	Lost bool
 }
 
@@ -42,7 +43,6 @@ type storedForward struct {
 	Packs []string  `json:"packs"` // "session/hash"
 	// Runs are: first, count, number in Packs, first there.
 	Runs [][4]int `json:"runs"`
-	Lost bool     `json:"lost,omitempty"`
 }
 
 // PackText gives a pack's name in records: "session/hash". Part of the on-disk
@@ -53,7 +53,7 @@ func PackText(r PackRef) string { return r.Session.String() + "/" + r.Hash.Strin
 func ParsePackText(s string) (PackRef, error) { return parsePackName(packsPrefix + s) }
 
 func (f *Forward) encode() ([]byte, error) {
-	s := storedForward{Kind: f.Kind, Count: f.Count, Runs: [][4]int{}, Lost: f.Lost}
+	s := storedForward{Kind: f.Kind, Count: f.Count, Runs: [][4]int{}}
 	number := map[PackRef]int{}
 	for _, r := range f.Runs {
 		n, ok := number[r.To]
@@ -72,7 +72,7 @@ func decodeForward(b []byte) (*Forward, error) {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return nil, fmt.Errorf("%w: a forward: %v", pack.ErrCorrupt, err)
 	}
-	f := &Forward{Kind: s.Kind, Count: s.Count, Lost: s.Lost, Runs: make([]ForwardRun, 0, len(s.Runs))}
+	f := &Forward{Kind: s.Kind, Count: s.Count, Runs: make([]ForwardRun, 0, len(s.Runs))}
 	if s.Kind != pack.KindData && s.Kind != pack.KindMap || s.Count < 1 || s.Count > pack.MaxChunks {
 		return nil, fmt.Errorf("%w: a forward of %d chunks of kind %d", pack.ErrCorrupt, s.Count, s.Kind)
 	}
@@ -115,6 +115,8 @@ func (f *Forward) Find(n, count int) (to PackRef, at, k int, ok bool) {
 
 func forwardsOf(r PackRef) string { return forwardsPrefix + PackText(r) + "/" }
 
+func refillsOf(r PackRef) string { return refillsPrefix + PackText(r) + "/" }
+
 // PutForward stores a forward. by names who made it: two collectors that copy
 // the same pack do not meet.
 func (s *Store) PutForward(ctx context.Context, r PackRef, by SessionID, f *Forward) error {
@@ -122,19 +124,25 @@ func (s *Store) PutForward(ctx context.Context, r PackRef, by SessionID, f *Forw
 	if err != nil {
 		return err
 	}
-	return s.PutRecord(ctx, forwardsOf(r)+by.String(), RecordForward, body)
+	of := forwardsOf(r)
+	if f.Lost {
+		of = refillsOf(r)
+	}
+	return s.PutRecord(ctx, of+by.String(), RecordForward, body)
 }
 
 // Forwards gives the forwards of a pack, in the order of their makers; none is
 // no error. Damaged ones are left out unless all are.
 func (s *Store) Forwards(ctx context.Context, r PackRef) ([]*Forward, error) {
 	var names []string
-	err := s.place.List(ctx, forwardsOf(r), func(o backend.Object) error {
-		names = append(names, o.Name)
-		return nil
-	})
-	if err != nil {
-		return nil, err
+	for _, of := range []string{forwardsOf(r), refillsOf(r)} {
+		err := s.place.List(ctx, of, func(o backend.Object) error {
+			names = append(names, o.Name)
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	out := make([]*Forward, 0, len(names))
 	var bad error
@@ -151,7 +159,7 @@ func (s *Store) Forwards(ctx context.Context, r PackRef) ([]*Forward, error) {
 		case err != nil:
 			return nil, err
 		default:
-			f.By = by
+			f.By, f.Lost = by, strings.HasPrefix(name, refillsPrefix)
 			out = append(out, f)
 		}
 	}

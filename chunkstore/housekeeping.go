@@ -23,6 +23,7 @@ type Inventory struct {
 	// was away, which is back.
 	Partial    map[PackRef]int64
 	Forwards   map[PackRef][]SessionID
+	Refills    map[PackRef][]SessionID // forwards of lost packs
 	Collectors map[SessionID]time.Time
 	// Intents are of sessions, with the time of the last sign of life of each,
 	// by the place's clock.
@@ -42,7 +43,7 @@ func (v *Inventory) Undecided(id SessionID) bool {
 
 // List takes the inventory.
 func (s *Store) List(ctx context.Context) (*Inventory, error) {
-	v := &Inventory{Packs: new(PackList), Partial: map[PackRef]int64{}, Forwards: map[PackRef][]SessionID{}, Collectors: map[SessionID]time.Time{},
+	v := &Inventory{Packs: new(PackList), Partial: map[PackRef]int64{}, Forwards: map[PackRef][]SessionID{}, Refills: map[PackRef][]SessionID{}, Collectors: map[SessionID]time.Time{},
 		Intents: map[SessionID]time.Time{}, Points: map[SessionID]bool{}, Decided: map[SessionID]time.Time{}, Drops: map[SessionID]bool{}}
 	life := map[SessionID]time.Time{}
 	alive := func(id SessionID, t time.Time) {
@@ -79,16 +80,8 @@ func (s *Store) List(ctx context.Context) (*Inventory, error) {
 				alive(id, o.Modified)
 			})
 		},
-		func() error {
-			return s.place.List(ctx, forwardsPrefix, func(o backend.Object) error {
-				cut := strings.LastIndexByte(o.Name, '/')
-				by, err := ParseSessionID(o.Name[cut+1:])
-				if r, err2 := ParsePackText(strings.TrimPrefix(o.Name[:cut], forwardsPrefix)); err == nil && err2 == nil {
-					v.Forwards[r] = append(v.Forwards[r], by)
-				}
-				return nil
-			})
-		},
+		func() error { return s.listForwards(ctx, forwardsPrefix, v.Forwards) },
+		func() error { return s.listForwards(ctx, refillsPrefix, v.Refills) },
 		func() error {
 			return session(collectorsPrefix, func(id SessionID, o backend.Object) { v.Collectors[id] = o.Modified })
 		},
@@ -132,6 +125,18 @@ func (s *Store) AnyUndecided(ctx context.Context) (bool, error) {
 		}
 	}
 	return len(intents) > 0, nil
+}
+
+// listForwards takes the names of forwards below a prefix, by pack.
+func (s *Store) listForwards(ctx context.Context, prefix string, into map[PackRef][]SessionID) error {
+	return s.place.List(ctx, prefix, func(o backend.Object) error {
+		cut := strings.LastIndexByte(o.Name, '/')
+		by, err := ParseSessionID(o.Name[cut+1:])
+		if r, err2 := ParsePackText(strings.TrimPrefix(o.Name[:cut], prefix)); err == nil && err2 == nil {
+			into[r] = append(into[r], by)
+		}
+		return nil
+	})
 }
 
 // listDrops takes the drops into an inventory: those that open, of points that
@@ -296,6 +301,11 @@ func (s *Store) RemovePack(ctx context.Context, r PackRef) error {
 // RemoveForward removes one forward of a pack.
 func (s *Store) RemoveForward(ctx context.Context, r PackRef, by SessionID) error {
 	return s.place.Delete(ctx, forwardsOf(r)+by.String())
+}
+
+// RemoveRefill removes one refill of a pack.
+func (s *Store) RemoveRefill(ctx context.Context, r PackRef, by SessionID) error {
+	return s.place.Delete(ctx, refillsOf(r)+by.String())
 }
 
 // RemoveCommit removes a dropped point's manifest, or its catalogue. The drop

@@ -32,7 +32,7 @@ type Objects struct {
 }
 
 // recordPrefixes are the folders that hold nothing but records.
-var recordPrefixes = []string{intentsPrefix, pointsPrefix, dropsPrefix, pinsPrefix, gcPrefix, forwardsPrefix, collectorsPrefix, hostsPrefix}
+var recordPrefixes = []string{intentsPrefix, pointsPrefix, dropsPrefix, pinsPrefix, gcPrefix, forwardsPrefix, collectorsPrefix, hostsPrefix, revokedPrefix, refillsPrefix}
 
 // plainPrefixes are the folders whose objects are no records: signs of life, and
 // what packages spread and engine keep for themselves.

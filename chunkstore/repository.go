@@ -41,6 +41,8 @@ const (
 	collectorsPrefix = "collectors/"
 	beatsPrefix      = "beats/"
 	hostsPrefix      = "hosts/"
+	revokedPrefix    = "revoked/"
+	refillsPrefix    = "refills/"
 	placesPrefix     = "places/"
 	placeName        = "place" // package spread's
 )

@@ -90,8 +90,6 @@ type signers struct {
 	untrusted  map[SessionID]error // of those that were read
 }
 
-const hostSuffixRevoked = ".revoked"
-
 func hostName(id seal.HostID) string { return hostsPrefix + id.String() }
 
 // SignAs makes the Store sign its points, and ask for the signatures of those
@@ -275,7 +273,7 @@ func (s *Store) host(ctx context.Context, id seal.HostID) (*Host, error) {
 		return nil, fmt.Errorf("%s: %w: it holds another key", hostName(id), pack.ErrCorrupt)
 	}
 	r := new(Revoked)
-	switch err := s.readJSON(ctx, hostName(id)+hostSuffixRevoked, RecordRevoked, r); {
+	switch err := s.readJSON(ctx, revokedPrefix+id.String(), RecordRevoked, r); {
 	case err == nil:
 		h.Revoked = r
 	case !errors.Is(err, backend.ErrNotExist): // one that is damaged revokes all: it was stored for a reason
@@ -327,7 +325,7 @@ func (s *Store) Hosts(ctx context.Context) ([]Host, error) {
 	err := s.place.List(ctx, hostsPrefix, func(o backend.Object) error {
 		id, err := hex.DecodeString(strings.TrimPrefix(o.Name, hostsPrefix))
 		if err != nil || len(id) != len(seal.HostID{}) {
-			return nil // a revocation, or not ours
+			return nil // not ours; check names it
 		}
 		out = append(out, Host{ID: seal.HostID(id).String()})
 		return nil
@@ -351,7 +349,7 @@ func (s *Store) Hosts(ctx context.Context) ([]Host, error) {
 // RevokeHost ends the trust in a host's key: what it signs with a counter above
 // last counts no more.
 func (s *Store) RevokeHost(ctx context.Context, id string, last uint64, n Note) error {
-	err := s.putJSON(ctx, hostsPrefix+id+hostSuffixRevoked, RecordRevoked, Revoked{n, last})
+	err := s.putJSON(ctx, revokedPrefix+id, RecordRevoked, Revoked{n, last})
 	if errors.Is(err, backend.ErrExist) {
 		err = nil
 	}

@@ -99,7 +99,7 @@ func (c *collector) follow(ctx context.Context, v *chunkstore.Inventory, m *mark
 			next = append(next, step{ref, 0})
 		}
 	}
-	for _, ref := range sortedRefs(v.Forwards) {
+	for _, ref := range sortedRefs(v.Refills) {
 		i, listed := v.Packs.Find(ref)
 		if !listed || !m.need.anyOf(i) {
 			continue
@@ -169,7 +169,7 @@ func (c *collector) follow(ctx context.Context, v *chunkstore.Inventory, m *mark
 // refills gives what a session stored in the place of a pack that was lost: of
 // one that lies in shards too few may be left, and it is listed still.
 func (c *collector) refills(ctx context.Context, v *chunkstore.Inventory, ref chunk.PackRef) (runs []chunkstore.ForwardRun, err error) {
-	if len(v.Forwards[ref]) == 0 {
+	if len(v.Refills[ref]) == 0 {
 		return nil, nil
 	}
 	ways, err := c.store.Forwards(ctx, ref)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"cairn/chunkstore"
@@ -69,7 +70,9 @@ func (c *collector) choose(ctx context.Context, v *chunkstore.Inventory) (*plan,
 			p.dead = append(p.dead, ref)
 		}
 	}
-	for _, ref := range sortedRefs(v.Forwards) {
+	ways := maps.Clone(v.Forwards)
+	maps.Copy(ways, v.Refills)
+	for _, ref := range sortedRefs(ways) {
 		if !v.Packs.Has(ref) && !m.need.any(ref) && len(p.forwards) < maxPerGeneration {
 			p.forwards = append(p.forwards, ref)
 		}

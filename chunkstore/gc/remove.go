@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
@@ -62,20 +61,20 @@ func (c *collector) remove(ctx context.Context, n int, list *chunkstore.Condemne
 			}
 		}
 	}
+	for _, ref := range forwards {
+		for _, by := range v.Refills[ref] {
+			if err := c.store.RemoveRefill(ctx, ref, by); err != nil {
+				return fmt.Errorf("remove the forward of %s: %w", ref, err)
+			}
+		}
+	}
 	// Forwards of packs that stay: of collectors that lost, or of packs that
 	// were rescued. No other generation can be begun before this one is done.
 	for _, ref := range sortedRefs(v.Forwards) {
 		if !v.Packs.Has(ref) || removed[ref] {
 			continue
 		}
-		ways, err := c.store.Forwards(ctx, ref)
-		if err != nil {
-			return err
-		}
 		for _, by := range v.Forwards[ref] {
-			if slices.ContainsFunc(ways, func(f *chunkstore.Forward) bool { return f.By == by && f.Lost }) {
-				continue // what is listed of the pack may be too little
-			}
 			if err := c.store.RemoveForward(ctx, ref, by); err != nil {
 				return fmt.Errorf("remove the forward of %s: %w", ref, err)
 			}

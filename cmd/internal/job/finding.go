@@ -146,7 +146,7 @@ func recordFinding(name string, f *chunkstore.Fault) Finding {
 	case strings.HasPrefix(name, "pins/"):
 		out.Kind = KindObject
 		out.Next = "its point counts as pinned; mend it with: cairn check --repair --from MIRROR, or with cairn unpin, and cairn pin again"
-	case strings.HasPrefix(name, "hosts/"):
+	case strings.HasPrefix(name, "hosts/"), strings.HasPrefix(name, "revoked/"):
 		out.Kind = KindKey
 		out.Next = "points of this host are not trusted until it is mended: cairn check --repair --from MIRROR; or remove a host's damaged key from the place by hand, and its next backup stores it again"
 	case strings.HasPrefix(name, "sessions/"):

@@ -364,4 +364,13 @@ func TestRefillByTwo(t *testing.T) {
 			t.Errorf("point %d: %v", i, err)
 		}
 	}
+	for _, s := range append(sessions, old) {
+		if err := l.store.Drop(t.Context(), s.ID(), chunkstore.Note{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.collect(t)
+	if v, err := l.store.List(t.Context()); err != nil || len(v.Refills)+v.Packs.Len() > 0 {
+		t.Errorf("nobody needs anything, and there are: %v, %v, %v", v.Refills, v.Packs, err)
+	}
 }
