@@ -15,8 +15,7 @@
 //     wrong, and which chunks cannot be had. Only what is missing or proven bad
 //     is ever replaced, and only by bytes that its name or its seal proves.
 //   - Memory is bounded whatever the amount of data: a Session holds some
-//     70 MiB with a local place, 110 MiB with object storage
-//     (with parity and 4+2 shards some 90 MiB more, by what is in flight), a Reader what its cache was given.
+//     70 MiB with a local place, 110 MiB with object storage, a Reader what its cache was given.
 //   - No goroutine outlives the call or the Session that started it.
 //
 // Lock order: Session.mu before Reader's; no lock is held over a place's I/O
