@@ -13,14 +13,16 @@
 // How: one generation at a time. A collector marks what points need, copies
 // what little is left of nearly empty packs, and publishes what it condemns
 // (gc/<n>/condemned, create-only: of two one wins). From then on no new session
-// uses that. Then it waits for the sessions that are undecided, marks again,
-// takes out what is needed after all, publishes the rest (gc/<n>/final), and
+// uses that. Then it waits for the sessions that are undecided, marks what was
+// committed since, takes out what is needed after all, publishes the rest (gc/<n>/final), and
 // removes that. gc/<n>/done ends it. Whoever finds a generation that is not done
 // finishes it first.
 //
-// Memory: a few dozen bytes for each pack, and for those that are used in many
-// stretches a bit for each chunk. It reads each map node once, and no guest
-// data but what it copies.
+// Memory: some 90 bytes for each pack, and for those that are used in several
+// stretches 80 more, or a bit for each chunk, of which there are at most 256 MiB:
+// beyond that some packs, other ones in each run, are taken for needed whole. It
+// reads each map node once, footers of packs whose own point is gone, and no
+// guest data but what it copies.
 //
 // The simulation in this package's tests runs this code and that of writers on
 // a store that crashes, delays and repeats, by a seed.

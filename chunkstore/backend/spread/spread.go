@@ -114,10 +114,6 @@ func New(members []Member, shards Shards, o Options) (*Spread, error) {
 	return s, nil
 }
 
-// PutsAtOnce: while the shards of one pack wait for as many disks (or for as many
-// fsyncs of one), parity of the next is computed, and a third is being filled.
-func (s *Spread) PutsAtOnce() int { return 3 }
-
 // Close gives back what the places hold.
 func (s *Spread) Close() error {
 	var errs []error
