@@ -306,7 +306,9 @@ func (s *Store) Replace(ctx context.Context, name string, good []byte, missing b
 	// From here on an end of the caller's patience would leave it missing.
 	ctx = context.WithoutCancel(ctx)
 	if err := s.place.Delete(ctx, name); err != nil {
-		return err
+		if _, there := s.place.Size(ctx, name); !errors.Is(there, backend.ErrNotExist) {
+			return err
+		} // else only the answer was lost
 	}
 	if err := s.place.Put(ctx, name, good); err != nil {
 		return errors.Join(err, s.place.Put(ctx, name, old))
