@@ -18,7 +18,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZ_SECONDS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-demo build deb demo test test-s3 test-long campaign-power campaign-scale campaign-sim fuzz-short lint bench clean
+.PHONY: help deps deps-demo build deb demo test test-s3 test-long campaign-kill campaign-power campaign-scale campaign-sim fuzz-short lint bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ test-s3: ## the tests of object storage, also against MinIO, with the race detec
 
 test-long: deps ## all tests with the race detector and the long variants (CAIRN_LONG=1)
 	CAIRN_LONG=1 CGO_ENABLED=1 $(GOTEST) -race -count=1 -timeout 240m ./...
+
+campaign-kill: deps ## kill cairn CAIRN_KILLS (10000) times at random instants, by CAIRN_KILL_SEED (else the clock); hours
+	CAIRN_KILLS=$${CAIRN_KILLS:-10000} CGO_ENABLED=0 nice -n 19 $(GOTEST) -count=1 -timeout 48h ./integration/killing -run 'TestKills' -v
 
 # CAIRN_CUT_SEED chooses other cuts; a failed one says how it is replayed.
 campaign-power: deps ## power cuts: 3,000 on real file systems, 1,000,000 on a disk in memory (about 15 minutes; root)

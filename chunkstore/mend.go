@@ -201,7 +201,9 @@ func (s *Store) overwrite(ctx context.Context, name, at string, old, good []byte
 	// From here on an end of the caller's patience would leave it missing.
 	ctx = context.WithoutCancel(ctx)
 	if err := s.place.Delete(ctx, at); err != nil {
-		return err
+		if _, there := s.place.Size(ctx, at); !errors.Is(there, backend.ErrNotExist) {
+			return err
+		} // else only the answer was lost
 	}
 	if err := s.place.Put(ctx, at, good); err != nil {
 		return errors.Join(err, s.place.Put(ctx, at, old))

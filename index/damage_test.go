@@ -97,8 +97,37 @@ func TestDamagedFiles(t *testing.T) {
 				if dump(t, x) != want {
 					t.Error("the dump differs")
 				}
+				// The next backup of the same stores nothing anew.
+				checkDedup(t, s, x, 2)
 			})
 		}
+	}
+}
+
+// checkDedup backs an image up that is stored, up to the commit.
+func checkDedup(t *testing.T, s *chunkstore.Store, x *Index, seed uint64) {
+	t.Helper()
+	w, err := s.Begin(t.Context(), x, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for img := image(seed, imageChunks); len(img) > 0; {
+		buf, err := w.Buffer(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := copy(buf, img)
+		if err := w.Append(t.Context(), &chunkstore.Batch{Data: buf[:n], Placed: func([]chunkstore.Loc) error { return nil }}); err != nil {
+			t.Fatal(err)
+		}
+		img = img[n:]
+	}
+	if err := w.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if st := w.Statistics(); st.ChunksNew != 0 || st.ChunksKnown != imageChunks {
+		t.Errorf("the next backup: %+v", st)
 	}
 }
 

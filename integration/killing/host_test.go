@@ -137,16 +137,31 @@ func (h *host) must(t *testing.T, args ...string) *run {
 
 // pointOf gives the point that a backup has reported; "" if it has not.
 func (r *run) pointOf() string {
+	id, _ := r.summary()
+	return id
+}
+
+// summary gives the point that a backup has reported, and how many chunks it
+// found changed that its bitmaps called unchanged.
+func (r *run) summary() (point string, wrong int) {
 	for line := range strings.Lines(r.stdout.String()) {
 		var m struct {
 			Type  string `json:"message_type"`
 			Point string `json:"point"`
+			Wrong int    `json:"chunks_wrong"`
 		}
 		if json.Unmarshal([]byte(line), &m) == nil && m.Type == "summary" {
-			return m.Point
+			return m.Point, m.Wrong
 		}
 	}
-	return ""
+	return "", 0
+}
+
+// warned says that a backup is right and warns of nothing but that it read the
+// disk whole again: forgotten points take their bitmaps with them.
+func (r *run) warned(code int) bool {
+	id, wrong := r.summary()
+	return code == exitWarnings && id != "" && wrong == 0 && strings.Contains(r.stdout.String(), "is read whole for the second time in a row")
 }
 
 // listed is one of `cairn points --json`.

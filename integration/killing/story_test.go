@@ -258,6 +258,7 @@ func (s *story) judge(j *job, alone bool) {
 		case id != "":
 			j.point.id = id
 			s.points = append(s.points, j.point)
+			allowed = allowed || j.run.warned(code)
 		case code == killed:
 			s.doubtful = append(s.doubtful, j.point)
 		default:
@@ -301,7 +302,7 @@ func (s *story) stopped(fence bool) {
 	code, id := j.run.code(), j.run.pointOf()
 	s.hits["stopped"]++
 	switch {
-	case id != "" && (code == exitOK || s.places.excuse(j, code)):
+	case id != "" && (code == exitOK || j.run.warned(code) || s.places.excuse(j, code)):
 		j.point.id = id
 		s.points = append(s.points, j.point)
 	case fence && id == "" && code == exitFailed:

@@ -53,6 +53,12 @@ func At(n int, kind Kind) *Plan { return &Plan{kind: kind, at: n} }
 // Wrap gives a place whose calls the plan counts.
 func (p *Plan) Wrap(b backend.Backend) backend.Backend { return &place{b, p} }
 
+// N is the number of the call that goes wrong.
+func (p *Plan) N() int { return p.at }
+
+// Dies says that there are no calls behind it.
+func (p *Plan) Dies() bool { return p.kind == Stop || p.kind == StopBehind }
+
 // Reached says whether there were so many calls.
 func (p *Plan) Reached() bool {
 	p.mu.Lock()
@@ -96,7 +102,7 @@ func (p *Plan) next(op, name string) (now, dead bool) {
 	if n == p.at {
 		p.what = op + " " + name
 	}
-	return n == p.at, n > p.at && (p.kind == Stop || p.kind == StopBehind)
+	return n == p.at, n > p.at && p.Dies()
 }
 
 // do makes a call that can only be done or not.

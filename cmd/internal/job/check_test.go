@@ -146,7 +146,7 @@ func (r *memRepository) mustTell(t testing.TB, object, what string, points []*re
 		}
 		store = chunkstore.NewStore(r.place, c, keys)
 	}
-	report, err := Check(ctx, store, &memRepository{r.place, store}, CheckOptions{ReadData: true})
+	report, err := Check(ctx, store, &memRepository{place: r.place, store: store}, CheckOptions{ReadData: true})
 	if err != nil {
 		t.Fatalf("%s: %v", what, err)
 	}

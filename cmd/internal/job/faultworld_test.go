@@ -23,6 +23,7 @@ type faultWorld struct {
 	points []*restorepoint.Manifest // the first one was forgotten
 	images [][]byte
 	next   []byte     // what is backed up next
+	index  string     // folder of the host's index; "": it has none
 	days   int        // that have passed
 	mirror *mem.Place // with one place: good copies
 }
@@ -95,7 +96,8 @@ func (w *faultWorld) open(t testing.TB, p *faulty.Plan) *memRepository {
 	if p != nil {
 		good = w.backend(t, p)
 	}
-	return &memRepository{store: chunkstore.NewStore(good, w.config, keys)}
+	s := chunkstore.NewStore(good, w.config, keys)
+	return &memRepository{store: s, reader: s.NewReader(4 << 20)}
 }
 
 // again gives a world of its own that is the same.

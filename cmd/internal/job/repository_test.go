@@ -20,6 +20,8 @@ import (
 type memRepository struct {
 	place *mem.Place
 	store *chunkstore.Store
+	// reader is what all maps read with; nil: each has its own.
+	reader *chunkstore.Reader
 }
 
 func newMemRepository(t testing.TB) *memRepository {
@@ -179,7 +181,11 @@ func (r *memRepository) Manifest(ctx context.Context, id string) (*restorepoint.
 func (r *memRepository) Map(m *restorepoint.Manifest, disk string) (*restorepoint.Map, error) {
 	for _, d := range m.Disks {
 		if d.Name == disk {
-			return restorepoint.OpenMap(r.store.NewReader(4<<20), d.MapRoot, d.Size)
+			reader := r.reader
+			if reader == nil {
+				reader = r.store.NewReader(4 << 20)
+			}
+			return restorepoint.OpenMap(reader, d.MapRoot, d.Size)
 		}
 	}
 	return nil, fmt.Errorf("no disk %s", disk)
