@@ -95,8 +95,9 @@ type collector struct {
 	store  *chunkstore.Store
 	opts   Options
 	id     chunk.SessionID
-	ids    []chunk.SessionID // all that this run had
-	used   bool              // a generation was begun under id
+	ids    []chunk.SessionID      // all that this run had
+	used   bool                   // a generation was begun under id
+	goes   map[chunk.PackRef]bool // forwards that the generation at hand removes
 	result Result
 	began  time.Time // here, when id was stored
 	now    time.Time // the place's clock then

@@ -88,11 +88,20 @@ func (c *collector) agree(ctx context.Context, list *chunkstore.Condemned, final
 	if err != nil {
 		return err
 	}
-	m, err := c.mark(ctx, v, rewritten...)
+	packs, err := parse(final.Packs)
 	if err != nil {
 		return err
 	}
-	packs, err := parse(final.Packs)
+	forwards, err := parse(final.Forwards)
+	if err != nil {
+		return err
+	}
+	c.goes = map[chunk.PackRef]bool{}
+	for _, ref := range forwards {
+		c.goes[ref] = true
+	}
+	m, err := c.mark(ctx, v, rewritten...)
+	c.goes = nil
 	if err != nil {
 		return err
 	}
@@ -109,10 +118,6 @@ func (c *collector) agree(ctx context.Context, list *chunkstore.Condemned, final
 		if !ok {
 			return fmt.Errorf("%w: %s: nothing more is removed, and no gc runs until somebody has looked", ErrForeign, ref)
 		}
-	}
-	forwards, err := parse(final.Forwards)
-	if err != nil {
-		return err
 	}
 	for _, ref := range forwards {
 		if m.need.any(ref) {

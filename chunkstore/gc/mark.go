@@ -20,6 +20,7 @@ type marks struct {
 	rubbish []chunk.SessionID
 	// ways are the forwards that lead to what is live, of packs that are gone.
 	ways map[chunk.PackRef][]*chunkstore.Forward
+	ends map[waypoint]bool // where no way leads on
 	// far are packs that are gone and whose chunks moved more than once.
 	far    map[chunk.PackRef]bool
 	points int
@@ -47,7 +48,7 @@ func (m *marks) Chunks(ref chunk.PackRef, first, count int) { m.need.add(ref, fi
 // the chunk, however much memory is short.
 func (c *collector) mark(ctx context.Context, v *chunkstore.Inventory, exact ...chunk.PackRef) (*marks, error) {
 	m := &marks{need: newNeeds(v.Packs, c.opts.sets, c.id, exact), entered: map[chunk.PackRef]*set{},
-		ways: map[chunk.PackRef][]*chunkstore.Forward{}, far: map[chunk.PackRef]bool{}, kept: map[chunk.SessionID]bool{}}
+		ways: map[chunk.PackRef][]*chunkstore.Forward{}, ends: map[waypoint]bool{}, far: map[chunk.PackRef]bool{}, kept: map[chunk.SessionID]bool{}}
 	return m, c.extend(ctx, v, m)
 }
 
@@ -122,42 +123,26 @@ func (c *collector) follow(ctx context.Context, v *chunkstore.Inventory, m *mark
 	for len(next) > 0 {
 		at := next[0]
 		next = next[1:]
-		ways, ok := m.ways[at.ref]
-		if !ok {
-			var err error
-			if ways, err = c.store.Forwards(ctx, at.ref); err != nil {
-				return err
-			}
-			for _, f := range ways { // so that pick knows which targets are there
-				for _, r := range f.Runs {
-					if _, err := c.there(ctx, v, m, r.To); err != nil {
-						return err
-					}
-				}
-			}
-			m.ways[at.ref] = ways
-		}
-		var missing error
+		var err error
 		m.need.unlisted[at.ref].each(func(first, count int) bool {
-			for count > 0 {
-				to, n, k, gone, ok := pick(v, ways, first, count)
-				if !ok {
-					missing = fmt.Errorf("%s, chunk %d: %w: a restore point needs it: nothing is removed; see cairn check", at.ref, first, backend.ErrNotExist)
-					return false
+			for count > 0 && err == nil {
+				var w way
+				if w, err = c.way(ctx, v, m, at.ref, first, count, 0); err != nil {
+					break
 				}
-				fresh := m.need.add(to, n, k)
-				if gone {
+				fresh := m.need.add(w.to, w.at, w.n)
+				if w.gone {
 					m.far[at.ref] = true
 					if fresh {
-						next = append(next, step{to, at.hops + 1})
+						next = append(next, step{w.to, at.hops + 1})
 					}
 				}
-				first, count = first+k, count-k
+				first, count = first+w.n, count-w.n
 			}
-			return true
+			return err == nil
 		})
-		if missing != nil {
-			return missing
+		if err != nil {
+			return err
 		}
 		if at.hops > maxHops {
 			return fmt.Errorf("%s: forwards lead around in a circle", at.ref)
@@ -197,27 +182,6 @@ func (c *collector) there(ctx context.Context, v *chunkstore.Inventory, m *marks
 		m.need.listed(ref)
 	}
 	return err == nil, err
-}
-
-// maxHops bounds how often something may have moved between two folds.
-const maxHops = 64
-
-// pick finds where chunk n of a pack that is gone lies, and how many from it
-// on: where the pack is there, or else where it is gone, too, and moved on.
-func pick(v *chunkstore.Inventory, ways []*chunkstore.Forward, n, count int) (to chunk.PackRef, at, k int, gone, ok bool) {
-	for _, f := range ways {
-		t, a, c, found := f.Find(n, count)
-		if !found {
-			continue
-		}
-		if v.Packs.Has(t) {
-			return t, a, c, false, true
-		}
-		if !ok {
-			to, at, k, gone, ok = t, a, c, true, true
-		}
-	}
-	return to, at, k, gone, ok
 }
 
 func compareRefs(a, b chunk.PackRef) int {

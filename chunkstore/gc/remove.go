@@ -123,25 +123,23 @@ func (c *collector) fold(ctx context.Context, v *chunkstore.Inventory, m *marks)
 	for _, ref := range sortedRefs(m.far) {
 		ways := m.ways[ref]
 		f := &chunkstore.Forward{Kind: ways[0].Kind, Count: ways[0].Count}
-		ok := true
+		var err error
 		m.need.unlisted[ref].each(func(first, count int) bool {
-			for count > 0 && ok {
-				to, at, k, _, found := pick(v, ways, first, count)
-				for hops := 0; found && hops <= maxHops; hops++ {
-					if v.Packs.Has(to) {
-						break
-					}
-					to, at, k, _, found = pick(v, m.ways[to], at, k)
+			for count > 0 && err == nil {
+				var w way
+				w, err = c.way(ctx, v, m, ref, first, count, 0)
+				for err == nil && w.gone {
+					w, err = c.way(ctx, v, m, w.to, w.at, w.n, 0)
 				}
-				if ok = found; !ok {
-					return false
-				}
-				f.Runs = append(f.Runs, chunkstore.ForwardRun{First: first, Count: k, To: to, At: at})
-				first, count = first+k, count-k
+				f.Runs = append(f.Runs, chunkstore.ForwardRun{First: first, Count: w.n, To: w.to, At: w.at})
+				first, count = first+w.n, count-w.n
 			}
-			return true
+			return err == nil
 		})
-		if !ok {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
 			continue // it can be read by more steps
 		}
 		if err := c.store.PutForward(ctx, ref, c.id, f); err != nil && !errors.Is(err, backend.ErrExist) {
