@@ -82,6 +82,12 @@ func sameTrees(t *testing.T, a, b string) bool {
 		return out
 	}
 	x, y := read(a), read(b)
+	for name, body := range x { // of a bad record readers take the copy that a repair put beside it
+		if of, ok := strings.CutPrefix(name, "mended/"); ok {
+			x[of] = body
+			delete(x, name)
+		}
+	}
 	for name, body := range x {
 		if y[name] != body {
 			return false

@@ -159,7 +159,7 @@ func (p *Place) made(name string, machine, point int, kind string) ([]byte, erro
 	switch kind {
 	case "points":
 		if body, err = p.shape.manifest(machine, point); err == nil {
-			body, err = p.record(name, 2, body)
+			body, err = p.record(name, 2, append([]byte{0}, body...)) // unsigned
 		}
 	default:
 		body, err = p.record(name, 1, []byte(`{"host":"host","vm":"vm"}`))
