@@ -316,7 +316,7 @@ func TestMutants(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes a minute")
 	}
-	count := number(t, "CAIRN_SIM_MUTANT", 500)
+	count := number(t, "CAIRN_SIM_MUTANT", 3000)
 	world := newWorld(t).age(t)
 	for _, name := range slices.Sorted(maps.Keys(mutants)) {
 		m := mutants[name]
