@@ -428,17 +428,16 @@ func (s *Store) ChunkIDs(ctx context.Context, ref PackRef) ([]chunk.ID, error) {
 	return ids, err
 }
 
-// chunkIDs is ChunkIDs; moved says that the pack is gone.
+// chunkIDs is ChunkIDs; moved says that the pack is gone, or bad.
 func (s *Store) chunkIDs(ctx context.Context, ref PackRef, hops int) (ids []chunk.ID, moved bool, err error) {
 	f, err := s.ReadFooter(ctx, ref)
-	if errors.Is(err, backend.ErrNotExist) {
+	if err == nil {
+		ids, err = s.storedIDs(ctx, ref, f)
+	}
+	if elsewhere(err) {
 		ids, err = s.movedIDs(ctx, ref, hops, err)
 		return ids, true, err
 	}
-	if err != nil {
-		return nil, false, err
-	}
-	ids, err = s.storedIDs(ctx, ref, f)
 	return ids, false, err
 }
 

@@ -302,7 +302,8 @@ func (s *story) stopped(fence bool) {
 	code, id := j.run.code(), j.run.pointOf()
 	s.hits["stopped"]++
 	switch {
-	case id != "" && (code == exitOK || j.run.warned(code) || s.places.excuse(j, code)):
+	case id != "" && (code == exitOK || j.run.warned(code) || s.places.excuse(j, code) || fence && code == exitWarnings):
+		// A warning after a day: gc swept up the file that a catalogue was in.
 		j.point.id = id
 		s.points = append(s.points, j.point)
 	case fence && id == "" && code == exitFailed:
