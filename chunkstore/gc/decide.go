@@ -37,12 +37,8 @@ func (c *collector) finish(ctx context.Context, n int, m *marks) error {
 	}
 	// Only while it is not done is the inventory free of what collectors of the
 	// next generation store: another one may have finished this one meanwhile.
-	gens, err := c.store.Generations(ctx)
-	if err != nil {
+	if done, err := c.isDone(ctx, n); done || err != nil {
 		return err
-	}
-	if i := slices.IndexFunc(gens, func(g chunkstore.Generation) bool { return g.N == n }); i >= 0 && gens[i].Done {
-		return nil
 	}
 	by, err := chunkstore.ParseSessionID(list.Collector)
 	if err != nil {
@@ -55,6 +51,12 @@ func (c *collector) finish(ctx context.Context, n int, m *marks) error {
 	}
 	if err == nil && !own {
 		err = c.agree(ctx, list, final, by)
+		if errors.Is(err, ErrForeign) {
+			// Once it is done the next generation moves what this one copied.
+			if done, derr := c.isDone(ctx, n); done || derr != nil {
+				return derr
+			}
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("run %d of gc: %w", n, err)
@@ -63,6 +65,13 @@ func (c *collector) finish(ctx context.Context, n int, m *marks) error {
 		return err
 	}
 	return c.done(ctx, n)
+}
+
+// isDone says whether a generation was finished, by whomever.
+func (c *collector) isDone(ctx context.Context, n int) (bool, error) {
+	gens, err := c.store.Generations(ctx)
+	i := slices.IndexFunc(gens, func(g chunkstore.Generation) bool { return g.N == n })
+	return i >= 0 && gens[i].Done, err
 }
 
 func (c *collector) done(ctx context.Context, n int) error {
