@@ -158,10 +158,13 @@ func (r *run) summary() (point string, wrong int) {
 }
 
 // warned says that a backup is right and warns of nothing but that it read the
-// disk whole again: forgotten points take their bitmaps with them.
+// disk whole: forgotten points take their bitmaps with them, and gc may be about
+// to remove what the last point shares with them.
 func (r *run) warned(code int) bool {
 	id, wrong := r.summary()
-	return code == exitWarnings && id != "" && wrong == 0 && strings.Contains(r.stdout.String(), "is read whole for the second time in a row")
+	return code == exitWarnings && id != "" && wrong == 0 &&
+		(strings.Contains(r.stdout.String(), "is read whole for the second time in a row") ||
+			strings.Contains(r.stdout.String(), "cairn gc is removing what it shares with forgotten ones"))
 }
 
 // listed is one of `cairn points --json`.
