@@ -30,11 +30,14 @@ type Place struct {
 	added *mem.Place // what was stored since
 	tail  []byte     // the end of every data pack
 
+	making sync.Mutex // of map packs
 	mu     sync.Mutex
-	sizes  map[string]int64 // of packs that were stored since, and whose bytes nobody keeps
-	gone   map[string]bool  // of the shape's objects
-	recent []object         // records, made last
-	dir    string           // of map packs that were made
+	names  map[[2]int]pack.Hash // of map packs, by machine and point
+	tables []*table             // of sessions, used last first
+	sizes  map[string]int64     // of packs that were stored since, and whose bytes nobody keeps
+	gone   map[string]bool      // of the shape's objects
+	recent []object             // records, made last
+	dir    string               // of map packs that were made
 }
 
 // object is an object that was made.
@@ -53,7 +56,8 @@ const repositoryID = "00000000000000000000000000005ca1"
 // New gives a place and the repository in it. Map packs are made once, and kept
 // in a folder that may be used again with the same keys.
 func New(ctx context.Context, s Shape, keys *seal.Keyring, dir string) (*Place, *chunkstore.Store, error) {
-	p := &Place{shape: s, dir: dir, keys: keys, added: mem.New(), gone: map[string]bool{}, sizes: map[string]int64{}}
+	p := &Place{shape: s, dir: dir, keys: keys, added: mem.New(), gone: map[string]bool{}, sizes: map[string]int64{}, names: map[[2]int]pack.Hash{}}
+	p.shape.name = p.name
 	p.tail = p.dataTail()
 	c, err := chunkstore.Init(ctx, p, chunkstore.InitOptions{Now: time.Now})
 	if err != nil {
@@ -64,10 +68,11 @@ func New(ctx context.Context, s Shape, keys *seal.Keyring, dir string) (*Place, 
 }
 
 // dataTail is the index, frame table and trailer of a data pack of full frames.
-// All have one salt and the same chunk IDs, so that they have one tail.
+// All have one salt and the same chunk IDs, so that they have one tail but for
+// its last 32 bytes: the hash of the body, which nobody reads.
 func (p *Place) dataTail() []byte {
-	salt := seal.RandomKey()
-	head := append([]byte("CAIRNPK1\x01\x01\x00\x00"), salt[:]...)
+	salt := seal.Derive(p.keys.Structure, nil, "cairn scale salt") // names follow from it: kept maps hold them
+	head := append([]byte("CAIRNPK1\x02\x01\x00\x00"), salt[:]...)
 	box := seal.NewBox(seal.Derive(p.keys.Structure, salt[:], "cairn pack footer v1"))
 	const frames = packChunks / pack.MaxFrameChunks
 	index := packChunks*chunk.IDSize + seal.Overhead
@@ -113,47 +118,51 @@ func (p *Place) find(name string) (machine, point, n int, kind string, ok bool) 
 		if _, err := hex.Decode(r.Hash[:], []byte(rest[33:])); err != nil {
 			return
 		}
-		machine, point, n, ok = p.shape.parseRef(r)
+		machine, point, n, ok = p.parseRef(r)
 	case (kind == "points" || kind == "sessions") && len(rest) == 32:
 		machine, point, ok = p.shape.parseSession(r.Session)
 	}
 	return
 }
 
-// maps gives the file of a session's map pack, which it makes if it is not there.
+// maps gives the file of a session's map pack, which it makes if it is not
+// there, with those of the points before it: they are named in it.
 func (p *Place) maps(machine, point int) (*os.File, error) {
-	name := filepath.Join(p.dir, fmt.Sprintf("maps-%d-%d", machine, point))
-	f, err := os.Open(name)
+	name := func(q int) string { return filepath.Join(p.dir, fmt.Sprintf("maps2-%d-%d", machine, q)) }
+	f, err := os.Open(name(point))
 	if !errors.Is(err, iofs.ErrNotExist) {
 		return f, err
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if f, err := os.Open(name); err == nil {
-		return f, nil
+	p.making.Lock()
+	defer p.making.Unlock()
+	for q := range point + 1 {
+		if _, err := os.Stat(name(q)); err == nil {
+			continue
+		}
+		body, err := p.sealMaps(machine, q)
+		if err == nil {
+			err = os.WriteFile(name(q)+".new", body, 0o600)
+		}
+		if err == nil {
+			err = os.Rename(name(q)+".new", name(q))
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	body, err := p.sealMaps(machine, point)
-	if err == nil {
-		err = os.WriteFile(name+".new", body, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(name+".new", name)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return os.Open(name)
+	return os.Open(name(point))
 }
 
 // made gives a record.
 func (p *Place) made(name string, machine, point int, kind string) ([]byte, error) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	for _, o := range p.recent {
 		if o.name == name {
+			p.mu.Unlock()
 			return o.body, nil
 		}
 	}
+	p.mu.Unlock()
 	var body []byte
 	var err error
 	switch kind {
@@ -167,6 +176,8 @@ func (p *Place) made(name string, machine, point int, kind string) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.recent = append(p.recent, object{name, body})
 	if len(p.recent) > recents {
 		p.recent = slices.Delete(p.recent, 0, 1)
@@ -225,6 +236,12 @@ func (p *Place) ReadAt(ctx context.Context, name string, b []byte, off int64) er
 			copy(b, p.tail[off-at:])
 		} else if off+int64(len(b)) > at {
 			copy(b[at-off:], p.tail)
+		}
+		body := bodyHash(machine, point, n)
+		if at := packSize - int64(len(body)); off >= at {
+			copy(b, body[off-at:])
+		} else if off+int64(len(b)) > at {
+			copy(b[at-off:], body[:])
 		}
 		return nil
 	}
@@ -328,12 +345,12 @@ func (p *Place) List(ctx context.Context, prefix string, fn func(backend.Object)
 					continue
 				}
 				data := p.shape.dataPacks(m, q)
-				for n := range data + 1 {
+				for _, n := range p.table(m, q).order {
 					size := int64(packSize)
-					if n == data {
+					if int(n) == data {
 						size = 1 << 20
 					}
-					if err := show(name+"/"+p.shape.ref(m, q, n).Hash.String(), size, m, q); err != nil {
+					if err := show(name+"/"+p.shape.ref(m, q, int(n)).Hash.String(), size, m, q); err != nil {
 						return err
 					}
 				}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"cairn/chunkstore/chunk"
+	"cairn/chunkstore/pack"
 )
 
 // Shape says how large a repository is.
@@ -12,6 +13,8 @@ type Shape struct {
 	Machines int // each with one disk of DiskSize
 	Points   int // of each machine: a full one, and incremental ones
 	Leaves   int // of a disk that are used: 16 MiB each
+
+	name func(machine, point, n int) pack.Hash // of pack n of a session; set by New
 }
 
 // Full is 100 TiB stored, in 10,000 points.
@@ -78,27 +81,9 @@ func (s Shape) parseSession(id chunk.SessionID) (machine, point int, ok bool) {
 	return machine, point, machine < s.Machines && point < s.Points && session(machine, point) == id
 }
 
-// ref names pack n of a session, of how many there are: names sort by n.
+// ref names pack n of a session, of how many there are.
 func (s Shape) ref(machine, point, n int) chunk.PackRef {
-	r := chunk.PackRef{Session: session(machine, point)}
-	step := ^uint64(0) / uint64(s.dataPacks(machine, point)+1)
-	seed := mix(uint64(machine)<<40 | uint64(point)<<24 | uint64(n))
-	binary.BigEndian.PutUint64(r.Hash[:], uint64(n)*step+seed%step)
-	for i := 8; i < len(r.Hash); i += 8 {
-		seed = mix(seed)
-		binary.BigEndian.PutUint64(r.Hash[i:], seed)
-	}
-	return r
-}
-
-// parseRef reads what ref gives.
-func (s Shape) parseRef(r chunk.PackRef) (machine, point, n int, ok bool) {
-	if machine, point, ok = s.parseSession(r.Session); !ok {
-		return
-	}
-	all := s.dataPacks(machine, point) + 1
-	n = int(binary.BigEndian.Uint64(r.Hash[:]) / (^uint64(0) / uint64(all)))
-	return machine, point, n, n < all && s.ref(machine, point, n) == r
+	return chunk.PackRef{Session: session(machine, point), Hash: s.name(machine, point, n)}
 }
 
 // full names the pack of the full backup that a leaf's chunks are in.
