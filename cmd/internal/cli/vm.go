@@ -90,6 +90,7 @@ the first backup after its start reads them whole.`,
 	c.Flags().StringVar(&v.Agent, "agent", "", "qemu-guest-agent's unix socket, if QEMU cannot tell it")
 	c.Flags().StringVar(&v.Inside, "inside-agent", "", "cairn-agent's unix socket, if QEMU cannot tell it")
 	c.Flags().StringSliceVar(&v.Exclude, "exclude", nil, "names of disks to leave out")
+	c.Flags().StringSliceVar(&v.Tags, "tag", nil, "tags by which jobs of the configuration choose it (tag:NAME)")
 	c.Flags().StringArrayVar(&disks, "disk", nil, "image file of a disk, for when the VM is off: NAME=FILE[,format=qcow2|raw][,serial=S]")
 	c.Flags().BoolVar(&replace, "replace", false, "change a VM that is registered already")
 	return c
