@@ -102,10 +102,7 @@ Exit code 2: the configuration has errors; 3: it has warnings.`,
 				a.say("no configuration in %s: none is needed for the commands; for jobs see: cairn config example", a.dirs().Config)
 				return nil
 			}
-			all, warnings := cfg.Find(c.Context(), listDomains)
-			if len(cfg.Jobs)+len(cfg.Repositories) > 0 { // else only vms.d is used
-				warnings = append(warnings, cfg.Warnings(all, a.now())...)
-			}
+			all, warnings := cfg.Inspect(c.Context(), listDomains, a.now())
 			out.Files, out.Warnings = append(out.Files, cfg.Files...), append(out.Warnings, warnings...)
 			for _, j := range cfg.Jobs {
 				out.Jobs = append(out.Jobs, a.jobMessage(j, all))

@@ -26,9 +26,6 @@ func (w Where) String() string {
 	return fmt.Sprintf("%s:%d:%d", w.File, w.Line, w.Column)
 }
 
-// MarshalText gives FILE:LINE:COLUMN.
-func (w Where) MarshalText() ([]byte, error) { return []byte(w.String()), nil }
-
 // Problem is something in the configuration that a person should look at.
 type Problem struct {
 	Where Where  `json:"where"`

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,18 @@ import (
 	"strings"
 	"time"
 )
+
+// Inspect gives all VMs as they are now, and the warnings about them and about the
+// configuration. A host that has VMs only, and neither jobs nor repositories, uses
+// the command line: it is not told that nothing backs them up.
+func (c *Config) Inspect(ctx context.Context, domains Domains, now time.Time) ([]Machine, []Problem) {
+	all, warnings := c.Find(ctx, domains)
+	if len(c.Jobs)+len(c.Repositories) > 0 {
+		warnings = append(warnings, c.Warnings(all, now)...)
+	}
+	sortProblems(warnings, c.Files)
+	return all, warnings
+}
 
 // Warnings says what is allowed, and probably not meant, given the VMs that
 // there are now.
