@@ -7,8 +7,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -498,9 +500,6 @@ func checkPositions(t *testing.T, text string) {
 	if !reflect.DeepEqual(got, want) && len(got)+len(want) > 0 {
 		t.Errorf("%q:\n got %q\nwant %q", text, got, want)
 	}
-	if len(p.again) > 0 {
-		t.Errorf("%q: written twice, they say: %v", text, p.again)
-	}
 }
 
 func TestPositions(t *testing.T) {
@@ -519,6 +518,28 @@ func TestPositions(t *testing.T) {
 	checkPositions(t, Example())
 }
 
+// TestPositionsOfSuite: in the files of toml-test, which come with the parser.
+func TestPositionsOfSuite(t *testing.T) {
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/BurntSushi/toml").Output()
+	if err != nil {
+		t.Skipf("go list: %v", err)
+	}
+	tests := filepath.Join(strings.TrimSpace(string(dir)), "internal/toml-test/tests")
+	files := 0
+	err = filepath.WalkDir(tests, func(path string, _ os.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".toml" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		files++
+		checkPositions(t, string(text))
+		return err
+	})
+	if err != nil || files < 500 {
+		t.Skipf("the parser's files are not here: %d found, %v", files, err)
+	}
+}
+
 // FuzzLoad: whatever the file: no panic, an error has places within the file, and
 // what is loaded can be shown and loaded again.
 func FuzzLoad(f *testing.F) {
@@ -531,44 +552,93 @@ func FuzzLoad(f *testing.F) {
 	f.Add("a.b.c = [{x = 1}, {y.z = \"\"\"\n\"\"\"\"\"}]\n[[t]]\n[[t.u]]\nv = [ [1, 2], # x\n ]\n")
 	f.Add("\ufeff[vm.\"a.b\"]\r\nqmp = '/x'\r\n")
 	f.Add("job = 1\n[[vm]]\nname = 3\n[repository]\naddress = \"\"\n[host.x]\n")
-	f.Fuzz(func(t *testing.T, text string) {
-		if len(text) > maxFile {
-			return
+	f.Fuzz(checkLoad)
+}
+
+// TestMutated is FuzzLoad with whole files, in which lines, words and letters are
+// lost, doubled and moved: the fuzzer is slow with those.
+func TestMutated(t *testing.T) {
+	count := 500
+	if os.Getenv("CAIRN_LONG") != "" {
+		count = 20_000
+	}
+	comment := regexp.MustCompile(`(?m)^# -*.*$\n`)
+	setting := regexp.MustCompile(`(?m)^# (\[|[a-z_]+ = )`)
+	whole := comment.ReplaceAllString(setting.ReplaceAllString(Example(), "$1"), "")
+	whole += "\n[job.'b.c']\nvms = ['x', # \"]\n  \"\"\"y\"\"\", ]\nschedule = '''0 3 * * 1\n'''\nx = { a.b = [1, {c = \"}\"}], d = 1979-05-27 07:32:00 }\n[[vm.d.disk]]\nname.x = 1\n[[vm.d.disk]]\n[vm.d.disk.sub]\n\"\\u00e4\" = [[1, 2], []]\n"
+	cut := regexp.MustCompile(`[A-Za-z0-9_]+|\s+|[^A-Za-z0-9_\s]`)
+	marks := strings.Split("\"|'|[|]|{|}|#|=|.|,|\n|\\|é|\x00| |-|0|*|\"\"\"|[[|]]|\r\n", "|")
+	rnd := rand.New(rand.NewPCG(1, 2))
+	loaded := 0
+	for i := range count {
+		units := cut.FindAllString(whole, -1)
+		if i%3 == 0 {
+			units = strings.SplitAfter(whole, "\n")
 		}
-		checkPositions(t, strings.TrimPrefix(text, "\ufeff"))
-		load := func(text string) (*Config, error) {
-			l := loader{names: []string{"f"}}
-			file, err := parseFile("f", text)
-			if err != nil {
-				return nil, err
+		for range 1 + rnd.IntN(6) {
+			a, b := rnd.IntN(len(units)), rnd.IntN(len(units))
+			switch rnd.IntN(4) {
+			case 0:
+				units = slices.Delete(units, a, min(a+1+rnd.IntN(3), len(units)))
+			case 1:
+				units = slices.Insert(units, a, units[b])
+			case 2:
+				units[a], units[b] = units[b], units[a]
+			case 3:
+				units[a] = marks[rnd.IntN(len(marks))]
 			}
-			l.files = append(l.files, file)
-			return l.config(Dirs{Config: "/none"})
 		}
-		c, err := load(text)
+		text := strings.Join(units, "")
+		if checkLoad(t, text); t.Failed() {
+			t.Fatalf("case %d:\n%s", i, text)
+		}
+		if toml.Unmarshal([]byte(text), &map[string]any{}) == nil {
+			loaded++
+		}
+	}
+	if loaded < count/10 {
+		t.Errorf("only %d of %d were TOML: the test shows little", loaded, count)
+	}
+}
+
+// checkLoad is what holds for any text.
+func checkLoad(t *testing.T, text string) {
+	if len(text) > maxFile {
+		return
+	}
+	checkPositions(t, strings.TrimPrefix(text, "\ufeff"))
+	load := func(text string) (*Config, error) {
+		l := loader{names: []string{"f"}}
+		file, err := parseFile("f", text)
 		if err != nil {
-			var problems Problems
-			if !errors.As(err, &problems) {
-				t.Fatalf("not a Problem: %v", err)
+			return nil, err
+		}
+		l.files = append(l.files, file)
+		return l.config(Dirs{Config: "/none"})
+	}
+	c, err := load(text)
+	if err != nil {
+		var problems Problems
+		if !errors.As(err, &problems) {
+			t.Fatalf("not a Problem: %v", err)
+		}
+		for _, p := range problems {
+			if lines := strings.Count(text, "\n") + 1; p.Where.Line > lines || p.Text == "" || strings.ContainsAny(p.Text, "\n\x1b") {
+				t.Errorf("%q, in a file of %d lines", p, lines)
 			}
-			for _, p := range problems {
-				if lines := strings.Count(text, "\n") + 1; p.Where.Line > lines || p.Text == "" || strings.ContainsAny(p.Text, "\n\x1b") {
-					t.Errorf("%q, in a file of %d lines", p, lines)
-				}
-			}
-			return
 		}
-		c.Warnings(c.VMs, now)
-		var shown bytes.Buffer
-		if err := c.Write(&shown, now); err != nil {
-			t.Fatal(err)
-		}
-		again, err := load(shown.String())
-		if err != nil {
-			t.Fatalf("what is shown is not loaded: %v\n%s", err, shown.String())
-		}
-		if a, b := meaning(t, c), meaning(t, again); a != b {
-			t.Errorf("shown:\n%s\ngot  %s\nwant %s", shown.String(), b, a)
-		}
-	})
+		return
+	}
+	c.Warnings(c.VMs, now)
+	var shown bytes.Buffer
+	if err := c.Write(&shown, now); err != nil {
+		t.Fatal(err)
+	}
+	again, err := load(shown.String())
+	if err != nil {
+		t.Fatalf("what is shown is not loaded: %v\n%s", err, shown.String())
+	}
+	if a, b := meaning(t, c), meaning(t, again); a != b {
+		t.Errorf("shown:\n%s\ngot  %s\nwant %s", shown.String(), b, a)
+	}
 }

@@ -109,6 +109,9 @@ func (p *positions) pair(table string, depth int) {
 			p.again = append(p.again, twice{k.name, first, k.offset})
 		}
 		p.note(path, k.offset)
+		if n := p.lists[path]; n > 0 && i < len(parts)-1 {
+			path = element(path, n-1) // no TOML, and the parser lets it pass
+		}
 	}
 	if p.at < len(p.text) && p.text[p.at] == '=' && len(parts) > 0 {
 		p.at++
