@@ -166,7 +166,7 @@ func whenText(j config.Job) string {
 		words = append(words, "when a VM is shut down")
 	}
 	if j.When.OnChanged > 0 {
-		words = append(words, "when "+j.When.OnChanged.String()+" have changed")
+		words = append(words, "when "+j.When.OnChanged.String()+" changed")
 	}
 	return strings.Join(words, "; ")
 }
