@@ -27,6 +27,12 @@ func (a *app) completeVMs(*cobra.Command, []string, string) ([]string, cobra.She
 	for _, v := range vms {
 		names = append(names, v.Name)
 	}
+	if c, err := config.Load(a.dirs()); err == nil { // also those with a table
+		names = nil
+		for _, m := range c.VMs {
+			names = append(names, m.Name)
+		}
+	}
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 

@@ -72,6 +72,13 @@ func (d Dirs) SaveVM(v VM, replace bool) error {
 	if _, err := os.Stat(path); err == nil && !replace {
 		return fmt.Errorf("VM %s is registered already (%s): use --replace to change it", v.Name, path)
 	}
+	if c, err := Load(d); err == nil { // two would be an error of the configuration
+		for _, m := range c.VMs {
+			if m.Name == v.Name && m.Where.File != path {
+				return fmt.Errorf("VM %s has a table in the configuration already: change it there (%s)", v.Name, m.Where)
+			}
+		}
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
@@ -98,14 +105,15 @@ func (d Dirs) RemoveVM(name string) error {
 	return err
 }
 
-// VM gives a registered VM, or ErrUnknownVM.
+// VM gives the VM of a file in vms.d or else of a table [vm.NAME], or
+// ErrUnknownVM.
 func (d Dirs) VM(name string) (VM, error) {
 	if err := CheckName(name); err != nil {
 		return VM{}, err
 	}
 	f, err := readFile(d.vmFile(name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return VM{}, d.unknown(name)
+		return d.tabled(name)
 	}
 	if err != nil {
 		return VM{}, err
@@ -117,6 +125,21 @@ func (d Dirs) VM(name string) (VM, error) {
 		return VM{}, Problems(l.problems)
 	}
 	return v, nil
+}
+
+// tabled gives the VM of a table of the configuration. The commands need no
+// configuration, so that one with errors is no error but where it could matter.
+func (d Dirs) tabled(name string) (VM, error) {
+	c, err := Load(d)
+	if err != nil {
+		return VM{}, fmt.Errorf("%w; it may be in the configuration, which is not used for its errors: cairn config check", d.unknown(name))
+	}
+	for _, m := range c.VMs {
+		if m.Name == name {
+			return m.VM, nil
+		}
+	}
+	return VM{}, d.unknown(name)
 }
 
 // vmFile reads a file of vms.d.
@@ -225,7 +248,11 @@ func (d Dirs) VMs() ([]VM, error) {
 
 func (d Dirs) unknown(name string) error {
 	var names []string
-	if all, err := d.VMs(); err == nil {
+	if c, err := Load(d); err == nil {
+		for _, m := range c.VMs {
+			names = append(names, m.Name)
+		}
+	} else if all, err := d.VMs(); err == nil {
 		for _, v := range all {
 			names = append(names, v.Name)
 		}
