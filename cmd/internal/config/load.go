@@ -121,7 +121,7 @@ func (l *loader) config(d Dirs) (*Config, error) {
 	return c, nil
 }
 
-// kindNames are the tables that a file may have, with what they are for.
+// kindNames are the tables that a file may have.
 var kindNames = []string{"host", "repository", "vm", "discover", "job"}
 
 // tables sorts a file's tables by kind.

@@ -246,7 +246,11 @@ func meaning(t *testing.T, c *Config) string {
 	if b, err = json.Marshal(tree); err != nil {
 		t.Fatal(err)
 	}
-	return string(b)
+	text := string(b) + c.Host.TimeZone.String()
+	for _, j := range c.Jobs {
+		text += fmt.Sprintf("\n%s %v %v", j.TimeZone, j.Keep, j.Coming(now, 2))
+	}
+	return text
 }
 
 func TestNothingThere(t *testing.T) {
@@ -426,7 +430,7 @@ func TestValues(t *testing.T) {
 	}
 }
 
-// check compares a value, or with ! before it an error, and reads it again.
+// check compares a value, or with ! before it an error.
 func check[T fmt.Stringer](t *testing.T, text, want string, got T, err error) {
 	t.Helper()
 	switch {
@@ -435,7 +439,7 @@ func check[T fmt.Stringer](t *testing.T, text, want string, got T, err error) {
 	}
 }
 
-// FuzzSizes: what is written is read back the same.
+// FuzzValues: what is written is read back the same.
 func FuzzValues(f *testing.F) {
 	f.Add("5 GiB", int64(1<<30))
 	f.Add("1w3d2h", int64(3600))
