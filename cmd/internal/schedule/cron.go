@@ -11,7 +11,6 @@ type field struct {
 	name   string
 	lo, hi int
 	names  []string // of the values from lo on; nil: numbers only
-	what   string   // what has the bound, for errors
 }
 
 var (

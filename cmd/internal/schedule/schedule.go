@@ -39,7 +39,6 @@ var (
 	allMonths   = span(1, 12, 1)
 	allDays     = span(1, 31, 1)
 	allHours    = span(0, 23, 1)
-	allMinutes  = span(0, 59, 1)
 )
 
 // Parse reads a calendar expression: five fields are cron's, words that begin
