@@ -139,6 +139,7 @@ beginning of its ID.
 		a.initCmd(),
 		a.keyCmd(),
 		a.vmCmd(),
+		a.configCmd(),
 		a.doctorCmd(),
 		a.freezeTestCmd(),
 		a.agentCmd(),

@@ -27,6 +27,12 @@ func (a *app) completeVMs(*cobra.Command, []string, string) ([]string, cobra.She
 	for _, v := range vms {
 		names = append(names, v.Name)
 	}
+	if c, err := config.Load(a.dirs()); err == nil { // also those with a table
+		names = nil
+		for _, m := range c.VMs {
+			names = append(names, m.Name)
+		}
+	}
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
@@ -90,6 +96,7 @@ the first backup after its start reads them whole.`,
 	c.Flags().StringVar(&v.Agent, "agent", "", "qemu-guest-agent's unix socket, if QEMU cannot tell it")
 	c.Flags().StringVar(&v.Inside, "inside-agent", "", "cairn-agent's unix socket, if QEMU cannot tell it")
 	c.Flags().StringSliceVar(&v.Exclude, "exclude", nil, "names of disks to leave out")
+	c.Flags().StringSliceVar(&v.Tags, "tag", nil, "tags by which jobs of the configuration choose it (tag:NAME)")
 	c.Flags().StringArrayVar(&disks, "disk", nil, "image file of a disk, for when the VM is off: NAME=FILE[,format=qcow2|raw][,serial=S]")
 	c.Flags().BoolVar(&replace, "replace", false, "change a VM that is registered already")
 	return c

@@ -40,6 +40,36 @@ func TestVMs(t *testing.T) {
 	}
 }
 
+// A table [vm.NAME] is a VM for the commands, too, and keeps its name from others.
+func TestTabledVM(t *testing.T) {
+	d := folder(t, map[string]string{"cairn.toml": "[vm.db01]\nlibvirt = \"qemu:///system\"\n"})
+	if err := d.SaveVM(VM{Name: "web01", QMP: "/run/web01.qmp"}, false); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := d.VM("db01"); err != nil || v.Libvirt != "qemu:///system" || v.Domain != "db01" {
+		t.Errorf("got %+v, %v", v, err)
+	}
+	if err := d.SaveVM(VM{Name: "db01", QMP: "/x"}, true); err == nil || !strings.Contains(err.Error(), "cairn.toml:1:5") {
+		t.Errorf("a second db01: %v", err)
+	}
+	if _, err := d.VM("mail"); !errors.Is(err, ErrUnknownVM) || !strings.Contains(err.Error(), "db01, web01") {
+		t.Errorf("unknown: %v", err)
+	}
+	// With errors in it what is registered goes on.
+	if err := os.WriteFile(d.Config+"/cairn.toml", []byte("[vm.db01]\nlibvrt = 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := d.VM("web01"); err != nil || v.QMP != "/run/web01.qmp" {
+		t.Errorf("got %+v, %v", v, err)
+	}
+	if _, err := d.VM("db01"); !errors.Is(err, ErrUnknownVM) || !strings.Contains(err.Error(), "cairn config check") {
+		t.Errorf("with errors: %v", err)
+	}
+	if err := d.SaveVM(VM{Name: "web02", QMP: "/run/web02.qmp"}, false); err != nil {
+		t.Error(err)
+	}
+}
+
 // A VM has one way to it: a monitor, or libvirt.
 func TestLibvirtVM(t *testing.T) {
 	d := Dirs{Config: t.TempDir()}

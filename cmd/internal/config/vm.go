@@ -25,6 +25,7 @@ type VM struct {
 	Agent   string   `toml:"agent,omitempty" json:"agent,omitempty"`               // path of qemu-guest-agent's socket; "": as QEMU says
 	Inside  string   `toml:"inside_agent,omitempty" json:"inside_agent,omitempty"` // path of cairn-agent's socket; "": as QEMU says
 	Exclude []string `toml:"exclude,omitempty" json:"exclude,omitempty"`           // names of disks to leave out
+	Tags    []string `toml:"tags,omitempty" json:"tags,omitempty"`                 // by which jobs choose it
 	Disks   []Disk   `toml:"disk,omitempty" json:"disks,omitempty"`                // where its images are, for when it is off
 }
 
@@ -71,6 +72,13 @@ func (d Dirs) SaveVM(v VM, replace bool) error {
 	if _, err := os.Stat(path); err == nil && !replace {
 		return fmt.Errorf("VM %s is registered already (%s): use --replace to change it", v.Name, path)
 	}
+	if c, err := Load(d); err == nil { // two would be an error of the configuration
+		for _, m := range c.VMs {
+			if m.Name == v.Name && m.Where.File != path {
+				return fmt.Errorf("VM %s has a table in the configuration already: change it there (%s)", v.Name, m.Where)
+			}
+		}
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
@@ -97,34 +105,127 @@ func (d Dirs) RemoveVM(name string) error {
 	return err
 }
 
-// VM gives a registered VM, or ErrUnknownVM.
+// VM gives the VM of a file in vms.d or else of a table [vm.NAME], or
+// ErrUnknownVM.
 func (d Dirs) VM(name string) (VM, error) {
 	if err := CheckName(name); err != nil {
 		return VM{}, err
 	}
-	var v VM
-	md, err := toml.DecodeFile(d.vmFile(name), &v)
+	f, err := readFile(d.vmFile(name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return VM{}, d.unknown(name)
+		return d.tabled(name)
 	}
 	if err != nil {
-		return VM{}, fmt.Errorf("%s: %w", d.vmFile(name), err)
+		return VM{}, err
 	}
-	if keys := md.Undecoded(); len(keys) > 0 {
-		return VM{}, fmt.Errorf("%s: unknown setting %q", d.vmFile(name), keys[0].String())
-	}
-	if v.Name != name || v.QMP != "" && v.Libvirt != "" || v.QMP == "" && v.Libvirt == "" && len(v.Disks) == 0 {
-		return VM{}, fmt.Errorf("%s: wants name = %q and one of qmp = the monitor's socket and libvirt = a connection URI", d.vmFile(name), name)
-	}
-	if v.Libvirt != "" && v.Domain == "" {
-		v.Domain = name
-	}
-	for _, disk := range v.Disks {
-		if err := disk.Check(); err != nil {
-			return VM{}, fmt.Errorf("%s: %w", d.vmFile(name), err)
-		}
+	l := loader{names: []string{f.name}}
+	v, _ := l.vmFile(f)
+	if len(l.problems) > 0 {
+		sortProblems(l.problems, l.names)
+		return VM{}, Problems(l.problems)
 	}
 	return v, nil
+}
+
+// tabled gives the VM of a table of the configuration. The commands need no
+// configuration, so that one with errors is no error but where it could matter.
+func (d Dirs) tabled(name string) (VM, error) {
+	c, err := Load(d)
+	if err != nil {
+		return VM{}, fmt.Errorf("%w; it may be in the configuration, which is not used for its errors: cairn config check", d.unknown(name))
+	}
+	for _, m := range c.VMs {
+		if m.Name == name {
+			return m.VM, nil
+		}
+	}
+	return VM{}, d.unknown(name)
+}
+
+// vmFile reads a file of vms.d.
+func (l *loader) vmFile(f *file) (v VM, ok bool) {
+	t := &table{file: f, items: f.items, say: l.say}
+	v.Name = t.text("name", "web01")
+	want := strings.TrimSuffix(filepath.Base(f.name), ".toml")
+	if v.Name != want || CheckName(want) != nil {
+		l.say(Problem{t.where("name"), fmt.Sprintf("name: the file %s is for name = %q: write that, or rename the file", filepath.Base(f.name), want)})
+		return v, false
+	}
+	before := len(l.problems)
+	readVM(t, &v)
+	return v, len(l.problems) == before
+}
+
+// readVM reads the settings of a VM, but for its name.
+func readVM(t *table, v *VM) {
+	socket := t.absolute
+	if t.title == "" { // vms.d has had relative ones
+		socket = t.text
+	}
+	v.QMP = socket("qmp", "/run/web01.qmp")
+	v.Libvirt = t.text("libvirt", "qemu:///system")
+	v.Domain = t.text("domain", "web01")
+	v.Agent = socket("agent", "/run/web01.agent")
+	v.Inside = socket("inside_agent", "/run/web01.cairn")
+	v.Exclude = t.texts("exclude", "vdb")
+	v.Tags = t.tags("tags")
+	v.Disks = t.disks("disk")
+	switch {
+	case t.has("qmp") && t.has("libvirt"), !t.has("qmp") && !t.has("libvirt") && !t.has("disk") && !t.nested():
+		t.problem("", "write one of qmp = the monitor's socket and libvirt = a connection URI, qemu:///system")
+	case v.Libvirt != "" && v.Domain == "":
+		v.Domain = v.Name
+	case v.Libvirt == "" && v.Domain != "":
+		t.problem("domain", "it is for libvirt, and libvirt = is not there")
+	}
+	t.done()
+}
+
+// nested says whether a table is in it: what a name with dots and without quotes
+// makes. Of that, done tells.
+func (t *table) nested() bool {
+	for _, v := range t.items {
+		if _, ok := v.(map[string]any); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// disks reads where a VM's images are.
+func (t *table) disks(key string) (disks []Disk) {
+	v, ok := t.get(key)
+	if !ok {
+		return nil
+	}
+	var list []map[string]any
+	switch v := v.(type) {
+	case []map[string]any:
+		list = v
+	case []any:
+		for _, one := range v {
+			if m, ok := one.(map[string]any); ok {
+				list = append(list, m)
+			}
+		}
+		if len(list) < len(v) {
+			list = nil
+		}
+	}
+	if list == nil {
+		t.problem(key, "write a table for each disk, [[…%s]], with name, file and format", key)
+		return nil
+	}
+	for i, items := range list {
+		one := &table{file: t.file, path: element(child(t.path, key), i), title: strings.TrimSpace(t.title + " disk"), items: items, say: t.say}
+		d := Disk{Name: one.text("name", "vda"), File: one.text("file", "/vm/vda.qcow2"), Format: one.text("format", "qcow2"), Serial: one.text("serial", "S1")}
+		if err := d.Check(); err != nil {
+			one.problem("", "%v", err)
+		}
+		one.done()
+		disks = append(disks, d)
+	}
+	return disks
 }
 
 // VMs gives all registered VMs by name.
@@ -147,7 +248,11 @@ func (d Dirs) VMs() ([]VM, error) {
 
 func (d Dirs) unknown(name string) error {
 	var names []string
-	if all, err := d.VMs(); err == nil {
+	if c, err := Load(d); err == nil {
+		for _, m := range c.VMs {
+			names = append(names, m.Name)
+		}
+	} else if all, err := d.VMs(); err == nil {
 		for _, v := range all {
 			names = append(names, v.Name)
 		}
