@@ -18,7 +18,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZ_SECONDS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-demo build deb demo test test-s3 test-long campaign-kill campaign-power campaign-scale campaign-sim fuzz-short lint bench clean
+.PHONY: help deps deps-demo build deb demo test test-s3 test-long campaign-kill campaign-power campaign-scale campaign-sim campaign-rgw fuzz-short lint bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +44,7 @@ test: deps ## vet and all tests; the first run downloads a kernel (27 MB) for th
 	go vet ./...
 	CGO_ENABLED=0 $(GOTEST) -timeout 30m ./integration ./...
 
-# Ceph RGW is not among them: see integration/lab/objectstore/doc.go.
+# Ceph RGW is not among them: see campaign-rgw.
 test-s3: ## the tests of object storage, also against MinIO, with the race detector; the first run builds both servers
 	CAIRN_LONG=1 CGO_ENABLED=1 $(GOTEST) -race -count=1 -timeout 60m ./chunkstore/backend/... ./integration/lab/objectstore ./cmd/internal/wire
 	CGO_ENABLED=0 $(GOTEST) -count=1 -timeout 30m ./integration ./cmd/internal/cli -run 'Bucket|Verdict|Engine'
@@ -66,6 +66,12 @@ campaign-scale: ## memory with 100 TiB in 10,000 points, gc against reading all 
 
 campaign-sim: ## play CAIRN_SIM_COUNT (50,000) schedules of many hosts, gc and repair, from seed CAIRN_SIM_SEED (1,000,000) on
 	CAIRN_SIM_COUNT=$${CAIRN_SIM_COUNT:-50000} CAIRN_SIM_SEED=$${CAIRN_SIM_SEED:-1000000} CGO_ENABLED=0 go test ./chunkstore/gc -run 'TestSimulation$$' -count=1 -v -timeout 0
+
+# No other target installs Ceph, and nothing of it runs when this has ended.
+campaign-rgw: deps ## the tests of object storage against Ceph RGW (16.2), whose 41 packages it installs
+	@$(if $(SKIP_DEPS),true,.ci/deps rgw)
+	CAIRN_RGW=1 CGO_ENABLED=0 $(GOTEST) -count=1 -v -timeout 60m ./chunkstore/backend/s3 ./integration/lab/objectstore
+	CAIRN_RGW=1 CGO_ENABLED=0 $(GOTEST) -count=1 -v -timeout 60m ./integration ./cmd/internal/cli -run 'Bucket|Verdict|Engine|Undelete|RGW'
 
 fuzz-short: ## every fuzz test for FUZZ_SECONDS (10)
 	.ci/fuzz $(FUZZ_SECONDS)

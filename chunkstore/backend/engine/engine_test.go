@@ -106,6 +106,26 @@ type ghost struct{ *mem.Place }
 
 func (ghost) Delete(context.Context, string) error { return nil }
 
+// TestWorstCounts: a property that is looked at in several ways is as bad as the
+// worst of what was found.
+func TestWorstCounts(t *testing.T) {
+	for _, c := range []struct {
+		found []State
+		want  State
+	}{
+		{nil, Bad}, {[]State{Good}, Good}, {[]State{Note}, Note}, {[]State{Good, Note}, Note}, {[]State{Note, Good}, Note},
+		{[]State{Good, Bad}, Bad}, {[]State{Bad, Good}, Bad}, {[]State{Note, Bad, Good}, Bad},
+	} {
+		v := &Verdict{Findings: []Finding{{Name: "another", State: Bad}}}
+		for _, s := range c.found {
+			v.Findings = append(v.Findings, Finding{Name: CreateOnly, State: s})
+		}
+		if got := v.State(CreateOnly); got != c.want {
+			t.Errorf("of %v the state is %s, want %s", c.found, got, c.want)
+		}
+	}
+}
+
 // TestVerdicts: each is kept, the last one is found, also by two hosts at once.
 func TestVerdicts(t *testing.T) {
 	ctx := context.Background()

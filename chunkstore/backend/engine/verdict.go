@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -62,14 +63,16 @@ func (v *Verdict) Good() bool {
 	return true
 }
 
-// State gives what was found of a property; Bad if it was not looked at.
+// State gives the worst of what was found of a property, which may have been
+// looked at in several ways; Bad if it was not looked at.
 func (v *Verdict) State(name string) State {
+	var worst State
 	for _, f := range v.Findings {
-		if f.Name == name {
-			return f.State
+		if f.Name == name && (worst == "" || f.State == Bad || f.State == Note && worst == Good) {
+			worst = f.State
 		}
 	}
-	return Bad
+	return cmp.Or(worst, Bad)
 }
 
 // Reasons gives what is bad, in one line.

@@ -22,7 +22,8 @@ import (
 )
 
 // forEachEngine runs a test against versitygw and, with CAIRN_LONG=1 (make
-// test-s3, make test-long), against MinIO, whose build takes minutes.
+// test-s3, make test-long), against MinIO, whose build takes minutes. With
+// CAIRN_RGW=1 (make campaign-rgw) it runs against Ceph RGW, too.
 func forEachEngine(t *testing.T, test func(t *testing.T, s *objectstore.Server)) {
 	t.Run("versitygw", func(t *testing.T) {
 		t.Parallel()
@@ -35,6 +36,19 @@ func forEachEngine(t *testing.T, test func(t *testing.T, s *objectstore.Server))
 		}
 		test(t, objectstore.Start(t, objectstore.MinIO()))
 	})
+	t.Run("RGW", func(t *testing.T) {
+		t.Parallel()
+		if os.Getenv("CAIRN_RGW") == "" {
+			t.Skip("Ceph RGW is tested by make campaign-rgw (CAIRN_RGW=1)")
+		}
+		test(t, objectstore.Start(t, objectstore.Ceph()))
+	})
+}
+
+// ignoresConditions says whether an engine overwrites in spite of the condition
+// that create-only is: Ceph 16.2 does in buckets with versions, and so with locks.
+func ignoresConditions(s *objectstore.Server, versions bool) bool {
+	return s.Engine == "ceph" && versions
 }
 
 // environment is what a process on a host has.
@@ -220,7 +234,7 @@ func TestMakeBucketTwice(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, s *objectstore.Server) {
 		b := openNew(t, s, s.Address)
 		err := b.core.MakeBucket(context.Background(), b.spec.Bucket, minio.MakeBucketOptions{})
-		if a, ok := answered(err); !ok || a.Code != "BucketAlreadyOwnedByYou" {
+		if a, ok := answered(err); s.Engine == "ceph" && err != nil || s.Engine != "ceph" && (!ok || a.Code != "BucketAlreadyOwnedByYou") { // Ceph says yes to the owner
 			t.Errorf("the engine says %v", err)
 		}
 		_ = openAt(t, s, b.spec, hasty)

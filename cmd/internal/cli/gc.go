@@ -38,7 +38,7 @@ type gcMessage struct {
 
 func (a *app) gcCmd() *cobra.Command {
 	o := gc.Options{RewriteBelow: 0.5, Wait: time.Hour, FenceAfter: 24 * time.Hour, KeepFailed: 7 * 24 * time.Hour}
-	rewrite := 50
+	rewrite, alone := 50, false
 	c := &cobra.Command{
 		Use:   "gc",
 		Short: "Give back the space of what no restore point needs",
@@ -58,7 +58,9 @@ then on: the next one, on whatever host, finds it and goes on from there.
 Packs of which less than --rewrite percent is needed are copied and then removed;
 that reads and writes guest data, so it needs a key that can read it.
 
-Nothing is removed while a point cannot be read whole: see cairn check.`,
+Nothing is removed while a point cannot be read whole: see cairn check. In a
+bucket whose engine did not pass its last check (cairn engine check) nothing is
+removed at all, but for --alone.`,
 		Example: `  cairn gc --dry-run      what there is to gain
   cairn gc                and do it`,
 		Args: noArgs,
@@ -74,11 +76,17 @@ Nothing is removed while a point cannot be read whole: see cairn check.`,
 			}
 			o.RewriteBelow = float64(rewrite) / 100
 			return a.withCatalogue(c.Context(), commandCache, func(repo *wire.Repo, cat *wire.Catalogue) error {
+				if !alone && !o.DryRun {
+					if err := repo.MayCollect(c.Context()); err != nil {
+						return fmt.Errorf("nothing is removed: %w", err)
+					}
+				}
 				return a.gc(c.Context(), repo, cat, o)
 			})
 		},
 	}
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "only say what there is to gain")
+	c.Flags().BoolVar(&alone, "alone", false, "you see to it that no backup and no other cairn writes to the repository meanwhile, on any host: then an engine that did not pass its check will do")
 	c.Flags().DurationVar(&o.Wait, "wait", o.Wait, "how long to wait for backups that run")
 	c.Flags().DurationVar(&o.FenceAfter, "fence-after", o.FenceAfter, "how long a backup may give no sign of life before it is taken for dead")
 	c.Flags().DurationVar(&o.KeepFailed, "keep-failed", o.KeepFailed, "how long to keep what a backup stored that failed")

@@ -11,6 +11,9 @@ import (
 	"cairn/chunkstore/backend/s3"
 )
 
+// ErrAlone: gc was refused, because it would not be safe beside others.
+var ErrAlone = errors.New("gc beside other hosts or backups is refused")
+
 // ErrEngine: object storage that would lose data of several writers.
 var ErrEngine = errors.New("this object storage cannot hold a shared repository")
 
@@ -70,6 +73,27 @@ func CheckEngine(ctx context.Context, spec string, now time.Time) (*engine.Verdi
 // engine.ErrNoVerdict.
 func (r *Repo) LastVerdict(ctx context.Context) (*engine.Verdict, error) {
 	return engine.Last(ctx, r.place)
+}
+
+// MayCollect refuses gc in a bucket whose engine did not pass its last check:
+// gc and the backups that run decide by create-only who of them wins, and gc
+// takes for dead what is not listed. A bucket that was never checked, of an older
+// Cairn, is told of elsewhere.
+func (r *Repo) MayCollect(ctx context.Context) error {
+	if !IsBucket(r.Path) {
+		return nil
+	}
+	v, err := r.LastVerdict(ctx)
+	switch {
+	case errors.Is(err, engine.ErrNoVerdict):
+		return nil
+	case err != nil:
+		return fmt.Errorf("%w: the last check of the engine cannot be read: %w: run cairn engine check", ErrAlone, err)
+	case !v.Good():
+		return fmt.Errorf("%w: the engine did not pass its last check (%s): a backup that commits while gc decides could lose data: use another engine or a bucket without versions (cairn copy --all moves the points), then cairn engine check; while no backup and no other cairn runs on any host, --alone collects",
+			ErrAlone, v.Reasons())
+	}
+	return nil
 }
 
 // Uncover gives fn each object of a bucket that something newer than since hides

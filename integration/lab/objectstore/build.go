@@ -15,10 +15,16 @@ import (
 	"cairn/integration/lab"
 )
 
-// Engine is a server that can be built.
+// Engine is a server that can be built, or was installed.
 type Engine struct {
 	name, module, command, version string
-	start                          func(ctx context.Context, binary string, s *Server, dir string) (*exec.Cmd, error)
+	// find gives the program of an engine that is not built; nil: it is.
+	find func(ctx context.Context, progress io.Writer) (string, error)
+	// start gives the command of the server itself, and launches what that needs
+	// beside it.
+	start func(ctx context.Context, binary string, s *Server, dir string) (*exec.Cmd, error)
+	// user gives the command that makes a user without rights; nil: there is none.
+	user func(s *Server, access, secret string) *exec.Cmd
 }
 
 // String names the engine.
@@ -31,6 +37,9 @@ var ErrBuild = errors.New("the object storage server for the tests cannot be bui
 // 45 seconds of processor time for versitygw and 130 for MinIO, more if the
 // go command has to compile the standard library, too.
 func (e Engine) binary(ctx context.Context, progress io.Writer) (string, error) {
+	if e.find != nil {
+		return e.find(ctx, progress)
+	}
 	cache, err := lab.Cache()
 	if err != nil {
 		return "", err

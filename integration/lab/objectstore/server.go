@@ -26,12 +26,19 @@ type Server struct {
 	SecretKey string
 	Dir       string // where its data lies
 
-	cmd    *exec.Cmd
-	log    *output
-	binary string
+	engine  Engine
+	running []*process // the server itself is the last one
+	log     *output
+	binary  string
 }
 
-// The engines. Both create only what does not exist, in versioned buckets
+// process is one that a server consists of.
+type process struct {
+	cmd   *exec.Cmd
+	ended chan struct{} // closed when it has ended
+}
+
+// The engines that are built. Both create only what does not exist, in versioned buckets
 // too, and hold object locks (STORE-LAB.md section 5).
 func Versitygw() Engine {
 	return Engine{name: "versitygw", module: "github.com/versity/versitygw", command: "cmd/versitygw", version: "v1.8.0",
@@ -45,6 +52,11 @@ func Versitygw() Engine {
 			cmd := exec.CommandContext(ctx, binary, "--port", s.Address, "--quiet", "--keep-alive", "--iam-dir", iam, "posix", "--versioning-dir", versions, data)
 			cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY_ID="+s.AccessKey, "ROOT_SECRET_ACCESS_KEY="+s.SecretKey)
 			return cmd, nil
+		},
+		user: func(s *Server, access, secret string) *exec.Cmd {
+			cmd := exec.Command(s.binary, "admin", "--endpoint-url", "http://"+s.Address, "create-user", "--access", access, "--secret", secret, "--role", "user")
+			cmd.Env = append(os.Environ(), "ADMIN_ACCESS_KEY_ID="+s.AccessKey, "ADMIN_SECRET_ACCESS_KEY="+s.SecretKey)
+			return cmd
 		}}
 }
 
@@ -89,7 +101,7 @@ func Start(t testing.TB, e Engine) *Server {
 func (e Engine) run(binary, dir string) (*Server, error) {
 	var last error
 	for n := range 3 {
-		s := &Server{Engine: e.name, AccessKey: "lab-access-key", SecretKey: "lab-secret-Kq7zP3vXw9", Dir: filepath.Join(dir, fmt.Sprint(n)), log: new(output), binary: binary}
+		s := &Server{Engine: e.name, AccessKey: "lab-access-key", SecretKey: "lab-secret-Kq7zP3vXw9", Dir: filepath.Join(dir, fmt.Sprint(n)), engine: e, log: new(output), binary: binary}
 		if last = e.runOn(binary, s); last == nil {
 			return s, nil
 		}
@@ -110,24 +122,32 @@ func (e Engine) runOn(binary string, s *Server) error {
 		return err
 	}
 	// The server lives until Close; the test's context ends before its cleanups.
-	if s.cmd, err = e.start(context.Background(), binary, s, s.Dir); err != nil {
-		return err
+	cmd, err := e.start(context.Background(), binary, s, s.Dir)
+	if err == nil {
+		err = s.launch(cmd)
 	}
-	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
-	s.cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL} // also if the test is killed
-	if err := s.cmd.Start(); err != nil {
-		return fmt.Errorf("%s: %w", e.name, err)
+	if err == nil {
+		err = s.wait(s.running[len(s.running)-1].ended)
 	}
-	ended := make(chan struct{})
-	go func() {
-		_ = s.cmd.Wait() // killed by Close
-		close(ended)
-	}()
-	if err := s.wait(ended); err != nil {
+	if err != nil {
 		s.Close()
-		<-ended
-		return err
 	}
+	return err
+}
+
+// launch starts a process that Close ends.
+func (s *Server) launch(cmd *exec.Cmd) error {
+	cmd.Stdout, cmd.Stderr = s.log, s.log
+	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL} // also if the test is killed
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("%s: %w", s.Engine, err)
+	}
+	p := &process{cmd, make(chan struct{})}
+	s.running = append(s.running, p)
+	go func() {
+		_ = p.cmd.Wait() // killed by Close
+		close(p.ended)
+	}()
 	return nil
 }
 
@@ -153,16 +173,24 @@ func (s *Server) wait(ended chan struct{}) error {
 	}
 }
 
-// Close ends the server.
-func (s *Server) Close() { _ = s.cmd.Process.Kill() } // it may have ended
+// Close ends the server, and waits until its folder is nobody's any more.
+func (s *Server) Close() {
+	for _, p := range s.running {
+		_ = p.cmd.Process.Kill() // it may have ended
+	}
+	for _, p := range s.running {
+		<-p.ended
+	}
+}
 
-// AddUser makes a user without rights, on versitygw; a bucket's policy may give
-// him some.
+// AddUser makes a user without rights, on versitygw and Ceph; a bucket's policy
+// may give him some.
 func (s *Server) AddUser(t testing.TB, access, secret string) {
 	t.Helper()
-	cmd := exec.Command(s.binary, "admin", "--endpoint-url", "http://"+s.Address, "create-user", "--access", access, "--secret", secret, "--role", "user")
-	cmd.Env = append(os.Environ(), "ADMIN_ACCESS_KEY_ID="+s.AccessKey, "ADMIN_SECRET_ACCESS_KEY="+s.SecretKey)
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if s.engine.user == nil {
+		t.Fatalf("no user can be made on %s", s.Engine)
+	}
+	if out, err := s.engine.user(s, access, secret).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v: %s", s.Engine, err, out)
 	}
 }
