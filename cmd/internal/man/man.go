@@ -57,7 +57,7 @@ func name(c *cobra.Command) string { return strings.ReplaceAll(c.CommandPath(), 
 func Page(c *cobra.Command, b Book) []byte {
 	c.InitDefaultHelpFlag()
 	p := &page{}
-	p.request(".TH %s 1 %s %s %s", quote(strings.ToUpper(name(c))), quote(b.Date), quote(b.Source), quote("User Commands"))
+	p.request(".TH %s 1 %s %s %s", quote(strings.ToUpper(name(c))), `"`+b.Date+`"`, quote(b.Source), quote("User Commands"))
 	p.request(".nh")
 	p.request(".ad l")
 	p.section("NAME")
