@@ -34,7 +34,8 @@ build: ## bin/cairn, and bin/cairn-agent for the guest: static, reproducible
 	$(GOBUILD) -o bin/cairn ./cmd/cairn
 	$(GOBUILD_AGENT) -o bin/cairn-agent ./cmd/cairn-agent
 
-deb: build ## the agent's package for Debian guests, into bin
+deb: build ## the packages for Debian, of the host and of the agent for guests, into bin
+	.ci/deb-host
 	.ci/deb-agent
 
 demo: deps-demo build ## boot a guest, back it up, change it, back it up again, look into both points

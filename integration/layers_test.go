@@ -56,6 +56,7 @@ var rules = []struct {
 	{"cmd/...", []string{"..."}}, // `cairn demo` boots the lab's guest, too
 	{"integration/lab/...", []string{"integration/lab/..."}},
 	{"integration/...", []string{"..."}},
+	{"packaging/...", []string{"packaging/..."}},
 	{"testdata/...", nil},
 }
 

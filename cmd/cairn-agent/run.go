@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"cairn/cmd/internal/man"
 	"cairn/guest/agent/unit"
 )
 
@@ -139,6 +142,20 @@ after the thaw.
 			RunE: func(c *cobra.Command, _ []string) error { return a.thaw(c.Context()) }},
 		&cobra.Command{Use: "unit", Short: "Print the systemd unit", Args: noArgs,
 			RunE: func(*cobra.Command, []string) error { _, err := io.WriteString(a.stdout, unit.Service()); return err }},
+		&cobra.Command{Use: "manual FOLDER", Short: "Write the manual pages of all commands into a folder", Hidden: true,
+			Args: func(c *cobra.Command, args []string) error {
+				if len(args) != 1 {
+					return usagef("write: %s", c.UseLine())
+				}
+				return nil
+			},
+			RunE: func(c *cobra.Command, args []string) error {
+				date, err := man.Date(os.Getenv("SOURCE_DATE_EPOCH"), time.Now())
+				if err != nil {
+					return err
+				}
+				return man.Write(args[0], c.Root(), man.Book{Source: "cairn-agent " + version, Date: date, Exit: exitTable})
+			}},
 		&cobra.Command{Use: "version", Short: "Print the version", Args: noArgs,
 			RunE: func(*cobra.Command, []string) error {
 				if a.json {

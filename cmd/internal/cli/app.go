@@ -167,19 +167,11 @@ beginning of its ID.
 		a.placeCmd(),
 		a.demoCmd(),
 		a.guardianCmd(),
+		a.manualCmd(),
 		a.versionCmd(),
 	)
+	completeNothing(c)
 	return c
-}
-
-func (a *app) versionCmd() *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "Print the version", Args: noArgs, RunE: func(*cobra.Command, []string) error {
-		if a.json {
-			return a.printJSON(map[string]string{"version": a.version})
-		}
-		_, err := fmt.Fprintln(a.stdout, "cairn", a.version)
-		return err
-	}}
 }
 
 // usagef makes an error of the caller's words.

@@ -48,7 +48,8 @@ It has a name, a UUID and network addresses of its own, so it can run beside the
 original. Should a disk fail (the repository is gone, the folder is full), the VM
 stops and its guest sees no error. QEMU and the mount outlive this command when
 it is killed: the second line above takes the VM up again.`,
-		Args: args(0, 1),
+		Args:              args(0, 1),
+		ValidArgsFunction: a.completePoints,
 		RunE: func(c *cobra.Command, argv []string) error {
 			point := strings.Join(argv, "")
 			switch {

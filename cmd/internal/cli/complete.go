@@ -107,6 +107,32 @@ func (a *app) completeVMPath(c *cobra.Command, argv []string, typed string) ([]s
 	return list, directive | cobra.ShellCompDirectiveNoSpace
 }
 
+// completePointPath completes a point that a colon and a path may follow.
+func (a *app) completePointPath(c *cobra.Command, argv []string, typed string) ([]string, cobra.ShellCompDirective) {
+	names, directive := a.completePoints(c, argv, typed)
+	return names, directive | cobra.ShellCompDirectiveNoSpace
+}
+
+// completeFolder completes one folder.
+func completeFolder(_ *cobra.Command, argv []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(argv) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return nil, cobra.ShellCompDirectiveFilterDirs
+}
+
+// completeNothing keeps shells from offering files to the commands, below one,
+// that take no argument.
+func completeNothing(c *cobra.Command) {
+	words := strings.Fields(c.Use)
+	if c.ValidArgsFunction == nil && (len(words) == 1 || strings.HasPrefix(words[1], "--")) {
+		c.ValidArgsFunction = cobra.NoFileCompletions
+	}
+	for _, sub := range c.Commands() {
+		completeNothing(sub)
+	}
+}
+
 // completePointFlag completes a flag that names a point.
 func (a *app) completePointFlag(c *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
 	return a.completePoints(c, nil, typed)

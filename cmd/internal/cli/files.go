@@ -84,7 +84,7 @@ type lsEntry struct {
 }
 
 func (a *app) lsCmd() *cobra.Command {
-	return &cobra.Command{Use: "ls POINT[:PATH]", Short: "List a guest's files in a restore point", Args: args(1, 1), RunE: func(c *cobra.Command, argv []string) error {
+	return &cobra.Command{Use: "ls POINT[:PATH]", Short: "List a guest's files in a restore point", Args: args(1, 1), ValidArgsFunction: a.completePointPath, RunE: func(c *cobra.Command, argv []string) error {
 		return a.withGuestData(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
 			point, p, _ := splitPath(argv[0])
 			v, _, p, err := viewAt(c.Context(), cat, point, p)
@@ -213,7 +213,7 @@ func safe(name string) string {
 }
 
 func (a *app) catCmd() *cobra.Command {
-	return &cobra.Command{Use: "cat POINT:PATH", Short: "Print a file of a guest, or a folder as a tar stream", Args: args(1, 1), Long: `Print a file of a guest:
+	return &cobra.Command{Use: "cat POINT:PATH", Short: "Print a file of a guest, or a folder as a tar stream", Args: args(1, 1), ValidArgsFunction: a.completePointPath, Long: `Print a file of a guest:
   cairn cat web01@latest:/etc/fstab
 
 A path that ends in a slash is a folder; it is printed as a tar stream with

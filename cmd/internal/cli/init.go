@@ -20,8 +20,9 @@ func (a *app) initCmd() *cobra.Command {
 	var shards string
 	var bucket wire.NewBucket
 	c := &cobra.Command{
-		Use:   "init [FOLDER|s3:https://HOST/BUCKET[/PREFIX]]",
-		Short: "Make a repository",
+		Use:               "init [FOLDER|s3:https://HOST/BUCKET[/PREFIX]]",
+		ValidArgsFunction: completeFolder,
+		Short:             "Make a repository",
 		Long: `Make a repository in a new or empty folder, or in object storage, where many
 hosts share one.
 

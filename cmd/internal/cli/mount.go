@@ -38,8 +38,9 @@ const (
 func (a *app) mountCmd() *cobra.Command {
 	var foreground, rawLinks, allowOther bool
 	c := &cobra.Command{
-		Use:   "mount FOLDER",
-		Short: "Show every restore point as a directory tree",
+		Use:               "mount FOLDER",
+		ValidArgsFunction: completeFolder,
+		Short:             "Show every restore point as a directory tree",
 		Long: `Show every restore point as a directory tree, read-only:
 
   FOLDER/<vm>/latest/fs/…                       the guest's own view of the newest point

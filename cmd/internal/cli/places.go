@@ -275,8 +275,9 @@ func (a *app) printPlaces(states []spread.PlaceState, shards spread.Shards) erro
 func (a *app) placeReplaceCmd() *cobra.Command {
 	var lost bool
 	c := &cobra.Command{
-		Use:   "replace OLD NEW",
-		Short: "Put a new place where an old or lost one was",
+		Use:               "replace OLD NEW",
+		ValidArgsFunction: cobra.FixedCompletions(nil, cobra.ShellCompDirectiveFilterDirs),
+		Short:             "Put a new place where an old or lost one was",
 		Long: `Put a new place, an empty folder, where an old or lost one was, and make what it
 should hold from the others. OLD is a place as cairn place ls shows it, or the
 beginning of its ID; it may be gone. When the same folder has a new, empty disk

@@ -56,7 +56,8 @@ What could not be kept is listed at the end. After an interrupt, the same comman
 with --resume goes on. Times of birth and change are the copy's own.
   cairn restore web01@2026-10-12:/etc/nginx --to /tmp/back
 As a tar stream instead: cairn cat --help` + intoHelp,
-		Args: args(1, 1),
+		Args:              args(1, 1),
+		ValidArgsFunction: a.completePointPath,
 		RunE: func(c *cobra.Command, argv []string) error {
 			if into.given(c) {
 				t, err := into.parse(c, argv[0])
@@ -97,6 +98,9 @@ As a tar stream instead: cairn cat --help` + intoHelp,
 		},
 	}
 	into.flags(c)
+	_ = c.RegisterFlagCompletionFunc("into", func(c *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+		return a.completeVMs(c, nil, typed)
+	}) // fails for unknown flags only
 	f := c.Flags()
 	f.StringVar(&disk, "disk", "", "name of the disk")
 	f.BoolVar(&vm, "vm", false, "restore all disks, and what starts the VM")
