@@ -190,6 +190,30 @@ func (z *zoo) same(h *host, what string) {
 	}
 }
 
+// images gives the disks as they are now, each as a raw file.
+func (z *zoo) images(when string) (files []string) {
+	z.t.Helper()
+	for _, d := range z.disks {
+		file := filepath.Join(z.dir, when+"-"+d.name+".raw")
+		tool(z.t, "qemu-img", "convert", "-U", "-f", d.format, "-O", "raw", d.file, file)
+		files = append(files, file)
+	}
+	return files
+}
+
+func equalFiles(t *testing.T, a, b string) bool {
+	t.Helper()
+	x, err := os.ReadFile(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	y, err := os.ReadFile(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.Equal(x, y)
+}
+
 func byteAt(t *testing.T, file string, at int64) byte {
 	t.Helper()
 	f, err := os.Open(file)
@@ -552,8 +576,10 @@ func TestOffStarted(t *testing.T) {
 		t.Fatalf("the backup ended before it read: %+v", r.wait())
 	}
 	z.start()
-	z.write(3, 4<<20, 4096)
+	before := z.images("before")
+	z.write(3, 4<<20, 4096) // before the point, or behind it: the run does not wait for it
 	got := r.wait()
+	after := z.images("after")
 	if got.code != exitOK {
 		t.Fatalf("exit code %d: %s", got.code, got.stderr)
 	}
@@ -561,7 +587,12 @@ func TestOffStarted(t *testing.T) {
 	if s := h.show(t); s.Consistency.Reason == "" || strings.Contains(s.Consistency.Reason, "was off") {
 		t.Errorf("the point is not of the running VM: %+v", s)
 	}
-	z.same(h, "started in mid-read")
+	for i, d := range z.disks {
+		restored := h.restoreDisk(t, vmName+"@latest", d.name)
+		if !equalFiles(t, restored, before[i]) {
+			sameImage(t, "started in mid-read, and not as before the write: disk "+d.name, restored, after[i])
+		}
+	}
 	z.write(4, 6<<20, 4096)
 	if s := h.backup(t); s.Read != "incremental" {
 		t.Errorf("the next run: %+v", s)
