@@ -97,11 +97,7 @@ func (c *collector) agree(ctx context.Context, list *chunkstore.Condemned, final
 	if err != nil {
 		return err
 	}
-	packs, err := parse(final.Packs)
-	if err != nil {
-		return err
-	}
-	forwards, err := parse(final.Forwards)
+	packs, forwards, err := parseFinal(final)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
+	"cairn/chunkstore/chunkstoretest"
 )
 
 // mutants break one rule of the protocol each (STORE-LAB.md section 6.7), by
@@ -316,7 +317,7 @@ func TestMutants(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes a minute")
 	}
-	count := number(t, "CAIRN_SIM_MUTANT", 3000)
+	count := chunkstoretest.Number(t, "CAIRN_SIM_MUTANT", 3000)
 	world := newWorld(t).age(t)
 	for _, name := range slices.Sorted(maps.Keys(mutants)) {
 		m := mutants[name]

@@ -190,6 +190,14 @@ func texts(refs []chunk.PackRef) []string {
 	return out
 }
 
+// parseFinal gives the packs and the forwards that a generation removes.
+func parseFinal(f *chunkstore.Final) (packs, forwards []chunk.PackRef, err error) {
+	if packs, err = parse(f.Packs); err == nil {
+		forwards, err = parse(f.Forwards)
+	}
+	return packs, forwards, err
+}
+
 func parse(texts []string) ([]chunk.PackRef, error) {
 	out := make([]chunk.PackRef, len(texts))
 	for i, s := range texts {

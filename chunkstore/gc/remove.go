@@ -25,11 +25,7 @@ func (c *collector) remove(ctx context.Context, n int, list *chunkstore.Condemne
 	if err := c.store.SyncDrops(ctx); err != nil {
 		return err
 	}
-	packs, err := parse(final.Packs)
-	if err != nil {
-		return err
-	}
-	forwards, err := parse(final.Forwards)
+	packs, forwards, err := parseFinal(final)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"testing/cryptotest"
@@ -21,6 +20,7 @@ import (
 	"cairn/chunkstore/backend"
 	"cairn/chunkstore/backend/mem"
 	"cairn/chunkstore/chunk"
+	"cairn/chunkstore/chunkstoretest"
 	"cairn/chunkstore/pack"
 	"cairn/chunkstore/seal"
 )
@@ -58,7 +58,7 @@ type sim struct {
 	keys   *seal.Keyring
 	config *chunkstore.Config
 	actors []*actor
-	index  simIndex
+	index  chunkstoretest.Index
 	chunks [simContents][]byte
 	leaves int // of a point
 	steps  int
@@ -81,42 +81,6 @@ type simPoint struct {
 	id      chunk.SessionID
 	content [simLeaves * simBlocks]int
 	dropped bool // or may be
-}
-
-type simBody struct {
-	Leaves []simRef `json:"leaves"`
-}
-
-type simRef struct {
-	Pack   string `json:"pack"`
-	Record int    `json:"record"`
-}
-
-// simIndex knows all packs there ever were, also those that are gone: the
-// worst cache that a host can have.
-type simIndex struct {
-	packs map[chunk.ID][]chunk.PackRef
-}
-
-func (x simIndex) Packs(_ context.Context, hooks []chunk.ID) ([]chunk.PackRef, error) {
-	var out []chunk.PackRef
-	for _, h := range hooks {
-		for _, r := range x.packs[h] {
-			if !slices.Contains(out, r) {
-				out = append(out, r)
-			}
-		}
-	}
-	return out, nil
-}
-
-func (x simIndex) Add(_ context.Context, ref chunk.PackRef, ids []chunk.ID) error {
-	for _, id := range ids {
-		if !slices.Contains(x.packs[id], ref) {
-			x.packs[id] = append(x.packs[id], ref)
-		}
-	}
-	return nil
 }
 
 // actor is one process on one host.
@@ -150,81 +114,6 @@ func (a *actor) turn() error {
 		return errCrashed
 	}
 	return nil
-}
-
-// simPlace is the store as one actor sees it.
-type simPlace struct{ a *actor }
-
-// PutsAtOnce keeps an actor to one call at a time, or a seed would not replay.
-func (simPlace) PutsAtOnce() int { return 1 }
-
-// do makes one call, with its faults.
-func (p simPlace) do(op, name string, call func() error) (err error) {
-	if err := p.a.turn(); err != nil {
-		return err
-	}
-	s := p.a.s
-	if s.log != nil {
-		defer func() { s.log(fmt.Sprintf("%4d %-12s %-6s %s: %v", s.steps, p.a.name, op, name, err)) }()
-	}
-	switch n := s.rnd.IntN(600); {
-	case n == 0:
-		s.crash(p.a)
-		return errCrashed
-	case n == 1:
-		_ = call()
-		s.crash(p.a)
-		return errCrashed
-	case n == 2 && op == "put":
-		s.counts["answers lost"]++
-		_ = call()
-		return errLost
-	case n == 3:
-		s.counts["calls failed"]++
-		return errLost
-	case n == 4 && op == "put":
-		s.counts["puts repeated"]++
-		s.late = append(s.late, func() { _ = call() })
-	case n == 5 && op == "read":
-		s.counts["bodies torn"]++
-		return io.ErrUnexpectedEOF
-	}
-	return call()
-}
-
-// put stores an object, and a mirror has it a moment later.
-func (s *sim) put(ctx context.Context, name string, data []byte) error {
-	err := s.place.Put(ctx, name, data)
-	if err == nil {
-		_ = s.mirror.Put(ctx, name, data) // names are never used again
-	}
-	return err
-}
-
-func (s *sim) crash(a *actor) {
-	a.crashed = true
-	s.counts["crashes"]++
-}
-
-func (p simPlace) Put(ctx context.Context, name string, data []byte) error {
-	return p.do("put", name, func() error { return p.a.s.put(ctx, name, data) })
-}
-
-func (p simPlace) ReadAt(ctx context.Context, name string, b []byte, off int64) error {
-	return p.do("read", name, func() error { return p.a.s.place.ReadAt(ctx, name, b, off) })
-}
-
-func (p simPlace) Size(ctx context.Context, name string) (n int64, err error) {
-	err = p.do("size", name, func() error { n, err = p.a.s.place.Size(ctx, name); return err })
-	return n, err
-}
-
-func (p simPlace) List(ctx context.Context, prefix string, fn func(backend.Object) error) error {
-	return p.do("list", prefix, func() error { return p.a.s.place.List(ctx, prefix, fn) })
-}
-
-func (p simPlace) Delete(ctx context.Context, name string) error {
-	return p.do("delete", name, func() error { return p.a.s.place.Delete(ctx, name) })
 }
 
 // simWorld is what all schedules share: keys, chunks that the index samples,
@@ -275,8 +164,8 @@ func (w *simWorld) age(t *testing.T) *simWorld {
 func (s *sim) onTopOf(base *sim) {
 	s.leaves = base.leaves
 	s.place, s.mirror = base.place.Clone(), base.mirror.Clone()
-	for id, refs := range base.index.packs {
-		s.index.packs[id] = slices.Clone(refs)
+	for id, refs := range base.index {
+		s.index[id] = slices.Clone(refs)
 	}
 	copies := map[*simPoint]*simPoint{}
 	for _, p := range base.points {
@@ -299,7 +188,7 @@ type mutation func(a *actor, p backend.Backend) backend.Backend
 func (w *simWorld) newSim(t *testing.T, seed uint64, m mutation) *sim {
 	cryptotest.SetGlobalRandom(t, seed)
 	s := &sim{rnd: rand.New(rand.NewPCG(seed, 2)), place: mem.New(), mirror: mem.New(), keys: w.keys, config: &chunkstore.Config{ID: strings.Repeat("00", 16)},
-		index: simIndex{map[chunk.ID][]chunk.PackRef{}}, chunks: w.chunks, counts: map[string]int{}, hurt: map[string]bool{}, length: simSteps, leaves: simLeaves}
+		index: chunkstoretest.Index{}, chunks: w.chunks, counts: map[string]int{}, hurt: map[string]bool{}, length: simSteps, leaves: simLeaves}
 	if len(w.bases) == simBases {
 		s.onTopOf(w.bases[s.rnd.IntN(simBases)])
 		s.rots = s.rnd.IntN(4) == 0
@@ -324,250 +213,6 @@ func (w *simWorld) newSim(t *testing.T, seed uint64, m mutation) *sim {
 		add("repair", mend)
 	}
 	return s
-}
-
-func collectOnce(ctx context.Context, a *actor) error {
-	r, err := Collect(ctx, a.store, a.s.options(a))
-	if err == nil {
-		a.s.counts["collections"]++
-	}
-	for what, n := range map[string]int{"packs removed": r.PacksRemoved, "packs copied": r.PacksCopied, "fenced": r.Fenced, "rescued": r.Rescued, "taken over": r.Taken} {
-		a.s.counts[what] += n
-	}
-	return err
-}
-
-func (s *sim) options(a *actor) Options {
-	return Options{Trace: simTrace(a.reader), RewriteBelow: 0.7, About: a.name, sets: s.sets,
-		dead:  func(chunk.SessionID, time.Duration) bool { return s.rnd.IntN(12) == 0 },
-		sleep: func(context.Context) bool { return a.turn() == nil }}
-}
-
-func simTrace(r *chunkstore.Reader) Trace {
-	return func(ctx context.Context, p chunkstore.Commit, t chunk.Tracer) error {
-		var body simBody
-		if err := json.Unmarshal(p.Body, &body); err != nil {
-			return err
-		}
-		for _, l := range body.Leaves {
-			ref, err := chunkstore.ParsePackText(l.Pack)
-			if err != nil {
-				return err
-			}
-			if !t.Enter(ref, l.Record) {
-				continue
-			}
-			t.Record(ref, l.Record)
-			runs, err := readLeaf(ctx, r, ref, l.Record)
-			if err != nil {
-				return err
-			}
-			for _, b := range runs {
-				t.Chunks(b.ref, b.n, 1)
-			}
-		}
-		return nil
-	}
-}
-
-type simBlock struct {
-	ref chunk.PackRef
-	n   int
-}
-
-func readLeaf(ctx context.Context, r *chunkstore.Reader, ref chunk.PackRef, record int) ([]simBlock, error) {
-	b, err := r.ReadRecord(ctx, ref, record)
-	if err != nil {
-		return nil, err
-	}
-	var refs []simRef
-	if err := json.Unmarshal(b, &refs); err != nil {
-		return nil, err
-	}
-	out := make([]simBlock, len(refs))
-	for i, x := range refs {
-		if out[i].ref, err = chunkstore.ParsePackText(x.Pack); err != nil {
-			return nil, err
-		}
-		out[i].n = x.Record
-	}
-	return out, nil
-}
-
-// standing gives the points that were not dropped, and how many were that gc
-// has not come to.
-func (s *sim) standing(ctx context.Context) (live []*simPoint, waiting int) {
-	for _, p := range s.points {
-		if !p.dropped {
-			live = append(live, p)
-		} else if _, err := s.place.Size(ctx, "points/"+p.id.String()); err == nil {
-			waiting++
-		}
-	}
-	return live, waiting
-}
-
-// forget drops one point, perhaps.
-func forget(ctx context.Context, a *actor) error {
-	s := a.s
-	live, waiting := s.standing(ctx)
-	if len(live) < simKept || waiting > simWaiting || s.rnd.IntN(2) > 0 {
-		return a.turn()
-	}
-	p := live[s.rnd.IntN(len(live))]
-	if len(s.hurt) == 0 {
-		if err := s.readable(s.reading(), p); err != nil && s.problem == nil {
-			s.problem = fmt.Errorf("before it was dropped: %w", err)
-		}
-	}
-	p.dropped = true
-	s.counts["dropped"]++
-	return a.store.Drop(ctx, p.id, chunkstore.Note{Host: a.name})
-}
-
-// backup makes one point of a VM, on its last one.
-func (a *actor) backup(ctx context.Context, vm int) error {
-	if live, waiting := a.s.standing(ctx); len(live) > simKept+waiting && a.s.rnd.IntN(4) > 0 {
-		return a.turn() // a collection reads all points: few are enough
-	}
-	w, err := a.store.Begin(ctx, a.s.index, []byte(a.name))
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	err = a.backUp(ctx, w, vm)
-	if errors.Is(err, backend.ErrNotExist) {
-		if _, derr := a.s.place.Size(ctx, "points/"+w.ID().String()); derr == nil {
-			return chunkstore.ErrAborted // nothing is kept for a session that was decided against
-		}
-	}
-	return err
-}
-
-func (a *actor) backUp(ctx context.Context, w *chunkstore.Session, vm int) error {
-	s, store := a.s, a.store
-	p := &simPoint{id: w.ID()}
-	var parent *simPoint
-	var base simBody
-	if n := len(s.by[vm]); n > 0 && s.rnd.IntN(5) > 0 {
-		parent = s.by[vm][n-1]
-		err := w.BuildOn(ctx, parent.id, func(t chunk.Tracer) error {
-			body, err := parent.read(ctx, store)
-			if err != nil {
-				return err
-			}
-			return simTrace(a.reader)(ctx, chunkstore.Commit{ID: parent.id, Body: body}, t)
-		})
-		if errors.Is(err, chunkstore.ErrNoBase) {
-			parent = nil
-		} else if err != nil {
-			return err
-		}
-	}
-	if parent != nil {
-		p.content = parent.content
-		body, err := parent.read(ctx, store)
-		if err != nil {
-			return err
-		}
-		if err := json.Unmarshal(body, &base); err != nil {
-			return err
-		}
-	}
-	body := simBody{Leaves: make([]simRef, s.leaves)}
-	var fresh []chunk.RecordLoc
-	var at []int
-	for leaf := range s.leaves {
-		if parent != nil && s.rnd.IntN(2) == 0 {
-			body.Leaves[leaf] = base.Leaves[leaf]
-			continue
-		}
-		var old []chunk.Loc
-		if parent != nil {
-			ref, err := chunkstore.ParsePackText(base.Leaves[leaf].Pack)
-			if err != nil {
-				return err
-			}
-			blocks, err := readLeaf(ctx, a.reader, ref, base.Leaves[leaf].Record)
-			if err != nil {
-				return err
-			}
-			for _, b := range blocks {
-				old = append(old, w.Loc(b.ref, b.n))
-			}
-		}
-		for i := range simBlocks {
-			if parent == nil || s.rnd.IntN(2) == 0 {
-				p.content[leaf*simBlocks+i] = s.rnd.IntN(simContents)
-			}
-		}
-		loc, err := a.writeLeaf(ctx, w, p.content[leaf*simBlocks:(leaf+1)*simBlocks], old)
-		if err != nil {
-			return err
-		}
-		fresh, at = append(fresh, loc), append(at, leaf)
-	}
-	if err := w.FlushRecords(ctx); err != nil {
-		return err
-	}
-	for i, loc := range fresh {
-		body.Leaves[at[i]] = simRef{chunkstore.PackText(w.MapPack(loc.Pack)), loc.Record}
-	}
-	b, err := json.Marshal(body)
-	if err != nil {
-		return err
-	}
-	if err := w.Commit(ctx, b); err != nil {
-		return err
-	}
-	s.counts["commits"]++
-	s.points = append(s.points, p)
-	s.by[vm] = append(s.by[vm], p)
-	return nil
-}
-
-// read gives what a point committed. That it is gone is no fault if it was
-// dropped since it was built on: the run fails, and the next one is another.
-func (p *simPoint) read(ctx context.Context, store *chunkstore.Store) ([]byte, error) {
-	body, err := store.ReadCommit(ctx, p.id)
-	if p.dropped && errors.Is(err, backend.ErrNotExist) {
-		err = chunkstore.ErrNoBase
-	}
-	return body, err
-}
-
-func (a *actor) writeLeaf(ctx context.Context, w *chunkstore.Session, contents []int, old []chunk.Loc) (chunk.RecordLoc, error) {
-	data, err := w.Buffer(ctx)
-	if err != nil {
-		return chunk.RecordLoc{}, err
-	}
-	data = data[:simBlocks*chunk.Size]
-	for i, c := range contents {
-		copy(data[i*chunk.Size:], a.s.chunks[c])
-	}
-	var locs []chunk.Loc
-	if err := w.Append(ctx, &chunkstore.Batch{Data: data, Parent: old, Placed: func(l []chunk.Loc) error {
-		locs = slices.Clone(l)
-		return nil
-	}}); err != nil {
-		return chunk.RecordLoc{}, err
-	}
-	if err := w.Flush(ctx); err != nil {
-		return chunk.RecordLoc{}, err
-	}
-	var refs []simRef
-	for _, l := range locs {
-		ref, n, _, ok := w.Resolve(l, 1)
-		if !ok {
-			return chunk.RecordLoc{}, errors.New("a chunk has no pack")
-		}
-		refs = append(refs, simRef{chunkstore.PackText(ref), n})
-	}
-	b, err := json.Marshal(refs)
-	if err != nil {
-		return chunk.RecordLoc{}, err
-	}
-	return w.AddRecord(func(int) ([]byte, error) { return b, nil })
 }
 
 // simReading is a host that only reads.
@@ -786,23 +431,10 @@ func (s *sim) quiet(ctx context.Context) error {
 	return nil
 }
 
-// number gives an environment variable's number.
-func number(t *testing.T, name string, otherwise int) int {
-	text := os.Getenv(name)
-	if text == "" {
-		return otherwise
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-	return n
-}
-
 // TestSimulation plays schedules. CAIRN_SIM_SEED and CAIRN_SIM_COUNT play
 // others; a seed that fails is in the error.
 func TestSimulation(t *testing.T) {
-	count, first := number(t, "CAIRN_SIM_COUNT", 1000), number(t, "CAIRN_SIM_SEED", 1)
+	count, first := chunkstoretest.Number(t, "CAIRN_SIM_COUNT", 1000), chunkstoretest.Number(t, "CAIRN_SIM_SEED", 1)
 	world, total, steps := newWorld(t).age(t), map[string]int{}, 0
 	start := time.Now()
 	for i := range count {

@@ -8,12 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"cairn/chunkstore/backend"
+	"cairn/chunkstore/chunkstoretest"
 )
 
 const (
@@ -25,20 +25,6 @@ const (
 var filesystems = []string{"ext4", "xfs", "btrfs"}
 
 func isMissing(err error) bool { return errors.Is(err, backend.ErrNotExist) }
-
-// number gives an environment variable's number.
-func number(t *testing.T, name string, otherwise int) int {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return otherwise
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-	return n
-}
 
 // scratch is a folder in memory, where there is one: images that are thrown
 // away need no disk.
@@ -158,7 +144,7 @@ func TestRealPowerCuts(t *testing.T) {
 		replayCut(t, replay)
 		return
 	}
-	count, seed := number(t, "CAIRN_CUT_COUNT", 120), uint64(number(t, "CAIRN_CUT_SEED", 1))
+	count, seed := chunkstoretest.Number(t, "CAIRN_CUT_COUNT", 120), uint64(chunkstoretest.Number(t, "CAIRN_CUT_SEED", 1))
 	for n := 0; count > 0; n++ {
 		fstype := filesystems[n%len(filesystems)]
 		k := min(count, cutsPerRecording)

@@ -10,10 +10,8 @@ import (
 	"io/fs"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"testing/cryptotest"
@@ -22,6 +20,7 @@ import (
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
 	"cairn/chunkstore/chunk"
+	"cairn/chunkstore/chunkstoretest"
 	"cairn/chunkstore/gc"
 	"cairn/chunkstore/pack"
 )
@@ -84,37 +83,13 @@ type world struct {
 	gone  map[string]bool     // deleted, and not put again
 
 	config *chunkstore.Config
-	index  everything
+	index  chunkstoretest.Index
 	points []*point // committed, or perhaps
 	counts map[string]int
 }
 
-// everything is an index that knows of all packs that there ever were, also of
-// those that are gone, or were never durable.
-type everything struct{ packs map[chunk.ID][]chunk.PackRef }
-
-func (x everything) Packs(_ context.Context, hooks []chunk.ID) (out []chunk.PackRef, _ error) {
-	for _, h := range hooks {
-		for _, r := range x.packs[h] {
-			if !slices.Contains(out, r) {
-				out = append(out, r)
-			}
-		}
-	}
-	return out, nil
-}
-
-func (x everything) Add(_ context.Context, ref chunk.PackRef, ids []chunk.ID) error {
-	for _, id := range ids {
-		if !slices.Contains(x.packs[id], ref) {
-			x.packs[id] = append(x.packs[id], ref)
-		}
-	}
-	return nil
-}
-
 // reconcile takes in what is listed: a dead session may not have told of it.
-func (x everything) reconcile(ctx context.Context, store *chunkstore.Store) error {
+func reconcile(ctx context.Context, x chunkstoretest.Index, store *chunkstore.Store) error {
 	return store.Packs(ctx, func(ref chunk.PackRef, _ int64) error {
 		f, err := store.ReadFooter(ctx, ref)
 		if err != nil || f.Kind != pack.KindData {
@@ -155,7 +130,7 @@ type chunkPlace struct {
 
 func newWorld(seed uint64, mutate func(files) files) *world {
 	return &world{rnd: rand.New(rand.NewPCG(seed, 7)), disk: newDisk(), mutate: mutate, begun: map[string][][]byte{}, there: map[string]bool{},
-		gone: map[string]bool{}, index: everything{map[chunk.ID][]chunk.PackRef{}}, counts: map[string]int{}}
+		gone: map[string]bool{}, index: chunkstoretest.Index{}, counts: map[string]int{}}
 }
 
 // process gives the place as a new process has it.
@@ -195,7 +170,7 @@ func (w *world) nights(ctx context.Context) error {
 	for night := range 8 {
 		store, err := openStore(ctx, w.process())
 		if err == nil {
-			err = w.index.reconcile(ctx, store)
+			err = reconcile(ctx, w.index, store)
 		}
 		if err != nil {
 			return err
@@ -434,7 +409,7 @@ func (w *world) goesOn(ctx context.Context, left *disk) error {
 	after := *w
 	after.disk, after.points, after.counts = left, slices.Clone(w.points), map[string]int{}
 	after.begun, after.there, after.gone = maps.Clone(w.begun), map[string]bool{}, map[string]bool{}
-	after.index = everything{maps.Clone(w.index.packs)}
+	after.index = maps.Clone(w.index)
 	for i, p := range after.points {
 		q := *p
 		after.points[i] = &q
@@ -477,19 +452,6 @@ func (w *world) survives(ctx context.Context, n int, seed uint64) error {
 	return w.goesOn(ctx, left)
 }
 
-func environment(t *testing.T, name string, otherwise int) int {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return otherwise
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-	return n
-}
-
 // play makes cuts at every call of some nights until there are count, over as
 // many seeds as that takes.
 func play(t *testing.T, seed uint64, count int, mutate func(files) files, deaf bool) (cuts int, total map[string]int, found error) {
@@ -530,7 +492,7 @@ func play(t *testing.T, seed uint64, count int, mutate func(files) files, deaf b
 // a disk in memory, and at each of its calls some of what a cut may leave.
 // CAIRN_CUT_SEED and CAIRN_CUT_MEMORY choose seed and count.
 func TestPowerCuts(t *testing.T) {
-	count, seed := environment(t, "CAIRN_CUT_MEMORY", 20_000), environment(t, "CAIRN_CUT_SEED", 1)
+	count, seed := chunkstoretest.Number(t, "CAIRN_CUT_MEMORY", 20_000), chunkstoretest.Number(t, "CAIRN_CUT_SEED", 1)
 	start := time.Now()
 	cuts, total, err := play(t, uint64(seed), count, nil, false)
 	if err != nil {
