@@ -7,32 +7,41 @@ import (
 
 // trouble is what went wrong with one place while it was used.
 type trouble struct {
-	parity int // reads that its shard should have answered
-	missed int // objects that it did not take
-	hurt   int // other shards that could not be read
-	object string
-	err    error // the first
+	parity trial // reads that its shard should have answered
+	missed trial // objects that it did not take
+	hurt   trial // other shards that could not be read
 }
 
-func (s *Spread) blame(m *member, object string, err error, add func(*trouble)) {
+// trial is what failed in one way: how often, and first of all.
+type trial struct {
+	n      int
+	object string
+	err    error
+}
+
+// blame counts what failed with a place, in the trial that of gives.
+func (s *Spread) blame(m *member, object string, err error, of func(*trouble) *trial) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.trouble[m.ID]
 	if t == nil {
-		t = &trouble{object: object, err: err}
+		t = &trouble{}
 		s.trouble[m.ID] = t
 	}
-	add(t)
+	one := of(t)
+	if one.n++; one.n == 1 {
+		one.object, one.err = object, err
+	}
 }
 
 // served counts a read that parity answered.
 func (s *Spread) served(m *member, object string, err error) {
-	s.blame(m, object, err, func(t *trouble) { t.parity++ })
+	s.blame(m, object, err, func(t *trouble) *trial { return &t.parity })
 }
 
 // hurt counts a shard that could not be used, and gives err back.
 func (s *Spread) hurt(m *member, object string, err error) error {
-	s.blame(m, object, err, func(t *trouble) { t.hurt++ })
+	s.blame(m, object, err, func(t *trouble) *trial { return &t.hurt })
 	return err
 }
 
@@ -40,7 +49,7 @@ func (s *Spread) hurt(m *member, object string, err error) error {
 func (s *Spread) missed(object string, errs []error) {
 	for i, err := range errs {
 		if err != nil {
-			s.blame(s.members[i], object, err, func(t *trouble) { t.missed++ })
+			s.blame(s.members[i], object, err, func(t *trouble) *trial { return &t.missed })
 		}
 	}
 }
@@ -51,7 +60,7 @@ func (s *Spread) Degraded() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, t := range s.trouble {
-		if t.missed > 0 {
+		if t.missed.n > 0 {
 			return true
 		}
 	}
@@ -64,7 +73,7 @@ func (s *Spread) ParityReads() int {
 	defer s.mu.Unlock()
 	n := 0
 	for _, t := range s.trouble {
-		n += t.parity
+		n += t.parity.n
 	}
 	return n
 }
@@ -85,17 +94,17 @@ func (s *Spread) Warnings() []string {
 	}
 	for _, m := range s.members {
 		t := s.trouble[m.ID]
-		if t == nil || m.Place == nil && t.missed == 0 && t.parity == 0 {
+		if t == nil || m.Place == nil && t.missed.n == 0 && t.parity.n == 0 {
 			continue
 		}
-		what := fmt.Sprintf("%d shards could not be read", t.hurt)
-		if t.parity > 0 {
-			what = fmt.Sprintf("%d reads were served from parity", t.parity)
+		first, what := t.hurt, fmt.Sprintf("%d shards could not be read", t.hurt.n)
+		switch {
+		case t.missed.n > 0:
+			first, what = t.missed, fmt.Sprintf("it missed %d objects, which are stored on fewer places than they should be", t.missed.n)
+		case t.parity.n > 0:
+			first, what = t.parity, fmt.Sprintf("%d reads were served from parity", t.parity.n)
 		}
-		if t.missed > 0 {
-			what = fmt.Sprintf("it missed %d objects, which are stored on fewer places than they should be", t.missed)
-		}
-		out = append(out, fmt.Sprintf("place %s: %s; the first: %s: %v; run: cairn repair places", m.Spec, what, t.object, root(t.err)))
+		out = append(out, fmt.Sprintf("place %s: %s; the first: %s: %v; run: cairn repair places", m.Spec, what, first.object, root(first.err)))
 	}
 	return slices.Compact(out)
 }
