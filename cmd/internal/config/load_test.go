@@ -178,20 +178,9 @@ func TestMerge(t *testing.T) {
 		t.Error(err)
 	}
 
-	// What is shown means the same.
-	var shown bytes.Buffer
-	if err := c.Write(&shown, now); err != nil {
-		t.Fatal(err)
-	}
-	again, err := Load(folder(t, map[string]string{"cairn.toml": shown.String()}))
-	if err != nil {
-		t.Fatalf("%v\n%s", err, shown.String())
-	}
-	if a, b := meaning(t, c), meaning(t, again); a != b {
-		t.Errorf("shown:\n%s\ngot  %s\nwant %s", shown.String(), b, a)
-	}
-	if !strings.Contains(shown.String(), "# Monday to Friday at 22:00 (Europe/Berlin)\n# next: Mon 2026-11-30 23:00 CET, ") {
-		t.Errorf("shown:\n%s", shown.String())
+	shown := meansTheSame(t, c)
+	if !strings.Contains(shown, "# Monday to Friday at 22:00 (Europe/Berlin)\n# next: Mon 2026-11-30 23:00 CET, ") {
+		t.Errorf("shown:\n%s", shown)
 	}
 }
 
@@ -203,6 +192,12 @@ func TestExampleShown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	meansTheSame(t, c)
+}
+
+// meansTheSame shows a configuration, and what is shown must load as the same.
+func meansTheSame(t *testing.T, c *Config) string {
+	t.Helper()
 	var shown bytes.Buffer
 	if err := c.Write(&shown, now); err != nil {
 		t.Fatal(err)
@@ -214,6 +209,7 @@ func TestExampleShown(t *testing.T) {
 	if a, b := meaning(t, c), meaning(t, again); a != b {
 		t.Errorf("shown:\n%s\ngot  %s\nwant %s", shown.String(), b, a)
 	}
+	return shown.String()
 }
 
 // meaning is a configuration without where it was written.
