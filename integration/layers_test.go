@@ -53,10 +53,10 @@ var rules = []struct {
 	// The story of a run knows every room, and neither flags nor terminals.
 	{"cmd/internal/job/...", []string{"cmd/internal/job/...", "qmp/...", "guest/...", "index/...", "chunkstore/..."}},
 	{"cmd/cairn-agent/...", []string{"cmd/cairn-agent/...", "cmd/internal/...", "guest/..."}},
+	{"cmd/internal/packaging/...", []string{"cmd/internal/packaging/..."}},
 	{"cmd/...", []string{"..."}}, // `cairn demo` boots the lab's guest, too
 	{"integration/lab/...", []string{"integration/lab/..."}},
 	{"integration/...", []string{"..."}},
-	{"packaging/...", []string{"packaging/..."}},
 	{"testdata/...", nil},
 }
 

@@ -315,7 +315,7 @@ func (l lagging) List(ctx context.Context, prefix string, fn func(backend.Object
 // confirmed point is lost, or the real code says that one cannot be read.
 func TestMutants(t *testing.T) {
 	if testing.Short() {
-		t.Skip("it takes a minute")
+		t.Skip("plays some hundreds of schedules; not with -short")
 	}
 	count := chunkstoretest.Number(t, "CAIRN_SIM_MUTANT", 3000)
 	world := newWorld(t).age(t)

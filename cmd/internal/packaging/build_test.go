@@ -51,7 +51,7 @@ func binaries(t *testing.T) string {
 func pack(t *testing.T, which, version string, env ...string) string {
 	t.Helper()
 	needs(t, "dpkg-deb")
-	cmd := exec.CommandContext(t.Context(), "../.ci/deb-"+which, binaries(t))
+	cmd := exec.CommandContext(t.Context(), "../../../.ci/deb-"+which, binaries(t))
 	cmd.Env = append(append(os.Environ(), "DEB_COMPRESS=-Znone", "DEB_VERSION="+version), env...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
