@@ -462,10 +462,10 @@ func (s *story) quiet() {
 	s.t.Helper()
 	for range 2 {
 		s.dayPasses()
-		s.here.must(s.t, "gc", "--quiet", "--wait", "0s")
+		s.here.must(s.t, "gc", "--quiet", "--wait", "0s", "--keep-failed", "0s")
 	}
 	before := s.files()
-	s.here.must(s.t, "gc", "--quiet", "--wait", "0s")
+	s.here.must(s.t, "gc", "--quiet", "--wait", "0s", "--keep-failed", "0s")
 	if after := s.files(); !maps.Equal(before, after) {
 		s.t.Errorf("two quiet runs of gc left something to do for a third:\n%s\n\n%s", before, after)
 	}
