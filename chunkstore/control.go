@@ -329,9 +329,12 @@ func (s *Store) Pins(ctx context.Context) (map[SessionID]Pin, error) {
 // drop of these is none, and the session of a pin counts as pinned.
 func (s *Store) DamagedControls(ctx context.Context) (map[string]error, error) {
 	out := map[string]error{}
-	for prefix, kind := range map[string]RecordKind{dropsPrefix: recordDrop, pinsPrefix: recordPin} {
+	for _, controls := range []struct {
+		prefix string
+		kind   RecordKind
+	}{{dropsPrefix, recordDrop}, {pinsPrefix, recordPin}} {
 		var names []string
-		err := s.place.List(ctx, prefix, func(o backend.Object) error {
+		err := s.place.List(ctx, controls.prefix, func(o backend.Object) error {
 			names = append(names, o.Name)
 			return nil
 		})
@@ -339,7 +342,7 @@ func (s *Store) DamagedControls(ctx context.Context) (map[string]error, error) {
 			return nil, err
 		}
 		for _, name := range names {
-			_, err := s.readControl(ctx, name, kind)
+			_, err := s.readControl(ctx, name, controls.kind)
 			switch {
 			case pack.IsDamage(err):
 				out[name] = err

@@ -91,7 +91,7 @@ func (c *collector) tidy(ctx context.Context, v *chunkstore.Inventory, m *marks)
 	}
 	// Intents first: one that is left alone would look like a session that
 	// nobody has decided, and whose commit is lost.
-	for id := range v.Intents {
+	for _, id := range sortedIDs(v.Intents) {
 		if !v.Undecided(id) && !m.kept[id] {
 			if err := c.store.RemoveIntent(ctx, id); err != nil {
 				return err

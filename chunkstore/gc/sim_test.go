@@ -452,3 +452,23 @@ func TestSimulation(t *testing.T) {
 	}
 	t.Logf("seeds %d to %d, %d steps in %v: %v", first, first+count-1, steps, time.Since(start).Round(time.Millisecond), total)
 }
+
+// TestSimulationReplays: a seed gives the same calls in the same order.
+func TestSimulationReplays(t *testing.T) {
+	world := newWorld(t).age(t)
+	for seed := range uint64(20) {
+		var calls [2][]string
+		for i := range calls {
+			s := world.newSim(t, 900+seed, nil)
+			s.log = func(line string) { calls[i] = append(calls[i], line) }
+			if err := s.play(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, line := range calls[0] {
+			if i >= len(calls[1]) || calls[1][i] != line {
+				t.Fatalf("seed %d: call %d of %d is another when it is played again:\n%s\n%s", 900+seed, i, len(calls[0]), line, append(calls[1], "")[min(i, len(calls[1]))])
+			}
+		}
+	}
+}

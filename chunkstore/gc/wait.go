@@ -3,6 +3,7 @@ package gc
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -55,8 +56,8 @@ func (c *collector) fenceDead(ctx context.Context, v *chunkstore.Inventory) (any
 			any = true
 		}
 	}
-	for id, at := range v.Collectors {
-		if id != c.id && !c.now.IsZero() && c.now.Sub(at) > c.opts.FenceAfter {
+	for _, id := range sortedIDs(v.Collectors) {
+		if id != c.id && !c.now.IsZero() && c.now.Sub(v.Collectors[id]) > c.opts.FenceAfter {
 			if err := c.store.RemoveCollector(ctx, id); err != nil {
 				return any, err
 			}
@@ -67,14 +68,13 @@ func (c *collector) fenceDead(ctx context.Context, v *chunkstore.Inventory) (any
 }
 
 func undecided(v *chunkstore.Inventory) []chunk.SessionID {
-	var out []chunk.SessionID
-	for id := range v.Intents {
-		if v.Undecided(id) {
-			out = append(out, id)
-		}
-	}
-	slices.SortFunc(out, func(a, b chunk.SessionID) int { return slices.Compare(a[:], b[:]) })
-	return out
+	return slices.DeleteFunc(sortedIDs(v.Intents), func(id chunk.SessionID) bool { return !v.Undecided(id) })
+}
+
+// sortedIDs gives the keys of a map in their order: which call comes next must
+// not hang on chance, or a schedule of the simulation does not replay.
+func sortedIDs[V any](set map[chunk.SessionID]V) []chunk.SessionID {
+	return slices.SortedFunc(maps.Keys(set), func(a, b chunk.SessionID) int { return slices.Compare(a[:], b[:]) })
 }
 
 // await waits until the sessions that were undecided when it is called are
