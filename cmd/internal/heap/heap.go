@@ -10,7 +10,7 @@ import (
 const every = 500 * time.Millisecond
 
 // room is how much may lie about beside what is in use, in bytes.
-const room = 64 << 20
+const room = 16 << 20
 
 // Limit sets the garbage collector's soft limit to least bytes, or a quarter and
 // room over what is in use if that is more. stop ends following it.
