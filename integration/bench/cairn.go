@@ -19,7 +19,8 @@ type cairn struct {
 	dir       string
 	web, next *machine // the first and the second VM; nil when not running
 	report    func(row, name string, ok bool, detail string)
-	verified  bool // the incremental's restored disk was compared once
+	verified  bool   // the incremental's restored disk was compared once
+	shards    string // parity of the repository, as --shards; "" is one folder
 }
 
 // backupSummary is a line of `cairn backup --json`.
@@ -61,7 +62,14 @@ func (c *cairn) Begin(ctx context.Context, dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "password"), []byte("bench\n"), 0o600); err != nil {
 		return err
 	}
-	u, err := run(ctx, c.command("init", "-r", filepath.Join(dir, "repo"), "--password-file", filepath.Join(dir, "password")))
+	init := []string{"init", "-r", filepath.Join(dir, "repo"), "--password-file", filepath.Join(dir, "password")}
+	if c.shards != "" {
+		init = append(init, "--shards", c.shards)
+		for i := range 6 {
+			init = append(init, "--place", filepath.Join(dir, fmt.Sprint("place", i)))
+		}
+	}
+	u, err := run(ctx, c.command(init...))
 	if err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ type options struct {
 
 // allRows are what -only chooses from.
 func allRows() []string {
-	return []string{"full", "day", "lost", "second", "restore", "mount", "copy", "idle", "disks", "nbd", "guest", "push", "tree"}
+	return []string{"full", "day", "lost", "second", "parity", "restore", "mount", "copy", "idle", "disks", "nbd", "guest", "push", "tree"}
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {
@@ -143,7 +143,7 @@ func (b *bench) equip(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
-	if len(b.steps()) > 0 { // the other rows make their own disks
+	if len(b.steps()) > 0 || b.rows["parity"] { // the other rows make their own disks
 		if b.corpus, err = openCorpus(ctx, o.corpus, script); err != nil {
 			return err
 		}

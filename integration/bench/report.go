@@ -42,6 +42,7 @@ var titles = [...][2]string{
 	{"day", "next day (cairn: through the bitmap)"},
 	{"lost", "all read again (cairn: bitmap lost), a day's difference, no new content"},
 	{"second", "second VM of the same distribution"},
+	{"parity", "first full backup into six folders of one filesystem with parity (4+2); one-place: into one"},
 	{"restore", "restore to a sparse file, cold"},
 	{"open", "mount by a passphrase, cold"},
 	{"open-key", "mount by a key (no slow derivation), cold"},

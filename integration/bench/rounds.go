@@ -46,7 +46,7 @@ func (b *bench) run(ctx context.Context, rounds int) error {
 			return err
 		}
 	}
-	for row, measure := range map[string]func(context.Context) error{"disks": b.disks, "nbd": b.nbd, "guest": b.guest, "push": b.push, "tree": b.tree} {
+	for row, measure := range map[string]func(context.Context) error{"disks": b.disks, "nbd": b.nbd, "guest": b.guest, "push": b.push, "tree": b.tree, "parity": b.parity} {
 		if !b.rows[row] {
 			continue
 		}

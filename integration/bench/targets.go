@@ -44,6 +44,7 @@ func targets() []target {
 		{Row: "lost", Metric: cpuS, Against: restic, Limit: 0.35, Other: "day", Text: "lost bitmap: CPU / restic's second run"},
 		{Row: "lost", Metric: cpuS, Against: restic, Limit: 0.35, Text: "lost bitmap: CPU / restic's run without new content"},
 		{Row: "second", Metric: growthBytes, Limit: 128, Unit: mib, Text: "second VM: repository growth, MiB"},
+		{Row: "parity", Metric: wallS, Against: []string{onePlace}, Limit: 1.15, Text: "first full with parity 4+2: wall / one folder's"},
 		{Row: "restore", Metric: wallS, Against: both, Limit: 0.35, Text: "restore: wall / fastest peer's"},
 		{Row: "restore", Metric: cpuS, Against: restic, Limit: 0.55, Text: "restore: CPU / restic's"},
 		{Row: "open", Metric: firstLsS, Limit: 0.1, Text: "mount by passphrase, few points: first ls, s"},

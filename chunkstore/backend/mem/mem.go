@@ -21,6 +21,7 @@ type Place struct {
 	mu      sync.Mutex
 	objects map[string][]byte
 	made    map[string]time.Time
+	names   []string // sorted
 	Fault   func(op, name string) error
 	Now     func() time.Time
 }
@@ -54,6 +55,8 @@ func (p *Place) Put(ctx context.Context, name string, data []byte) error {
 		return fmt.Errorf("%s: %w", name, backend.ErrExist)
 	}
 	p.objects[name], p.made[name] = bytes.Clone(data), p.Now()
+	i, _ := slices.BinarySearch(p.names, name)
+	p.names = slices.Insert(p.names, i, name)
 	return nil
 }
 
@@ -95,14 +98,15 @@ func (p *Place) List(ctx context.Context, prefix string, fn func(backend.Object)
 		p.mu.Unlock()
 		return err
 	}
+	first, _ := slices.BinarySearch(p.names, prefix)
 	var list []backend.Object
-	for name, o := range p.objects {
-		if strings.HasPrefix(name, prefix) {
-			list = append(list, backend.Object{Name: name, Size: int64(len(o)), Modified: p.made[name]})
+	for _, name := range p.names[first:] {
+		if !strings.HasPrefix(name, prefix) {
+			break
 		}
+		list = append(list, backend.Object{Name: name, Size: int64(len(p.objects[name])), Modified: p.made[name]})
 	}
 	p.mu.Unlock()
-	slices.SortFunc(list, func(a, b backend.Object) int { return strings.Compare(a.Name, b.Name) })
 	for _, o := range list {
 		if err := fn(o); err != nil {
 			return err
@@ -118,6 +122,9 @@ func (p *Place) Delete(ctx context.Context, name string) error {
 	if err := p.fault(ctx, "delete", name); err != nil {
 		return err
 	}
+	if i, ok := slices.BinarySearch(p.names, name); ok {
+		p.names = slices.Delete(p.names, i, i+1)
+	}
 	delete(p.objects, name)
 	return nil
 }
@@ -126,7 +133,7 @@ func (p *Place) Delete(ctx context.Context, name string) error {
 func (p *Place) Clone() *Place {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return &Place{objects: maps.Clone(p.objects), made: maps.Clone(p.made), Now: p.Now}
+	return &Place{objects: maps.Clone(p.objects), made: maps.Clone(p.made), names: slices.Clone(p.names), Now: p.Now}
 }
 
 // Damage changes a stored object in place, as a rotting disk would.

@@ -373,8 +373,8 @@ func (s *Spread) unsettle(name string) {
 	s.unsettled[name] = true
 }
 
-func (s *Spread) noteUnsettled(all []*object) {
-	for _, o := range all {
+func (s *Spread) noteUnsettled(seen *table) {
+	for o := range seen.all() {
 		if !o.pack && mustSettle(o.name) && bits.OnesCount32(o.on) < s.settledQuorum() {
 			s.unsettle(o.name)
 		}

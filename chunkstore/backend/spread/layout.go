@@ -441,10 +441,11 @@ func btoi(b bool) int {
 // What is decided is on one of those that survey demands, whether the place
 // that leaves is among them or not.
 func (s *Spread) copyControl(ctx context.Context, to backend.Backend) error {
-	all, err := s.surveyUnguarded(ctx, "")
+	seen, err := s.surveyUnguarded(ctx, "")
 	if err != nil {
 		return err
 	}
+	all := seen.list()
 	// The config is first: by it a later try knows what an earlier one left.
 	slices.SortStableFunc(all, func(a, b *object) int { return cmp.Compare(btoi(b.name == configName), btoi(a.name == configName)) })
 	for _, o := range all {
@@ -506,10 +507,11 @@ func (s *Spread) States(ctx context.Context, l *Layout) ([]PlaceState, error) {
 			errs[i] = m.tryWrite(ctx)
 		}
 	})
-	all, err := s.surveyUnguarded(ctx, "")
+	seen, err := s.surveyUnguarded(ctx, "")
 	if err != nil && !errors.Is(err, ErrAway) {
 		return nil, err
 	}
+	all := seen.list()
 	ended := endedSessions(all)
 	for i, m := range s.members {
 		out[i] = PlaceState{Place: l.Places[i], State: "ok"}

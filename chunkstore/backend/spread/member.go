@@ -243,26 +243,19 @@ func (m *member) size(ctx context.Context, name string) (int64, error) {
 	return <-out, nil
 }
 
-// list gives the objects below a prefix.
-func (m *member) list(ctx context.Context, prefix string) ([]backend.Object, error) {
-	out := make(chan []backend.Object, 1)
-	err := m.do(ctx, m.o.PutLimit, func(ctx context.Context, alive func()) error {
-		var all []backend.Object
+// list gives the objects below a prefix to fn, also some after it has failed.
+func (m *member) list(ctx context.Context, prefix string, fn func(backend.Object)) error {
+	return m.do(ctx, m.o.PutLimit, func(ctx context.Context, alive func()) error {
 		err := m.Place.List(ctx, prefix, func(o backend.Object) error {
 			alive()
-			all = append(all, o)
-			return nil
+			fn(o)
+			return ctx.Err() // nobody waits any more
 		})
 		if err == nil {
 			err = m.known(ctx)
 		}
-		out <- all
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return <-out, nil
 }
 
 func (m *member) remove(ctx context.Context, name string) error {

@@ -333,22 +333,24 @@ func (s *Spread) check(ctx context.Context, name string) error {
 // a pack whose shards have over 4 KiB is rounded up to a multiple of k; Size
 // gives the exact one.
 func (s *Spread) List(ctx context.Context, prefix string, fn func(backend.Object) error) error {
-	var seen []*object
+	var seen *table
 	err := s.patient(ctx, func() (err error) {
-		seen, err = s.survey(ctx, prefix)
+		seen, err = s.surveyTable(ctx, prefix)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	noted, err := s.noted(ctx, seen)
-	if err != nil {
-		return err
-	}
-	for _, o := range seen {
+	var noted map[string]bool // read when it is needed
+	for o := range seen.all() {
 		size := o.size
 		if o.pack {
 			if size, err = s.listedSize(ctx, o); err != nil {
+				return err
+			}
+		}
+		if o.lacks && noted == nil {
+			if noted, err = s.noted(ctx); err != nil {
 				return err
 			}
 		}
@@ -377,19 +379,29 @@ type object struct {
 
 // survey lists a prefix on all places that can be reached: by name.
 func (s *Spread) survey(ctx context.Context, prefix string) ([]*object, error) {
-	out, err := s.surveyUnguarded(ctx, prefix)
+	t, err := s.surveyTable(ctx, prefix)
+	return t.list(), err
+}
+
+// surveyTable is survey in little memory.
+func (s *Spread) surveyTable(ctx context.Context, prefix string) (*table, error) {
+	t, err := s.surveyUnguarded(ctx, prefix)
 	if err == nil && prefix != packsPrefix {
-		s.noteUnsettled(out)
+		s.noteUnsettled(t)
 		err = s.unchanged(ctx)
 	}
-	return out, err
+	return t, err
 }
 
 // surveyUnguarded does not look whether a place was replaced meanwhile.
-func (s *Spread) surveyUnguarded(ctx context.Context, prefix string) ([]*object, error) {
-	lists := make([][]backend.Object, len(s.members))
+func (s *Spread) surveyUnguarded(ctx context.Context, prefix string) (*table, error) {
+	t := s.newTable()
 	errs := make([]error, len(s.members))
-	s.each(func(i int, m *member) { lists[i], errs[i] = m.list(ctx, prefix) })
+	s.each(func(i int, m *member) {
+		if errs[i] = m.list(ctx, prefix, func(o backend.Object) { t.show(i, o) }); errs[i] != nil {
+			t.fail(i)
+		}
+	})
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -403,78 +415,21 @@ func (s *Spread) surveyUnguarded(ctx context.Context, prefix string) ([]*object,
 		return nil, s.awayError("listing what is stored", s.leastQuorum(), errs)
 	}
 	s.sawOnly(reached)
-	byName := map[string]*object{}
-	for i, l := range lists {
-		if errs[i] != nil {
-			continue
-		}
-		for _, o := range l {
-			s.show(byName, i, o)
-		}
-	}
-	out := make([]*object, 0, len(byName))
-	for _, o := range byName {
-		if o.pack {
-			n := s.absent(o, errs)
-			o.partial, o.lacks = n > s.shards.M, n > 0
-		}
-		out = append(out, o)
-	}
-	slices.SortFunc(out, func(a, b *object) int { return strings.Compare(a.name, b.name) })
-	return out, nil
+	return t, nil
 }
 
 // noted gives the packs of which a note says that shards are missing: whoever
-// stored them was told so. Nobody is asked when none is missing.
-func (s *Spread) noted(ctx context.Context, seen []*object) (map[string]bool, error) {
-	if !slices.ContainsFunc(seen, func(o *object) bool { return o.lacks }) {
-		return nil, nil
-	}
+// stored them was told so.
+func (s *Spread) noted(ctx context.Context) (map[string]bool, error) {
 	noted := map[string]bool{}
 	err := s.patient(ctx, func() error {
 		notes, err := s.surveyUnguarded(ctx, notesPrefix)
-		for _, o := range notes {
+		for _, o := range notes.list() {
 			noted[packsPrefix+strings.TrimPrefix(o.name, notesPrefix)] = true
 		}
 		return err
 	})
 	return noted, err
-}
-
-// absent counts the shards of a pack that places which were listed do not have:
-// what sizePack would find.
-func (s *Spread) absent(o *object, errs []error) (n int) {
-	order := s.order(o.name)
-	for i := range s.shards.Total() {
-		if o.on&(1<<i) == 0 && errs[order[i%len(order)]] == nil {
-			n++
-		}
-	}
-	return n
-}
-
-// show adds what member i lists to an object.
-func (s *Spread) show(byName map[string]*object, i int, o backend.Object) {
-	if o.Name == identityName {
-		return // each place's own
-	}
-	name, bit, isShard := o.Name, i, false
-	if pack, n, ok := parseShardName(o.Name); ok {
-		order := s.order(pack)
-		if n >= s.shards.Total() || order[n%len(order)] != i {
-			return // a shard where none belongs: nothing reads it
-		}
-		name, bit, isShard = pack, n, true
-	}
-	x := byName[name]
-	if x == nil {
-		x = &object{name: name, pack: isShard, size: o.Size, modified: o.Modified}
-		byName[name] = x
-	}
-	x.on |= 1 << bit
-	if o.Modified.Before(x.modified) {
-		x.modified = o.Modified
-	}
 }
 
 // Syncs implements backend.Syncer.
