@@ -23,7 +23,6 @@ type mapWriter struct {
 	kept    map[PackRef][]byte // stored bytes of the first ones, for RefillMap
 	held    int                // bytes in kept
 	builder *pack.Builder
-	encoder *pack.Encoder
 	raw     []byte
 	lens    []byte
 	encoded []byte
@@ -78,9 +77,6 @@ func (m *mapWriter) closeFrame() error {
 	if len(m.raw) == 0 {
 		return nil
 	}
-	if m.encoder == nil {
-		m.encoder = pack.NewEncoder()
-	}
 	if m.builder == nil {
 		b, err := pack.NewBuilder(pack.KindMap, m.session.store.keys, nil)
 		if err != nil {
@@ -88,7 +84,9 @@ func (m *mapWriter) closeFrame() error {
 		}
 		m.builder = b
 	}
-	e, encoded, err := m.encoder.Encode(m.encoded, m.raw)
+	encoder := encoders.Get().(*pack.Encoder)
+	e, encoded, err := encoder.Encode(m.encoded, m.raw)
+	encoders.Put(encoder)
 	if err != nil {
 		return err
 	}

@@ -96,7 +96,7 @@ func (w *Session) IsMap(r PackRef) bool { return slices.Contains(w.maps.closed, 
 // chunks; read gives chunk n, or ok false when the session does not need it.
 // What is read must be what its ID names: other points may need it, too.
 func (w *Session) Refill(ctx context.Context, lost PackRef, ids []chunk.ID, read func(n int, dst []byte) (ok bool, err error)) error {
-	r := refill{session: w, kind: pack.KindData, encoder: pack.NewEncoder()}
+	r := refill{session: w, kind: pack.KindData}
 	f := &Forward{Kind: pack.KindData, Count: len(ids), Lost: true}
 	hasher := chunk.NewHasher(w.store.ChunkKey())
 	var frame, index []byte
@@ -159,7 +159,7 @@ func (w *Session) RefillMap(ctx context.Context, lost PackRef) error {
 	if err != nil {
 		return err
 	}
-	r := refill{session: w, kind: pack.KindMap, encoder: pack.NewEncoder()}
+	r := refill{session: w, kind: pack.KindMap}
 	dec := pack.NewDecoder()
 	for i, fr := range foot.Frames {
 		size, index := 0, []byte(nil)
@@ -187,7 +187,6 @@ type refill struct {
 	session *Session
 	kind    pack.Kind
 	builder *pack.Builder
-	encoder *pack.Encoder
 	encoded []byte
 	count   int
 }
@@ -200,7 +199,9 @@ func (r *refill) append(frame []byte, count int, index []byte) error {
 		}
 		r.builder = b
 	}
-	enc, encoded, err := r.encoder.Encode(r.encoded, frame)
+	encoder := encoders.Get().(*pack.Encoder)
+	enc, encoded, err := encoder.Encode(r.encoded, frame)
+	encoders.Put(encoder)
 	if err != nil {
 		return err
 	}

@@ -318,6 +318,7 @@ func TestMutants(t *testing.T) {
 		t.Skip("plays some hundreds of schedules; not with -short")
 	}
 	count := chunkstoretest.Number(t, "CAIRN_SIM_MUTANT", 3000)
+	haste(t)
 	world := newWorld(t).age(t)
 	for _, name := range slices.Sorted(maps.Keys(mutants)) {
 		m := mutants[name]
