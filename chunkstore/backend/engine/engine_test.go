@@ -130,13 +130,13 @@ func TestWorstCounts(t *testing.T) {
 func TestVerdicts(t *testing.T) {
 	ctx := context.Background()
 	b := mem.New()
-	if _, err := Last(ctx, b); !errors.Is(err, ErrNoVerdict) {
+	if _, err := Last(ctx, b, ""); !errors.Is(err, ErrNoVerdict) {
 		t.Errorf("no verdict: %v", err)
 	}
 	done := make(chan error)
 	for range 8 {
 		go func() {
-			done <- Store(ctx, b, &Verdict{Version: verdictVersion, Findings: []Finding{{CreateOnly, Good, "x"}}})
+			done <- Store(ctx, b, "", &Verdict{Version: verdictVersion, Findings: []Finding{{CreateOnly, Good, "x"}}})
 		}()
 	}
 	for range 8 {
@@ -144,13 +144,13 @@ func TestVerdicts(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := Store(ctx, b, &Verdict{Version: verdictVersion, Left: 7}); err != nil {
+	if err := Store(ctx, b, "", &Verdict{Version: verdictVersion, Left: 7}); err != nil {
 		t.Fatal(err)
 	}
-	if v, err := Last(ctx, b); err != nil || v.Left != 7 {
+	if v, err := Last(ctx, b, ""); err != nil || v.Left != 7 {
 		t.Errorf("%+v, %v", v, err)
 	}
-	if n, err := last(ctx, b); n != 9 || err != nil {
+	if n, err := last(ctx, b, ""); n != 9 || err != nil {
 		t.Errorf("%d verdicts, %v", n, err)
 	}
 }

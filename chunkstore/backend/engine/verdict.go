@@ -89,50 +89,60 @@ func (v *Verdict) Reasons() string {
 // ErrNoVerdict: the place was never checked.
 var ErrNoVerdict = errors.New("the place was never checked")
 
-// Store keeps a verdict in the place, as the next one there.
-func Store(ctx context.Context, b backend.Backend, v *Verdict) error {
+// Store keeps a verdict in b, as the next one there of the place with that ID;
+// "" is b itself.
+func Store(ctx context.Context, b backend.Backend, place string, v *Verdict) error {
 	body, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return err
 	}
 	for {
-		n, err := last(ctx, b)
+		n, err := last(ctx, b, place)
 		if err != nil {
 			return err
 		}
-		if err = b.Put(ctx, name(n+1), body); !errors.Is(err, backend.ErrExist) {
+		if err = b.Put(ctx, name(place, n+1), body); !errors.Is(err, backend.ErrExist) {
 			return err
 		}
 	}
 }
 
-// Last gives the place's last verdict, or ErrNoVerdict.
-func Last(ctx context.Context, b backend.Backend) (*Verdict, error) {
-	n, err := last(ctx, b)
+// Last gives the last verdict that b keeps of the place with that ID, or
+// ErrNoVerdict; "" is b itself.
+func Last(ctx context.Context, b backend.Backend, place string) (*Verdict, error) {
+	n, err := last(ctx, b, place)
 	if err != nil {
 		return nil, err
 	}
 	if n == 0 {
 		return nil, ErrNoVerdict
 	}
-	body, err := backend.Get(ctx, b, name(n), maxVerdict)
+	body, err := backend.Get(ctx, b, name(place, n), maxVerdict)
 	if err != nil {
 		return nil, err
 	}
 	v := new(Verdict)
 	if err := json.Unmarshal(body, v); err != nil || v.Version != verdictVersion {
-		return nil, fmt.Errorf("%s: it is no verdict that this cairn reads", name(n))
+		return nil, fmt.Errorf("%s: it is no verdict that this cairn reads", name(place, n))
 	}
 	return v, nil
 }
 
 // name gives the n-th verdict's object name, in an order that a listing has.
-func name(n int) string { return fmt.Sprintf("%s%08d", Prefix, n) }
+func name(place string, n int) string { return fmt.Sprintf("%s%08d", folder(place), n) }
+
+// folder is where the verdicts of a place are.
+func folder(place string) string {
+	if place == "" {
+		return Prefix
+	}
+	return Prefix + place + "/"
+}
 
 // last gives the number of the last verdict; 0 if there is none.
-func last(ctx context.Context, b backend.Backend) (n int, err error) {
-	err = b.List(ctx, Prefix, func(o backend.Object) error {
-		if i, err := strconv.Atoi(strings.TrimPrefix(o.Name, Prefix)); err == nil && i > n && o.Name == name(i) {
+func last(ctx context.Context, b backend.Backend, place string) (n int, err error) {
+	err = b.List(ctx, folder(place), func(o backend.Object) error {
+		if i, err := strconv.Atoi(strings.TrimPrefix(o.Name, folder(place))); err == nil && i > n && o.Name == name(place, i) {
 			n = i
 		}
 		return nil

@@ -111,9 +111,10 @@ func (a *app) examineHost(ctx context.Context, d *doctor) (repo *wire.Repo, cat 
 		repo, cat = r, r.NewCatalogue(ctx, commandCache)
 		d.add(stateGood, "repository", "", "%s opens (%s)", a.repo, repo.Store.Config.ID[:8])
 		examineKey(d, repo)
-		if wire.IsBucket(a.repo) {
+		if len(repo.Engines()) > 0 {
 			a.examineEngine(ctx, d, repo)
-		} else {
+		}
+		if !wire.IsBucket(a.repo) {
 			examineSpace(d, "repository's space", a.repo)
 		}
 	}

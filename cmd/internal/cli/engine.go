@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,21 +50,21 @@ those stay (some 50 small ones, or 250).`,
 			if a.repo == "" {
 				return usagef("no repository named: use -r REPOSITORY or CAIRN_REPOSITORY")
 			}
-			v, err := wire.CheckEngine(c.Context(), a.repo, a.now())
-			if v == nil {
-				return err
-			}
-			if a.json {
-				if jerr := a.printJSON(map[string]any{"message_type": "engine", "good": v.Good(), "verdict": v}); err == nil {
-					err = jerr
+			var bad []error
+			err := wire.CheckEngines(c.Context(), a.repo, a.now(), func(e wire.Engine, v *engine.Verdict) error {
+				if !v.Good() {
+					bad = append(bad, fmt.Errorf("%w: %s: %s", wire.ErrEngine, e.Spec, v.Reasons()))
 				}
-			} else {
+				if a.json {
+					return a.printJSON(map[string]any{"message_type": "engine", "place": e.Spec, "good": v.Good(), "verdict": v})
+				}
+				if e.Spec != a.repo && !(a.quiet && v.Good()) {
+					fmt.Fprintf(a.stdout, "%s\n", e.Spec)
+				}
 				a.printVerdict(a.stdout, v)
-			}
-			if err == nil && !v.Good() {
-				err = fmt.Errorf("%w: %s", wire.ErrEngine, v.Reasons())
-			}
-			return err
+				return nil
+			})
+			return errors.Join(append(bad, err)...)
 		},
 	})
 	c.AddCommand(a.undeleteCmd())
@@ -148,18 +149,29 @@ func (a *app) printVerdict(w io.Writer, v *engine.Verdict) {
 // engineWarning says what is wrong with the last check of a bucket's engine;
 // "" if nothing is, or the repository is a folder.
 func (a *app) engineWarning(ctx context.Context, repo *wire.Repo) string {
-	if !wire.IsBucket(repo.Path) {
-		return ""
+	var list []string
+	for _, e := range repo.Engines() {
+		if w := a.warningOf(ctx, repo, e); w != "" {
+			list = append(list, w)
+		}
 	}
-	switch v, err := repo.LastVerdict(ctx); {
+	return strings.Join(list, "; ")
+}
+
+func (a *app) warningOf(ctx context.Context, repo *wire.Repo, e wire.Engine) string {
+	what := "the engine"
+	if e.Spec != repo.Path {
+		what = "the engine of " + e.Spec
+	}
+	switch v, err := repo.LastVerdict(ctx, e); {
 	case errors.Is(err, engine.ErrNoVerdict):
-		return "the engine was never checked: cairn engine check"
+		return what + " was never checked: cairn engine check"
 	case err != nil:
-		return fmt.Sprintf("the last check of the engine cannot be read: %v", err)
+		return fmt.Sprintf("the last check of %s cannot be read: %v", what, err)
 	case !v.Good():
-		return "the engine did not pass its last check (" + safe(v.Reasons()) + "): only one host may write to it; cairn engine check"
+		return what + " did not pass its last check (" + safe(v.Reasons()) + "): only one host may write to it; cairn engine check"
 	case a.now().Sub(v.Time) > verdictAge:
-		return fmt.Sprintf("the engine's last check is %d days old: cairn engine check", int(a.now().Sub(v.Time).Hours()/24))
+		return fmt.Sprintf("%s's last check is %d days old: cairn engine check", what, int(a.now().Sub(v.Time).Hours()/24))
 	}
 	return ""
 }

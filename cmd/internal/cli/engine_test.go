@@ -105,17 +105,17 @@ func TestOldVerdict(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer place.Close()
-	v, err := engine.Last(ctx, place)
+	v, err := engine.Last(ctx, place, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	v.Time = time.Now().Add(-8 * 24 * time.Hour)
-	if err := engine.Store(ctx, place, v); err != nil {
+	if err := engine.Store(ctx, place, "", v); err != nil {
 		t.Fatal(err)
 	}
 	h.bucket(s, exitOK, "8 days old", "doctor")
 	v.Findings = append(v.Findings, engine.Finding{Name: engine.CreateOnly, State: engine.Bad, Text: "3 of 16"})
-	if err := engine.Store(ctx, place, v); err != nil {
+	if err := engine.Store(ctx, place, "", v); err != nil {
 		t.Fatal(err)
 	}
 	h.bucket(s, exitOK, "3 of 16", "doctor")

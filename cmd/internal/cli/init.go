@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -46,6 +47,8 @@ not against a disk that dies.
   cairn init /backup/repo --shards 4+2 --place /mnt/d1 --place /mnt/d2 --place /mnt/d3 \
       --place /mnt/d4 --place /mnt/d5 --place /mnt/d6
   cairn init /backup/repo --shards 1+1 --place /mnt/d1 --place /mnt/d2      a mirror
+  cairn init /backup/repo --shards 1+1 --place /mnt/d1 \
+      --place s3:https://s3.example.com/bucket/cairn        a mirror in object storage
 
 See then: cairn place ls
 
@@ -90,7 +93,7 @@ and is refused. --force takes it all the same, for one host alone.`,
 			var cfg *chunkstore.Config
 			var err error
 			if parity != (spread.Shards{}) {
-				cfg, err = wire.InitSpread(c.Context(), path, places, parity, o)
+				cfg, err = a.initSpread(c.Context(), path, places, parity, o, bucket)
 			} else {
 				cfg, err = a.initPlace(c.Context(), path, o, bucket)
 			}
@@ -116,12 +119,32 @@ and is refused. --force takes it all the same, for one host alone.`,
 		},
 	}
 	c.Flags().BoolVar(&plain, "no-encryption", false, "leave the keys in the repository, readable for everybody who can read it")
-	c.Flags().StringArrayVar(&places, "place", nil, "a folder that holds a part of the repository; once for each shard (needs --shards)")
+	c.Flags().StringArrayVar(&places, "place", nil, "a folder or bucket that holds a part of the repository; once for each shard (needs --shards)")
 	c.Flags().StringVar(&shards, "shards", "", "keep parity: K+M, like 4+2")
 	c.Flags().BoolVar(&noRecovery, "no-recovery-key", false, "make no recovery key: a lost passphrase then is a lost repository")
 	c.Flags().BoolVar(&bucket.Make, "make-bucket", false, "make the bucket if there is none")
 	c.Flags().BoolVar(&bucket.Force, "force", false, "take object storage that did not pass the check: only one host may ever write to it")
 	return c
+}
+
+// initSpread makes the repository in several places.
+func (a *app) initSpread(ctx context.Context, path string, places []string, parity spread.Shards, o chunkstore.InitOptions, bucket wire.NewBucket) (*chunkstore.Config, error) {
+	buckets := slices.ContainsFunc(append(places, path), wire.IsBucket)
+	if !buckets && (bucket.Make || bucket.Force) {
+		return nil, usagef("--make-bucket and --force are for object storage: s3:https://HOST/BUCKET")
+	}
+	if buckets {
+		a.say("checking whether each engine keeps what a repository needs …")
+	}
+	bucket.Checked = a.checkedEngine
+	return wire.InitSpread(ctx, path, places, parity, o, bucket)
+}
+
+// checkedEngine shows what was found of a new repository's engine.
+func (a *app) checkedEngine(v *engine.Verdict) {
+	if !a.json {
+		a.printVerdict(a.stderr, v)
+	}
 }
 
 // initPlace makes the repository in a folder or a bucket.
@@ -133,12 +156,8 @@ func (a *app) initPlace(ctx context.Context, path string, o chunkstore.InitOptio
 		return wire.InitRepo(ctx, path, o)
 	}
 	a.say("checking whether the engine keeps what a repository needs …")
-	return wire.InitBucket(ctx, path, o, wire.NewBucket{Make: bucket.Make, Force: bucket.Force,
-		Checked: func(v *engine.Verdict) {
-			if !a.json {
-				a.printVerdict(a.stderr, v)
-			}
-		}})
+	bucket.Checked = a.checkedEngine
+	return wire.InitBucket(ctx, path, o, bucket)
 }
 
 // newSecret gives the new repository's secret; a typed one is asked twice.

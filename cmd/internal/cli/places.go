@@ -292,7 +292,7 @@ list of places was stored already and only shards are missing: cairn repair plac
 		Args: args(2, 2),
 		RunE: func(c *cobra.Command, argv []string) error {
 			return a.withCatalogue(c.Context(), commandCache, func(repo *wire.Repo, _ *wire.Catalogue) error {
-				r, err := repo.ReplacePlace(c.Context(), argv[0], argv[1], lost, a.reporter().Items)
+				r, err := repo.ReplacePlace(c.Context(), argv[0], argv[1], lost, a.now(), a.reporter().Items)
 				if err != nil {
 					return err
 				}

@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
+	"cairn/chunkstore/backend/engine"
 	"cairn/chunkstore/backend/spread"
 )
 
@@ -143,8 +147,8 @@ func (r *Repo) PlaceStates(ctx context.Context) ([]spread.PlaceState, spread.Sha
 }
 
 // ReplacePlace puts a new place where an old one was, which may be lost, and
-// makes its shards. With othersLost all other places that are away are, too.
-func (r *Repo) ReplacePlace(ctx context.Context, old, spec string, othersLost bool, prog spread.Progress) (*spread.RepairReport, error) {
+// makes its shards; a bucket's engine is checked before. With othersLost all other places that are away are, too.
+func (r *Repo) ReplacePlace(ctx context.Context, old, spec string, othersLost bool, now time.Time, prog spread.Progress) (*spread.RepairReport, error) {
 	p, err := r.places()
 	if err != nil {
 		return nil, err
@@ -161,18 +165,25 @@ func (r *Repo) ReplacePlace(ctx context.Context, old, spec string, othersLost bo
 	if err != nil {
 		return nil, err
 	}
-	next, err := p.layout.Replace(ctx, p.Spread, old, spec, fresh, othersLost)
+	var v *engine.Verdict
+	if IsBucket(spec) {
+		v, err = NewBucket{}.check(ctx, spec, fresh, now)
+	}
+	var next *spread.Layout
+	if err == nil {
+		next, err = p.layout.Replace(ctx, p.Spread, old, spec, fresh, othersLost)
+	}
 	if cerr := fresh.Close(); err == nil {
 		err = cerr
 	}
 	if err != nil {
 		return nil, err
 	}
-	return r.fill(ctx, p, next, prog)
+	return r.fill(ctx, p, next, v, prog)
 }
 
 // fill makes the shards of the place that a new list brought.
-func (r *Repo) fill(ctx context.Context, was *spreadPlace, next *spread.Layout, prog spread.Progress) (*spread.RepairReport, error) {
+func (r *Repo) fill(ctx context.Context, was *spreadPlace, next *spread.Layout, verdict *engine.Verdict, prog spread.Progress) (*spread.RepairReport, error) {
 	if _, _, err := spread.PlaceID(ctx, was.door); errors.Is(err, backend.ErrNotExist) {
 		if err := next.Save(ctx, was.door); err != nil {
 			return nil, fmt.Errorf("note the new list in %s: %w", r.Path, err)
@@ -190,16 +201,20 @@ func (r *Repo) fill(ctx context.Context, was *spreadPlace, next *spread.Layout, 
 			if m, ok := was.Member(p.Slot); ok {
 				o.Old = &m
 			}
+			if verdict != nil {
+				err = engine.Store(ctx, now, p.ID, verdict)
+			}
 		}
 	}
-	report, err := now.Repair(ctx, o)
-	return report, errors.Join(err, now.Close())
+	report, rerr := now.Repair(ctx, o)
+	return report, errors.Join(err, rerr, now.Close())
 }
 
 // InitSpread makes a repository in new or empty folders. Without places path
 // itself is the one, and holds all shards; with places it is the door: a small
 // folder with a copy of the config.
-func InitSpread(ctx context.Context, path string, specs []string, shards spread.Shards, o chunkstore.InitOptions) (*chunkstore.Config, error) {
+// A bucket's engine is checked before.
+func InitSpread(ctx context.Context, path string, specs []string, shards spread.Shards, o chunkstore.InitOptions, n NewBucket) (*chunkstore.Config, error) {
 	own := len(specs) == 0
 	if own {
 		specs = []string{path}
@@ -227,7 +242,11 @@ func InitSpread(ctx context.Context, path string, specs []string, shards spread.
 		}
 	}
 	o.Layout = l
-	c, err := initPlaces(ctx, l, o)
+	verdicts, err := n.checkAll(ctx, l, o.Now())
+	if err != nil {
+		return nil, err
+	}
+	c, err := initPlaces(ctx, l, o, verdicts)
 	if err != nil || own {
 		return c, err
 	}
@@ -235,7 +254,7 @@ func InitSpread(ctx context.Context, path string, specs []string, shards spread.
 }
 
 // initPlaces makes all the places, and the repository in them.
-func initPlaces(ctx context.Context, l *spread.Layout, o chunkstore.InitOptions) (c *chunkstore.Config, err error) {
+func initPlaces(ctx context.Context, l *spread.Layout, o chunkstore.InitOptions, verdicts map[string]*engine.Verdict) (c *chunkstore.Config, err error) {
 	for _, p := range l.Places {
 		b, err := createOne(ctx, p.Spec)
 		if err != nil {
@@ -255,7 +274,36 @@ func initPlaces(ctx context.Context, l *spread.Layout, o chunkstore.InitOptions)
 	if w := s.Warnings(); err == nil && len(w) > 0 {
 		return nil, fmt.Errorf("a new repository needs all its places: %s", strings.Join(w, "\n"))
 	}
+	for _, id := range slices.Sorted(maps.Keys(verdicts)) {
+		if err == nil {
+			err = engine.Store(ctx, s, id, verdicts[id])
+		}
+	}
 	return c, err
+}
+
+// checkAll checks the engines of the places that are buckets, by the places'
+// IDs. Nothing of a repository may be there yet.
+func (n NewBucket) checkAll(ctx context.Context, l *spread.Layout, now time.Time) (map[string]*engine.Verdict, error) {
+	verdicts := map[string]*engine.Verdict{}
+	for _, p := range l.Places {
+		if !IsBucket(p.Spec) {
+			continue
+		}
+		place, err := openBucket(ctx, p.Spec, n.Make)
+		if err != nil {
+			return nil, err
+		}
+		if _, err = chunkstore.ReadConfig(ctx, place); err == nil {
+			err = fmt.Errorf("%w at %s", chunkstore.ErrRepositoryExists, p.Spec)
+		} else if errors.Is(err, chunkstore.ErrNoRepository) {
+			verdicts[p.ID], err = n.check(ctx, p.Spec, place, now)
+		}
+		if err = errors.Join(err, place.Close()); err != nil {
+			return nil, err
+		}
+	}
+	return verdicts, nil
 }
 
 // copyConfig makes the door of a repository that lies elsewhere.
