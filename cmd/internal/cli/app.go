@@ -172,6 +172,7 @@ beginning of its ID. More, also what to do on the worst day: cairn help
 	)
 	c.SetHelpCommand(a.helpCmd())
 	completeNothing(c)
+	a.completeFlags(c)
 	return c
 }
 
