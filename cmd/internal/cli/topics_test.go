@@ -59,7 +59,7 @@ var explanation = regexp.MustCompile(`\S(   *[^ -]|   +--?[a-z].* )`)
 // commandOf gives the command line of cairn in a line that stands as it is, or
 // nil.
 func commandOf(line string) []string {
-	line = strings.TrimLeft(strings.TrimSpace(line), "$# ")
+	line = strings.TrimRight(strings.TrimLeft(strings.TrimSpace(line), "$# `"), "`")
 	if at := explanation.FindStringIndex(line); at != nil {
 		line = line[:at[0]+1]
 	}
@@ -248,6 +248,54 @@ func checkConfiguration(t *testing.T, name string, lines []string) {
 	}
 	if _, err := config.Load(config.Dirs{Config: dir, State: dir, Cache: dir}); err != nil {
 		t.Errorf("%s: a configuration that it shows: %v\n%s", name, err, text)
+	}
+}
+
+// TestReadmeNamesWhatIs: the same of the README: lines of its blocks, and what
+// stands between backquotes.
+func TestReadmeNamesWhatIs(t *testing.T) {
+	b, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	commands := 0
+	check := func(line string) {
+		words := commandOf(line)
+		if words == nil || slices.Contains(notYet, words[0]) || strings.Contains(line, "|") {
+			return // "bash|zsh|fish" is no command line
+		}
+		commands++
+		if err := judge(words); err != nil && !(strings.Contains(line, "`") && strings.Contains(err.Error(), "write: cairn")) {
+			t.Errorf("%s: %v", strings.TrimSpace(line), err)
+		}
+	}
+	text := string(b)
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "    ") {
+			check(strings.TrimRight(line, "\n"))
+			continue
+		}
+		for i, code := range strings.Split(line, "`") {
+			if i%2 == 1 && strings.HasPrefix(code, "cairn ") {
+				check("`" + code + "`")
+			}
+		}
+	}
+	if commands < 25 {
+		t.Errorf("only %d commands were found", commands)
+	}
+	// Each topic is linked, and each link to a file leads somewhere.
+	for _, g := range topics.Groups() {
+		for _, topic := range g.Topics {
+			if !strings.Contains(text, "(cmd/internal/topics/text/"+topic.Name+".txt)") {
+				t.Errorf("the topic %s is not linked", topic.Name)
+			}
+		}
+	}
+	for _, m := range regexp.MustCompile(`\]\(([^)#]+)[^)]*\)`).FindAllStringSubmatch(text, -1) {
+		if _, err := os.Stat("../../../" + m[1]); err != nil && !strings.Contains(m[1], "://") {
+			t.Errorf("a link to %s: %v", m[1], err)
+		}
 	}
 }
 
