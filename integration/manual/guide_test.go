@@ -106,13 +106,77 @@ func before(t *testing.T) disaster {
 
 // TestRestoreGuide walks the guide on a machine that has nothing: see there.
 func TestRestoreGuide(t *testing.T) {
-	root := filepath.Join(shortDir(t), "r")
-	walk(t, root)
+	walk(t, filepath.Join(shortDir(t), "r"), "")
 }
 
-func walk(t *testing.T, root string) {
+// TestRestoreGuideOnDebian is the long leg: the machine is a Debian 12 fresh
+// from debootstrap, with its own QEMU, and Cairn is installed from its package.
+func TestRestoreGuideOnDebian(t *testing.T) {
+	if os.Getenv("CAIRN_LONG") == "" {
+		t.Skip("makes a Debian, 3 minutes and 250 MB the first time; with CAIRN_LONG=1")
+	}
+	bin := t.TempDir()
+	for _, name := range []string{"cairn", "cairn-agent"} {
+		if out, err := exec.Command("cp", filepath.Join(filepath.Dir(os.Getenv(product.Env)), name), bin).CombinedOutput(); err != nil {
+			t.Fatalf("cp: %v: %s", err, out)
+		}
+	}
+	build := exec.Command("../../.ci/deb-host", bin)
+	build.Env = append(os.Environ(), "DEB_VERSION=1.0", "DEB_COMPRESS=-Znone")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("deb-host: %v: %s", err, out)
+	}
+	list, err := filepath.Glob(filepath.Join(bin, "cairn_*.deb"))
+	if err != nil || len(list) != 1 {
+		t.Fatalf("packages: %v %v", list, err)
+	}
+	walk(t, debian(t), list[0])
+}
+
+// debian gives a copy of a Debian that has what the guide has apt install. It
+// is made once, and kept in the lab's cache.
+func debian(t *testing.T) string {
+	t.Helper()
+	cache := os.Getenv("CAIRN_LAB_CACHE")
+	if cache == "" {
+		cache = "/var/cache/cairn-lab"
+	}
+	final := filepath.Join(cache, "restore-bookworm-1")
+	if _, err := os.Stat(final); err != nil {
+		work, err := os.MkdirTemp(cache, "building-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(work) })
+		args := []string{"--variant=minbase", "--include=qemu-system-x86,qemu-utils,fuse3,less", "bookworm", filepath.Join(work, "root")}
+		if mirror := os.Getenv("CAIRN_LAB_MIRROR"); mirror != "" {
+			args = append(args, mirror)
+		}
+		if out, err := exec.CommandContext(t.Context(), "debootstrap", args...).CombinedOutput(); err != nil {
+			t.Skipf("debootstrap: %v: %.500s", err, out)
+		}
+		if err := os.Rename(filepath.Join(work, "root"), final); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root := filepath.Join(shortDir(t), "r")
+	if out, err := exec.Command("cp", "-a", "--reflink=auto", final, root).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v: %s", err, out)
+	}
+	return root
+}
+
+// walk walks the guide on a machine with a root folder, in which Cairn is one
+// file, or comes in a package.
+func walk(t *testing.T, root, deb string) {
 	d := before(t)
 	m := newMachine(t, root, d.lab...)
+	if deb == "" {
+		m.copy(os.Getenv(product.Env), "usr/local/bin/cairn", 0o755)
+	} else {
+		m.copy(deb, "root/cairn.deb", 0o644)
+		m.must("dpkg -i /root/cairn.deb && test $(command -v cairn) = /usr/bin/cairn")
+	}
 	w := &walker{t: t, m: m, d: d, replace: strings.NewReplacer()}
 	// The repository's disk: the guide finds it mounted read-only.
 	m.copyTree(d.repo, "mnt/disk")

@@ -11,8 +11,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"cairn/integration/lab/product"
 )
 
 // patience bounds every command of a text; one that needs it has hung.
@@ -70,7 +68,6 @@ func newMachine(t *testing.T, root string, binds ...string) *machine {
 		m.mkdir(dir)
 		mounts = append(mounts, fmt.Sprintf("mount --bind '%s' './%s'", dir, dir))
 	}
-	m.copy(os.Getenv(product.Env), "usr/local/bin/cairn", 0o755)
 	script := "set -e; cd '" + root + "'; " + strings.Join(mounts, "; ") +
 		"; exec env -i HOME=/root TERM=dumb LANG=C.UTF-8 PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin chroot . /bin/bash --norc --noprofile"
 	cmd := exec.Command("unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation=private", "/bin/sh", "-c", script)

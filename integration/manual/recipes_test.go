@@ -361,6 +361,7 @@ func loopDevice(t *testing.T, file string) string {
 func TestPlainQEMU(t *testing.T) {
 	labtest.Available(t)
 	m := newMachine(t, filepath.Join(shortDir(t), "r"))
+	m.copy(os.Getenv(product.Env), "usr/local/bin/cairn", 0o755)
 	text := m.must("cairn help qemu")
 	steps := stepsOf(text)
 	if len(steps) < 9 {
