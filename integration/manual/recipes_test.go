@@ -254,6 +254,9 @@ func TestProxmoxThrottledBlockDevice(t *testing.T) {
 	n.start(q.Program, "103", proxmox9)
 	n.backsUp(t, "103", "drive-scsi0", map[string]string{"scsi0": "raw:" + dev})
 	has(t, "the firmware's variables", n.cairn(0, "show", "103@latest"), "disk drive-efidisk0  528 KiB", "disk pflash0         left out: read-only")
+	if out := n.cairn(0, "restore", "103@latest", "--vm", "--to", n.path("vm"), "--name", "back"); strings.Contains(out, "firmware variables") {
+		t.Errorf("the firmware's variables are restored, and missed: %s", out)
+	}
 }
 
 // configures finds the VMs as [discover] does.

@@ -414,6 +414,9 @@ func (r *rewriter) machine(o *option) error {
 			continue
 		}
 		for _, n := range r.below(name) {
+			if r.done[n] { // the variables are a disk of the point, as those of Proxmox VE are
+				continue
+			}
 			r.done[n] = true
 			q, _ := r.node(n)
 			file := first(q.get("filename"), q.get("file.filename"))
