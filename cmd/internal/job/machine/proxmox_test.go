@@ -60,8 +60,8 @@ func TestProxmoxVE(t *testing.T) {
 		"8": {proxmox8, []Disk{{Name: "scsi0", Device: "scsi0", File: "/var/lib/vz/images/101/vm-101-disk-0.qcow2", Path: "/new/scsi0.raw", Format: "raw"},
 			{Name: "drive-efidisk0", File: "/var/lib/vz/images/101/vm-101-disk-2.raw", Path: "/new/drive-efidisk0.raw", Format: "raw"}},
 			[]string{"7b10d7af", "A2:C0:43:77:08:A0", "qemu-server/101", "vm-101-disk", "tap101i0", "c773c261"}},
-		"9": {proxmox9, []Disk{{Name: "scsi0", Node: "drive-scsi0", Device: "scsi0", File: "/dev/pve/vm-103-disk-1", Path: "/new/scsi0.raw", Format: "raw"},
-			{Name: "drive-efidisk0", Node: "drive-efidisk0", File: "/dev/pve/vm-103-disk-0", Path: "/new/drive-efidisk0.raw", Format: "raw"}},
+		"9": {proxmox9, []Disk{{Name: "scsi0", Node: "f72b86ca87ba6bc7e90fffd586061fc", Device: "scsi0", File: "/dev/pve/vm-103-disk-1", Path: "/new/scsi0.raw", Format: "raw"},
+			{Name: "drive-efidisk0", Node: "fa4dd8ab4d2a796772ccac6d0adf68f", File: "/dev/pve/vm-103-disk-0", Path: "/new/drive-efidisk0.raw", Format: "raw"}},
 			[]string{"1f4c47f0", "BC:24:11:96:18:29", "qemu-server/103", "vm-103-disk", "tap103i0", "ca7e11cf"}},
 	} {
 		out, err := exec.Command("/bin/sh", "-c", `printf '%s\000' `+strings.ReplaceAll(c.line, "\n", " ")).Output()
