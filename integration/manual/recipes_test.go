@@ -235,6 +235,17 @@ func TestProxmoxCommandLines(t *testing.T) {
 	if strings.Contains(string(b), images) || strings.Contains(string(b), n.path("run/101")) {
 		t.Errorf("the restored VM uses the original's images or sockets:\n%s", b)
 	}
+	has(t, "a VM beside the original", string(b), "of its own")
+	const uuid = "7b10d7af-b932-4c66-b2c3-3996152ec465"
+	if strings.Contains(string(b), uuid) {
+		t.Errorf("the restored VM has the original's UUID:\n%s", b)
+	}
+	n.cairn(0, "restore", "101@latest", "--vm", "--to", n.path("same"), "--as-original", "--quiet")
+	if b, err = os.ReadFile(n.path("same/start.sh")); err != nil {
+		t.Fatal(err)
+	}
+	has(t, "a VM in the original's place", string(b), "'-uuid' '"+uuid, "guest=101", "never beside it")
+	n.cairn(2, "restore", "101@latest", "--disk", "scsi0", "--to", n.path("x"), "--as-original")
 }
 
 // TestProxmoxThrottledBlockDevice: the same with the nodes of Proxmox VE 9, a

@@ -88,8 +88,36 @@ func TestProxmoxVE(t *testing.T) {
 				t.Errorf("Proxmox VE %s: no %s:\n%s", name, want, text)
 			}
 		}
+		// In the original's place it keeps what networks know it by.
+		same, err := Rewrite(args, Options{Dir: "/new", Name: "back", UUID: "11111111-2222-4333-8444-555555555555", Disks: c.disks})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, kept := range c.old {
+			if (strings.Contains(kept, ":") || strings.HasPrefix(kept, "tap")) && !strings.Contains(strings.Join(same.Args, "\n"), kept) {
+				t.Errorf("Proxmox VE %s: in the original's place: no %s", name, kept)
+			}
+		}
+		if len(same.MACs) > 0 {
+			t.Errorf("Proxmox VE %s: new addresses in the original's place: %q", name, same.MACs)
+		}
 		if len(r.LeftOut) > 0 {
 			t.Errorf("Proxmox VE %s: left out: %q", name, r.LeftOut)
 		}
+	}
+}
+
+// TestDomainAsOriginal: a domain that takes the place of one that is gone keeps
+// its cards' addresses.
+func TestDomainAsOriginal(t *testing.T) {
+	const xml = `<domain><name>a</name><uuid>u</uuid><devices><interface type='network'><mac address='52:54:00:aa:bb:cc'/></interface></devices></domain>`
+	o := Options{Dir: "/new", Name: "a", UUID: "u", NewMAC: func() string { return "52:54:00:00:00:01" }}
+	beside, _, err := RewriteDomain(xml, o)
+	if err != nil || strings.Contains(beside, "aa:bb:cc") || !strings.Contains(beside, "52:54:00:00:00:01") {
+		t.Errorf("beside: %v\n%s", err, beside)
+	}
+	o.NewMAC = nil
+	if same, r, err := RewriteDomain(xml, o); err != nil || !strings.Contains(same, "52:54:00:aa:bb:cc") || len(r.MACs) > 0 {
+		t.Errorf("in its place: %v\n%s", err, same)
 	}
 }
