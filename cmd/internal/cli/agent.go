@@ -35,7 +35,7 @@ Where qemu-guest-agent may not run programs (RHEL and its kin forbid it), or the
 guest has no systemd: install the package cairn-agent in the guest, or copy the
 binary there; "cairn-agent unit" prints its service.`,
 		Args:              args(1, 1),
-		ValidArgsFunction: a.completeVMs,
+		ValidArgsFunction: a.completeFirst(a.completeVMs),
 		RunE: func(c *cobra.Command, argv []string) error {
 			vm, err := a.vm(argv[0])
 			if err != nil {
@@ -80,7 +80,7 @@ func (a *app) agentStatusCmd() *cobra.Command {
 		Use:               "status VM",
 		Short:             "Ask a guest's cairn-agent for its version and what it is doing",
 		Args:              args(1, 1),
-		ValidArgsFunction: a.completeVMs,
+		ValidArgsFunction: a.completeFirst(a.completeVMs),
 		RunE: func(c *cobra.Command, argv []string) error {
 			vm, err := a.vm(argv[0])
 			if err != nil {

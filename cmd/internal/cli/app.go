@@ -110,7 +110,7 @@ A first backup, step by step:
   cairn gc                                         and give back the space
 
 A point is written web01@latest, web01@latest~2, web01@2026-10-12, or by the
-beginning of its ID.
+beginning of its ID. More, also what to do on the worst day: cairn help
 
 ` + exitTable,
 		SilenceErrors: true, SilenceUsage: true, Version: a.version,
@@ -170,7 +170,9 @@ beginning of its ID.
 		a.manualCmd(),
 		a.versionCmd(),
 	)
+	c.SetHelpCommand(a.helpCmd())
 	completeNothing(c)
+	a.completeFlags(c)
 	return c
 }
 

@@ -36,7 +36,7 @@ disks:
 Nothing in a repository changes. The next backup reads the disks whole, stores
 only what is new, and the one after it is incremental again.`,
 		Args:              args(0, 1),
-		ValidArgsFunction: a.completeVMs,
+		ValidArgsFunction: a.completeFirst(a.completeVMs),
 		RunE:              func(c *cobra.Command, argv []string) error { return a.vmBitmaps(c, argv, f) },
 	}
 	c.Flags().BoolVar(&f.remove, "remove", false, "remove those of the repository named by -r, or all of Cairn's with --all")

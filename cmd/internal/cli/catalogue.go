@@ -68,7 +68,7 @@ questions about it only take longer, as its filesystems are then read.
 
 An interrupted run is harmless: run it again.`,
 		Args:              args(0, -1),
-		ValidArgsFunction: a.completePoints,
+		ValidArgsFunction: a.completeEveryPoint,
 		RunE: func(c *cobra.Command, points []string) error {
 			if all && len(points) > 0 {
 				return usagef("name points, or write --all, not both")

@@ -109,6 +109,9 @@ func (a *app) completeVMPath(c *cobra.Command, argv []string, typed string) ([]s
 
 // completePointPath completes a point that a colon and a path may follow.
 func (a *app) completePointPath(c *cobra.Command, argv []string, typed string) ([]string, cobra.ShellCompDirective) {
+	if len(argv) == 0 && strings.Contains(typed, ":") {
+		return a.pathsOf(c.Context(), typed)
+	}
 	names, directive := a.completePoints(c, argv, typed)
 	return names, directive | cobra.ShellCompDirectiveNoSpace
 }
@@ -144,4 +147,16 @@ func (a *app) completeTwoPoints(c *cobra.Command, argv []string, typed string) (
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	return a.completePoints(c, nil, typed)
+}
+
+// completeEveryPoint completes any number of points.
+func (a *app) completeEveryPoint(c *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+	return a.completePoints(c, nil, typed)
+}
+
+// completeVMsOrPoints completes any number of VMs or points.
+func (a *app) completeVMsOrPoints(c *cobra.Command, argv []string, typed string) ([]string, cobra.ShellCompDirective) {
+	vms, _ := a.completeVMs(c, argv, typed)
+	points, directive := a.completePoints(c, nil, typed)
+	return append(vms, points...), directive
 }

@@ -58,7 +58,7 @@ The copy's maps and packs are looked at before the point is made, as cairn check
 does; --compare reads back and compares all that was copied as well.
 
 The original's catalogue of files is not copied: cairn catalogue makes it there.`,
-		ValidArgsFunction: a.completePoints,
+		ValidArgsFunction: a.completeEveryPoint,
 		RunE: func(c *cobra.Command, argv []string) error {
 			switch {
 			case to == "":

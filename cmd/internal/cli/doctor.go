@@ -49,7 +49,7 @@ func (a *app) doctorCmd() *cobra.Command {
 		Use:               "doctor [VM]",
 		Short:             "Say what works here, what does not, why, and what to do",
 		Args:              args(0, 1),
-		ValidArgsFunction: a.completeVMs,
+		ValidArgsFunction: a.completeFirst(a.completeVMs),
 		RunE: func(c *cobra.Command, argv []string) error {
 			vms, err := a.dirs().VMs()
 			if len(argv) == 1 {

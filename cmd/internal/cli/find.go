@@ -86,7 +86,6 @@ not be read.`,
 	f.StringVar(&o.under, "path", "", "folder to look in")
 	f.BoolVarP(&o.fold, "ignore-case", "i", false, "capital letters and small ones are the same")
 	_ = c.RegisterFlagCompletionFunc("point", a.completePointFlag) // fails for unknown flags only
-	_ = c.RegisterFlagCompletionFunc("type", cobra.FixedCompletions([]string{"f", "d", "l"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 

@@ -104,7 +104,7 @@ func (a *app) forgetCmd() *cobra.Command {
 		Short:             "Forget restore points by rules, or by name",
 		Long:              forgetHelp,
 		Args:              args(0, -1),
-		ValidArgsFunction: a.completePoints,
+		ValidArgsFunction: a.completeVMsOrPoints,
 		RunE: func(c *cobra.Command, argv []string) error {
 			if err := f.check(); err != nil {
 				return err

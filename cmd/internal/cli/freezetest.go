@@ -17,7 +17,7 @@ does to the guest, without a backup. The times are what applications in the
 guest will notice at each backup. If cairn is killed in between, its guardian
 process thaws the guest, as in a backup.`,
 		Args:              args(1, 1),
-		ValidArgsFunction: a.completeVMs,
+		ValidArgsFunction: a.completeFirst(a.completeVMs),
 		RunE: func(c *cobra.Command, argv []string) error {
 			vm, err := a.vm(argv[0])
 			if err != nil {

@@ -123,8 +123,10 @@ hosts that sign points are listed, too (kind host).`,
 	}
 }
 
-func (a *app) printKeys(ctx context.Context, k *wire.Keys) error {
-	rows, bad := []keyJSON{}, 0
+// keyRows gives the keys as they are listed, and how many are not as they
+// should be. Hosts are among them if the keys were opened.
+func keyRows(ctx context.Context, k *wire.Keys) (rows []keyJSON, bad int, err error) {
+	rows = []keyJSON{}
 	for _, s := range k.Slots {
 		r := keyJSON{ID: s.ID, Kind: string(k.KindOf(s)), InUse: s.ID == k.Opened}
 		err := s.Err
@@ -144,20 +146,24 @@ func (a *app) printKeys(ctx context.Context, k *wire.Keys) error {
 		}
 		rows = append(rows, r)
 	}
-	hosts := 0
-	if k.Opened != "" {
-		all, err := k.Hosts(ctx)
-		if err != nil {
-			return err
-		}
-		for _, h := range all {
-			rows = append(rows, hostRow(h))
-			if hosts++; h.Err != nil {
-				bad++
-			}
+	if k.Opened == "" {
+		return rows, bad, nil
+	}
+	all, err := k.Hosts(ctx)
+	for _, h := range all {
+		rows = append(rows, hostRow(h))
+		if h.Err != nil {
+			bad++
 		}
 	}
-	var err error
+	return rows, bad, err
+}
+
+func (a *app) printKeys(ctx context.Context, k *wire.Keys) error {
+	rows, bad, err := keyRows(ctx, k)
+	if err != nil {
+		return err
+	}
 	if bad > 0 {
 		err = fmt.Errorf("%w: %d of %d keys", job.ErrDamage, bad, len(rows))
 	}
@@ -434,7 +440,7 @@ func (a *app) replaceKey(ctx context.Context, k *wire.Keys, n newKey) error {
 func (a *app) keyRmCmd() *cobra.Command {
 	var force bool
 	c := &cobra.Command{
-		Use: "rm ID", Short: "Remove a key", Args: args(1, 1),
+		Use: "rm ID", Short: "Remove a key", Args: args(1, 1), ValidArgsFunction: a.completeKeys,
 		Long: `Remove a key, by the beginning of its ID. Its secret then opens nothing here.
 
 Nothing is encrypted anew: who has opened the key before may have kept the roots

@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cairn/cmd/internal/man"
+	"cairn/cmd/internal/topics"
 )
 
 // environment is the part of cairn(1) about variables.
@@ -20,7 +21,8 @@ var environment = []man.Entry{
 
 // manualCmd is for who builds a package.
 func (a *app) manualCmd() *cobra.Command {
-	return &cobra.Command{
+	var about bool
+	c := &cobra.Command{
 		Use: "manual FOLDER", Short: "Write the manual pages of all commands into a folder", Hidden: true, Args: args(1, 1),
 		RunE: func(c *cobra.Command, argv []string) error {
 			root := c.Root()
@@ -30,7 +32,22 @@ func (a *app) manualCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return man.Write(argv[0], root, man.Book{Source: "cairn " + a.version, Date: date, Exit: exitTable, Environment: environment})
+			book := man.Book{Source: "cairn " + a.version, Date: date, Exit: exitTable, Environment: environment}
+			for _, g := range topics.Groups() {
+				for _, t := range g.Topics {
+					page := man.Topic{Name: "cairn-" + t.Name, Title: t.Title}
+					for _, s := range t.Sections() {
+						page.Sections = append(page.Sections, man.Section(s))
+					}
+					book.Topics = append(book.Topics, page)
+				}
+			}
+			if about {
+				return man.WriteTopics(argv[0], book)
+			}
+			return man.Write(argv[0], root, book)
 		},
 	}
+	c.Flags().BoolVar(&about, "topics", false, "those of the topics of cairn help instead, for section 7")
+	return c
 }

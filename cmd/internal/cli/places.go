@@ -276,7 +276,7 @@ func (a *app) placeReplaceCmd() *cobra.Command {
 	var lost bool
 	c := &cobra.Command{
 		Use:               "replace OLD NEW",
-		ValidArgsFunction: cobra.FixedCompletions(nil, cobra.ShellCompDirectiveFilterDirs),
+		ValidArgsFunction: a.completePlaces,
 		Short:             "Put a new place where an old or lost one was",
 		Long: `Put a new place, an empty folder, where an old or lost one was, and make what it
 should hold from the others. OLD is a place as cairn place ls shows it, or the

@@ -32,7 +32,7 @@ type pointJSON struct {
 }
 
 func (a *app) pointsCmd() *cobra.Command {
-	return &cobra.Command{Use: "points [VM]", Short: "List restore points, oldest first", Args: args(0, 1), ValidArgsFunction: a.completeVMs, RunE: func(c *cobra.Command, argv []string) error {
+	return &cobra.Command{Use: "points [VM]", Short: "List restore points, oldest first", Args: args(0, 1), ValidArgsFunction: a.completeFirst(a.completeVMs), RunE: func(c *cobra.Command, argv []string) error {
 		return a.withCatalogue(c.Context(), commandCache, func(repo *wire.Repo, cat *wire.Catalogue) error {
 			all, err := cat.Points(c.Context())
 			if err != nil {

@@ -20,7 +20,7 @@ import (
 func (a *app) restoreCmd() *cobra.Command {
 	var disk, to string
 	var o image.Options
-	var special, vm, resume bool
+	var special, vm, original, resume bool
 	var name string
 	var into intoOptions
 	c := &cobra.Command{
@@ -47,6 +47,8 @@ A whole VM, into a new folder: its disks, and start.sh (or libvirt's domain.xml)
 that starts it beside the original, with a name, a UUID and network addresses of
 its own. Read it before you run it:
   cairn restore web01@latest --vm --to /srv/web02 --name web02
+One that takes the place of an original that is gone keeps these:
+  cairn restore web01@latest --vm --to /srv/web01 --as-original
   /srv/web02/start.sh
 To start one at once, without copying it first, see: cairn boot --help
 
@@ -82,12 +84,12 @@ As a tar stream instead: cairn cat --help` + intoHelp,
 				return usagef("--delta, --no-verify and --format are for a disk: name it with --disk")
 			case resume && (vm || disk != ""):
 				return usagef("--resume is for files; a disk is finished by --delta")
-			case vm && o.Overwrite || !vm && name != "":
-				return usagef("--vm takes a new folder, not --overwrite; --name is for --vm")
+			case vm && o.Overwrite || !vm && (name != "" || original):
+				return usagef("--vm takes a new folder, not --overwrite; --name and --as-original are for --vm")
 			}
 			return a.withGuestData(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
 				if vm {
-					return a.restoreVM(c.Context(), cat, point, to, name, o)
+					return a.restoreVM(c.Context(), cat, point, to, name, original, o)
 				}
 				if disk != "" {
 					return a.restoreDisk(c.Context(), cat, point, disk, to, o)
@@ -105,6 +107,7 @@ As a tar stream instead: cairn cat --help` + intoHelp,
 	f.StringVar(&disk, "disk", "", "name of the disk")
 	f.BoolVar(&vm, "vm", false, "restore all disks, and what starts the VM")
 	f.StringVar(&name, "name", "", "of the restored VM (default: the VM's with -restored)")
+	f.BoolVar(&original, "as-original", false, "with --vm: keep the VM's UUID and its network addresses; never start it beside the original")
 	f.StringVar(&to, "to", "", "the new file or the device (disk), or the folder (VM, files)")
 	f.StringVar(&o.Format, "format", "", "of the disk's file: raw (sparse; the default) or qcow2")
 	f.BoolVar(&o.Overwrite, "overwrite", false, "replace files that are there already, or all on a block device")

@@ -11,7 +11,7 @@ import (
 	"cairn/cmd/internal/wire"
 )
 
-func (a *app) restoreVM(ctx context.Context, cat *wire.Catalogue, point, to, name string, o image.Options) error {
+func (a *app) restoreVM(ctx context.Context, cat *wire.Catalogue, point, to, name string, original bool, o image.Options) error {
 	if name != "" {
 		if err := config.CheckName(name); err != nil {
 			return usagef("%w", err)
@@ -22,7 +22,7 @@ func (a *app) restoreVM(ctx context.Context, cat *wire.Catalogue, point, to, nam
 	if err != nil {
 		return err
 	}
-	v := job.VMRestore{Manifest: m, Folder: to, Name: name, Disk: o, Progress: a.reporter().Work,
+	v := job.VMRestore{Manifest: m, Folder: to, Name: name, AsOriginal: original, Disk: o, Progress: a.reporter().Work,
 		Open: func(disk string) (image.Disk, error) { return cat.Disk(m, disk) }}
 	r, err := v.Run(ctx)
 	if err != nil {

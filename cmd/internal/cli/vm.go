@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -18,7 +19,7 @@ func (a *app) vmCmd() *cobra.Command {
 }
 
 // completeVMs completes the names of registered VMs.
-func (a *app) completeVMs(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+func (a *app) completeVMs(_ *cobra.Command, argv []string, typed string) ([]string, cobra.ShellCompDirective) {
 	vms, err := a.dirs().VMs()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
@@ -33,6 +34,7 @@ func (a *app) completeVMs(*cobra.Command, []string, string) ([]string, cobra.She
 			names = append(names, m.Name)
 		}
 	}
+	names = slices.DeleteFunc(names, func(name string) bool { return !strings.HasPrefix(name, typed) || slices.Contains(argv, name) })
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
@@ -57,7 +59,8 @@ from its last restore point; --disk NAME=FILE[,format=qcow2|raw][,serial=S]
 says so for a VM that has none yet, or whose images have moved. Give disks the
 names that they have while the VM runs (cairn doctor), and serials too: else
 the first backup after its start reads them whole.`,
-		Args: args(1, 1),
+		Args:              args(1, 1),
+		ValidArgsFunction: cobra.NoFileCompletions, // a new name
 		RunE: func(c *cobra.Command, argv []string) error {
 			v.Name = argv[0]
 			var err error
@@ -159,7 +162,7 @@ func (a *app) vmLsCmd() *cobra.Command {
 }
 
 func (a *app) vmRmCmd() *cobra.Command {
-	return &cobra.Command{Use: "rm NAME", Short: "Forget a VM; its restore points stay", Args: args(1, 1), ValidArgsFunction: a.completeVMs, RunE: func(_ *cobra.Command, argv []string) error {
+	return &cobra.Command{Use: "rm NAME", Short: "Forget a VM; its restore points stay", Args: args(1, 1), ValidArgsFunction: a.completeFirst(a.completeVMs), RunE: func(_ *cobra.Command, argv []string) error {
 		if err := a.dirs().RemoveVM(argv[0]); err != nil {
 			return err
 		}

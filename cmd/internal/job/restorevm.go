@@ -29,8 +29,11 @@ type VMRestore struct {
 	Open     func(disk string) (image.Disk, error)
 	Folder   string // made if it is not there; else it must be empty
 	Name     string // of the new VM; "": the old one with "-restored"
-	Disk     image.Options
-	Progress Progress
+	// AsOriginal keeps the VM's UUID and its network cards' addresses, for one
+	// that is gone. Name "" is then the old one.
+	AsOriginal bool
+	Disk       image.Options
+	Progress   Progress
 }
 
 // RestoredVM says what a restore of a VM made.
@@ -110,12 +113,19 @@ func (v *VMRestore) plan(dir string) (*vmPlan, error) {
 		format = image.FormatRaw
 	}
 	name := v.Name
-	if name == "" {
+	switch {
+	case name != "":
+	case v.AsOriginal:
+		name = m.VM.Name
+	default:
 		name = m.VM.Name + "-restored"
 	}
 	o, err := machineOptions(m, dir, name, func(disk string) (string, string) { return filepath.Join(dir, disk+"."+format), format })
 	if err != nil {
 		return nil, err
+	}
+	if v.AsOriginal {
+		asOriginal(m, &o)
 	}
 	p := &vmPlan{options: o, mode: 0o700, out: &RestoredVM{Name: name, UUID: o.UUID, Files: map[string]string{}, Disks: map[string]image.Restored{}, Skipped: m.Skipped}}
 	if m.Machine.DomainXML != "" {
@@ -124,7 +134,7 @@ func (v *VMRestore) plan(dir string) (*vmPlan, error) {
 	} else {
 		p.out.Start = filepath.Join(dir, startScript)
 		if p.out.Machine, err = machine.Rewrite(m.Machine.CommandLine, o); err == nil {
-			p.text = p.out.Machine.Script(dir, comments(m, name))
+			p.text = p.out.Machine.Script(dir, comments(m, name, v.AsOriginal))
 		}
 	}
 	if err != nil {
@@ -158,10 +168,22 @@ func machineOptions(m *restorepoint.Manifest, dir, name string, place func(disk 
 	return o, nil
 }
 
+// asOriginal lets the new VM be the old one to networks and to Cairn.
+func asOriginal(m *restorepoint.Manifest, o *machine.Options) {
+	o.NewMAC = nil
+	if m.VM.UUID != "" {
+		o.UUID = m.VM.UUID
+	}
+}
+
 // comments are the first lines of a start script.
-func comments(m *restorepoint.Manifest, name string) []string {
+func comments(m *restorepoint.Manifest, name string, original bool) []string {
+	identity := "with a UUID and network addresses of its own"
+	if original {
+		identity = "with the original's UUID and network addresses: never beside it"
+	}
 	list := []string{
-		fmt.Sprintf("Starts %s: the VM %s as of %s (restore point %s), with a UUID and network addresses of its own.", name, m.VM.Name, m.Time.UTC().Format("2006-01-02 15:04:05 UTC"), m.ID),
+		fmt.Sprintf("Starts %s: the VM %s as of %s (restore point %s), %s.", name, m.VM.Name, m.Time.UTC().Format("2006-01-02 15:04:05 UTC"), m.ID, identity),
 		"Made by cairn restore --vm. It may be changed; cairn does not read it again.",
 	}
 	for _, s := range m.Skipped {

@@ -17,6 +17,7 @@ type Book struct {
 	Date        string // as 2026-10-12, of the source
 	Exit        string // the exit codes, a line each below a title
 	Environment []Entry
+	Topics      []Topic // that have pages of section 7
 }
 
 // Entry is a name and what it means.
@@ -77,6 +78,9 @@ func Page(c *cobra.Command, b Book) []byte {
 	_, codes, _ := strings.Cut(b.Exit, "\n")
 	p.text(codes)
 	p.environment(b.Environment)
+	if !c.HasParent() {
+		p.topics(b.Topics)
+	}
 	p.seeAlso(c)
 	return p.b.Bytes()
 }

@@ -12,7 +12,7 @@ import (
 // pages gives the manual pages of a package, unpacked, at least so many.
 func pages(t *testing.T, dir string, atLeast int) []string {
 	t.Helper()
-	list, err := filepath.Glob(filepath.Join(dir, "usr/share/man/man1/*.1.gz"))
+	list, err := filepath.Glob(filepath.Join(dir, "usr/share/man/man[17]/*.gz"))
 	if err != nil || len(list) < atLeast {
 		t.Fatalf("%d pages, %v", len(list), err)
 	}
@@ -46,23 +46,29 @@ func TestManualPages(t *testing.T) {
 	}
 	exists := map[string]bool{}
 	for _, f := range list {
-		exists[strings.TrimSuffix(filepath.Base(f), ".1")] = true
+		name := filepath.Base(f) // cairn-gc.1
+		exists[strings.TrimSuffix(name, filepath.Ext(name))+"("+filepath.Ext(name)[1:]+")"] = true
 	}
 	for _, f := range list {
 		b, err := os.ReadFile(f)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, section := range []string{"NAME", "SYNOPSIS", "DESCRIPTION", "EXIT STATUS", "SEE ALSO"} {
+		sections := []string{"NAME", "SYNOPSIS", "DESCRIPTION", "EXIT STATUS", "SEE ALSO"}
+		if strings.HasSuffix(f, ".7") {
+			sections = []string{"NAME", "DESCRIPTION", "SEE ALSO"}
+		}
+		for _, section := range sections {
 			if !strings.Contains(string(b), "\n.SH "+section+"\n") {
 				t.Errorf("%s has no %s", filepath.Base(f), section)
 			}
 		}
 		for line := range strings.Lines(string(b)) {
 			if name, ok := strings.CutPrefix(line, `.BR "`); ok {
-				name, _, _ = strings.Cut(name, `"`)
-				if name = strings.ReplaceAll(name, `\-`, "-"); !exists[name] {
-					t.Errorf("%s names %s(1), which does not exist", filepath.Base(f), name)
+				name, section, _ := strings.Cut(name, `"`)
+				name = strings.ReplaceAll(name, `\-`, "-") + strings.Trim(section, ", \n")
+				if !exists[name] {
+					t.Errorf("%s names %s, which does not exist", filepath.Base(f), name)
 				}
 			}
 		}

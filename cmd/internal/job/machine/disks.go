@@ -163,7 +163,7 @@ func (r *rewriter) nodeOf(d Disk) (string, bool) {
 		return d.Node, true
 	}
 	if d.Device == "" {
-		return "", false
+		return r.around(d.Node)
 	}
 	for _, o := range r.opts {
 		if o.name != "device" || o.gone {
@@ -176,6 +176,23 @@ func (r *rewriter) nodeOf(d Disk) (string, bool) {
 		node := r.throughFilters(p.get("drive"))
 		_, ok := r.node(node)
 		return node, ok
+	}
+	return "", false
+}
+
+// around finds the -blockdev that has a node's definition inside its own, as
+// Proxmox VE writes them: a throttle, and in it the disk.
+func (r *rewriter) around(node string) (string, bool) {
+	if node == "" {
+		return "", false
+	}
+	for name := range r.nodes {
+		p, ok := r.lookNode(name)
+		for inner := "file."; ok && len(inner) <= 8*len("file."); inner += "file." {
+			if p.get(inner+"node-name") == node {
+				return name, true
+			}
+		}
 	}
 	return "", false
 }
@@ -414,6 +431,9 @@ func (r *rewriter) machine(o *option) error {
 			continue
 		}
 		for _, n := range r.below(name) {
+			if r.done[n] { // the variables are a disk of the point, as those of Proxmox VE are
+				continue
+			}
 			r.done[n] = true
 			q, _ := r.node(n)
 			file := first(q.get("filename"), q.get("file.filename"))

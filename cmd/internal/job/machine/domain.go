@@ -155,8 +155,10 @@ func (r *rewriter) domainDevices(devices *etree.Element) {
 		if mac == nil {
 			mac = e.CreateElement("mac")
 		}
-		mac.RemoveAttr("address")
-		mac.CreateAttr("address", r.mac())
+		if !r.asOriginal() {
+			mac.RemoveAttr("address")
+			mac.CreateAttr("address", r.mac())
+		}
 		if t := e.SelectElement("target"); t != nil {
 			e.RemoveChild(t) // the original's interface: libvirt names a new one
 		}

@@ -18,6 +18,10 @@ func (r *rewriter) mac() string {
 	return m
 }
 
+// asOriginal says that the new VM takes the original's place, and so its
+// addresses.
+func (r *rewriter) asOriginal() bool { return r.o.NewMAC == nil }
+
 // network rewrites -netdev, -nic and -net.
 func (r *rewriter) network(o *option) error {
 	p, err := parseProps(o.value, "type")
@@ -29,9 +33,11 @@ func (r *rewriter) network(o *option) error {
 	case kind == "none":
 		return nil
 	case o.name == "net" && kind == "nic":
-		p.set("macaddr", r.mac())
+		if !r.asOriginal() {
+			p.set("macaddr", r.mac())
+		}
 	default:
-		if o.name == "nic" {
+		if o.name == "nic" && !r.asOriginal() {
 			p.set("mac", r.mac())
 		}
 		r.backend(p, kind)
@@ -50,11 +56,11 @@ func (r *rewriter) backend(p *props, kind string) {
 		p.setOn("restrict", true)
 		return
 	}
-	if p.has("ifname") {
+	if p.has("ifname") && !r.asOriginal() {
 		r.warn("network interface %q is the original's: the kernel will name a new one", p.get("ifname"))
 		p.del("ifname")
 	}
-	if p.has("hostfwd") {
+	if p.has("hostfwd") && !r.asOriginal() {
 		r.warn("the forwarding of %q was left out: the port is the original's", p.get("hostfwd"))
 		p.del("hostfwd")
 	}

@@ -25,7 +25,7 @@ type Options struct {
 	UUID   string
 	Disks  []Disk
 	NVRAM  string        // file with the firmware's variables, "" if the point has none
-	NewMAC func() string // called once for each network card
+	NewMAC func() string // called once for each network card; nil: each keeps what it has
 	// Sockets are names of more QMP monitors to make in Dir.
 	Sockets []string
 	// Taken are other names in Dir that no socket or log may get.
@@ -310,7 +310,9 @@ func (r *rewriter) device(p *props) {
 	driver := p.get("driver")
 	switch {
 	case isCard(p):
-		p.set("mac", r.mac())
+		if !r.asOriginal() {
+			p.set("mac", r.mac())
+		}
 	case driver == "vmgenid":
 		p.set("guid", "auto") // a new one tells the guest that it was restored
 	case strings.HasPrefix(driver, "vfio-"), driver == "usb-host":
