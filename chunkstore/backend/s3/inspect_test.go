@@ -55,10 +55,10 @@ func TestCheckEngines(t *testing.T) {
 			if all, err := b.everything(ctx, "", true); err != nil || len(all) != v.Left {
 				t.Errorf("%s: %d objects and versions are in the bucket, the verdict says %d; %v", kind, len(all), v.Left, err)
 			}
-			if err := engine.Store(ctx, b, v); err != nil {
+			if err := engine.Store(ctx, b, "", v); err != nil {
 				t.Error(err)
 			}
-			if last, err := engine.Last(ctx, b); err != nil || last.Left != v.Left {
+			if last, err := engine.Last(ctx, b, ""); err != nil || last.Left != v.Left {
 				t.Errorf("%+v, %v", last, err)
 			}
 		}
