@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cairn/cmd/internal/config"
+	"cairn/cmd/internal/metrics"
 	"cairn/qmp/libvirt"
 )
 
@@ -56,10 +57,22 @@ their repository from -r or CAIRN_REPOSITORY, and their VMs from cairn vm add.
 }
 
 func (a *app) configExampleCmd() *cobra.Command {
-	return &cobra.Command{Use: "example", Short: "Print a configuration with every setting, and comments", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions, RunE: func(*cobra.Command, []string) error {
-		_, err := fmt.Fprint(a.stdout, config.Example())
+	var alerts, dashboard bool
+	c := &cobra.Command{Use: "example", Short: "Print a configuration with every setting, and comments", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions, RunE: func(*cobra.Command, []string) error {
+		text := config.Example()
+		switch {
+		case alerts:
+			text = metrics.Rules()
+		case dashboard:
+			text = metrics.Dashboard()
+		}
+		_, err := fmt.Fprint(a.stdout, text)
 		return err
 	}}
+	c.Flags().BoolVar(&alerts, "alerts", false, "print alert rules for Prometheus instead")
+	c.Flags().BoolVar(&dashboard, "dashboard", false, "print a dashboard for Grafana instead")
+	c.MarkFlagsMutuallyExclusive("alerts", "dashboard")
+	return c
 }
 
 func (a *app) configShowCmd() *cobra.Command {
