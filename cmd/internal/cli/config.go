@@ -52,7 +52,7 @@ their repository from -r or CAIRN_REPOSITORY, and their VMs from cairn vm add.
   cairn config check                                what is wrong, what comes next
   cairn config show                                 all files as one`,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
-	c.AddCommand(a.configCheckCmd(), a.configShowCmd(), a.configExampleCmd())
+	c.AddCommand(a.configCheckCmd(), a.configShowCmd(), a.configExampleCmd(), a.notifyTestCmd())
 	return c
 }
 
@@ -61,6 +61,8 @@ func (a *app) configExampleCmd() *cobra.Command {
 	c := &cobra.Command{Use: "example", Short: "Print a configuration with every setting, and comments", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions, RunE: func(*cobra.Command, []string) error {
 		text := config.Example()
 		switch {
+		case alerts && dashboard:
+			return usagef("one of --alerts and --dashboard at a time")
 		case alerts:
 			text = metrics.Rules()
 		case dashboard:
@@ -71,7 +73,6 @@ func (a *app) configExampleCmd() *cobra.Command {
 	}}
 	c.Flags().BoolVar(&alerts, "alerts", false, "print alert rules for Prometheus instead")
 	c.Flags().BoolVar(&dashboard, "dashboard", false, "print a dashboard for Grafana instead")
-	c.MarkFlagsMutuallyExclusive("alerts", "dashboard")
 	return c
 }
 

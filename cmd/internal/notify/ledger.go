@@ -1,0 +1,254 @@
+package notify
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"cairn/cmd/internal/runs"
+)
+
+// Bounds of a ledger.
+const (
+	maxEntries = 10_000
+	maxLedger  = 64 << 20
+)
+
+// entry is a problem that a way knows.
+type entry struct {
+	Problem
+	Noticed time.Time `json:"noticed"`          // that it began, or that it is over: what a message waits for
+	Told    time.Time `json:"told,omitzero"`    // when a message with it was taken
+	Over    time.Time `json:"over,omitzero"`    // it does not go on
+	Before  bool      `json:"before,omitempty"` // it was told of before it was over
+}
+
+// ledger is what a way knows. It is part of a file, notify-WAY.json: fields are
+// only added.
+type ledger struct {
+	Version int       `json:"version"`
+	Cursor  string    `json:"cursor"`        // ID of the newest run that was looked at
+	Seen    time.Time `json:"seen,omitzero"` // when that run ended
+	Entries []*entry  `json:"entries"`
+
+	by map[string]*entry
+}
+
+const ledgerVersion = 1
+
+// readLedger gives the ledger of a file. One that is not there, or that is not one,
+// is new: then what goes wrong now is told, maybe again.
+func readLedger(path string) (*ledger, error) {
+	fresh := &ledger{Version: ledgerVersion, by: map[string]*entry{}}
+	st, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fresh, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if st.Size() > maxLedger {
+		return fresh, fmt.Errorf("%s is too large and not used: problems may be told again", path)
+	}
+	body, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	l := new(ledger)
+	if err := json.Unmarshal(body, l); err != nil || l.Version != ledgerVersion || slices.Contains(l.Entries, nil) {
+		return fresh, fmt.Errorf("%s is damaged and not used: problems may be told again", path)
+	}
+	l.by = map[string]*entry{}
+	for _, e := range l.Entries {
+		l.by[e.Key] = e
+	}
+	return l, nil
+}
+
+// write makes the ledger durable.
+func (l *ledger) write(path string) error {
+	body, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err = f.Write(body); err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// begin notices a problem.
+func (l *ledger) begin(p Problem, now time.Time) (changed bool) {
+	e := l.by[p.Key]
+	switch {
+	case e == nil && len(l.Entries) >= maxEntries:
+		return false // it is told when others are over, if it goes on
+	case e == nil:
+		e = &entry{Problem: p, Noticed: now}
+		l.Entries, l.by[p.Key] = append(l.Entries, e), e
+		return true
+	case !e.Over.IsZero(): // and nobody was told that it was over
+		e.Over = time.Time{}
+		if e.Before {
+			e.Before, e.Told = false, time.Time{}
+			e.Noticed, e.Since = now, p.Since
+		}
+		e.Text = p.Text
+		return true
+	}
+	changed = e.Text != p.Text
+	e.Text = p.Text // how it failed last
+	return changed
+}
+
+// end notices that a problem is over.
+func (l *ledger) end(key string, at, now time.Time) (changed bool) {
+	e := l.by[key]
+	if e == nil || !e.Over.IsZero() {
+		return false
+	}
+	e.Over = at
+	if !e.Told.IsZero() {
+		e.Before, e.Noticed = true, now
+	}
+	return true
+}
+
+// update brings the ledger up to date: with the runs that ended since the last
+// time, and with the problems that there are now.
+func (l *ledger) update(s runs.Status, book *runs.Book, now time.Time) (changed bool) {
+	fresh := l.since(book)
+	for _, r := range slices.Backward(fresh) { // oldest first
+		changed = l.run(r, now) || changed
+	}
+	if newest := book.Runs(1, nil); len(newest) > 0 && newest[0].ID != l.Cursor {
+		l.Cursor, l.Seen, changed = newest[0].ID, newest[0].Ended, true
+	}
+	list, goesOn := current(s, book)
+	for _, p := range list {
+		goesOn[p.Key] = true
+		changed = l.begin(p, now) || changed
+	}
+	for _, e := range l.Entries {
+		if !goesOn[e.Key] {
+			changed = l.end(e.Key, now, now) || changed
+		}
+	}
+	return changed
+}
+
+// since gives the runs that ended after the last one that was looked at, newest
+// first; at the beginning none: what is past is only told if it goes on.
+func (l *ledger) since(book *runs.Book) []runs.Run {
+	if l.Cursor == "" {
+		return nil
+	}
+	reached := false
+	return book.Runs(maxEntries, func(r runs.Run) bool {
+		reached = reached || r.ID == l.Cursor || r.Ended.Before(l.Seen)
+		return !reached
+	})
+}
+
+// run notices what a run tells.
+func (l *ledger) run(r runs.Run, now time.Time) (changed bool) {
+	switch {
+	case r.Outcome == runs.Failed:
+		changed = l.begin(failure(r), now)
+	case r.Good():
+		changed = l.end(failureKey(r), r.Ended, now)
+		if r.Kind == runs.Check {
+			if r.Findings > 0 {
+				changed = l.begin(damage(r.Repository, r.Findings, r.Ended), now) || changed
+			} else {
+				changed = l.end("damage/"+r.Repository, r.Ended, now) || changed
+			}
+		}
+		if r.Point != nil && r.VM != "" {
+			if r.Point.Wrong > 0 {
+				changed = l.begin(audit(r), now) || changed
+			} else {
+				changed = l.end("audit/"+r.VM, r.Ended, now) || changed
+			}
+		}
+	}
+	return changed
+}
+
+// due gives what a message that is sent now says, nothing if none is to be sent: it
+// waits for gather, so that what comes together is told together. A reminder takes
+// along what would be reminded of soon.
+func (l *ledger) due(now time.Time, gather, remind time.Duration) []entry {
+	ripe := false
+	var list []entry
+	for _, e := range l.Entries {
+		switch waited := now.Sub(e.Told); {
+		case e.Told.IsZero(), !e.Over.IsZero():
+			ripe = ripe || now.Sub(e.Noticed) >= gather || e.Noticed.After(now) // a clock that was set back
+		case waited >= remind || waited < 0:
+			ripe = true
+		case waited < remind*3/4:
+			continue
+		}
+		list = append(list, *e)
+	}
+	if !ripe {
+		return nil
+	}
+	slices.SortFunc(list, func(a, b entry) int { return cmp.Or(a.state()-b.state(), cmp.Compare(a.Key, b.Key)) })
+	return list
+}
+
+// States of an entry, in the order in which a message has them.
+const (
+	stateNew = iota
+	stateGoesOn
+	stateOver
+)
+
+func (e entry) state() int {
+	switch {
+	case !e.Over.IsZero():
+		return stateOver
+	case e.Told.IsZero():
+		return stateNew
+	}
+	return stateGoesOn
+}
+
+// told writes down that a message was taken.
+func (l *ledger) told(list []entry, at time.Time) {
+	for _, t := range list {
+		e := l.by[t.Key]
+		switch {
+		case e == nil:
+		case !t.Over.IsZero() && e.Over.Equal(t.Over):
+			delete(l.by, t.Key)
+			l.Entries = slices.DeleteFunc(l.Entries, func(o *entry) bool { return o == e })
+		case t.Over.IsZero():
+			e.Told = at
+			e.Before = e.Before || !e.Over.IsZero()
+		}
+	}
+}
