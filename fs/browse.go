@@ -52,6 +52,10 @@ func (n Node) Name() string { return n.child.name }
 // Kind is the file-type bits of st_mode.
 func (n Node) Kind() uint32 { return n.child.kind }
 
+// Ino is a number that no other folder of the tree has, but for the root of a view:
+// a damaged image may have a folder in itself, which this tells.
+func (n Node) Ino() uint64 { return n.child.ino }
+
 // Costly says that to tell the node's attributes takes work that a mere listing
 // should not wait for: a volume is opened, a document is made.
 func (n Node) Costly() bool {

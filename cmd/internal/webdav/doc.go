@@ -8,8 +8,8 @@
 //   - Nothing can be written: what is not OPTIONS, GET, HEAD or PROPFIND is answered
 //     405. There are no locks (class 1).
 //   - WebDAV has no symbolic links: a link is what it leads to, in its own point. One
-//     that leads nowhere, or to a folder that the path has been through, is not
-//     listed; so no client that copies folders copies for ever. No more than eight
+//     that leads nowhere is not listed, and neither is a folder that the path has
+//     been through: no client that copies folders goes round. No more than eight
 //     links to folders are followed in one path. Device nodes, sockets and FIFOs
 //     have nothing to show and are not listed either.
 //   - Damage is 5xx, and never a file that ends early or a folder that lacks

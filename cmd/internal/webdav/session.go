@@ -277,18 +277,30 @@ func (s *session) step(ctx context.Context, up *spot, name string) (*spot, error
 		return nil, err
 	}
 	at := &spot{place: p, up: up, links: up.links}
-	if !linked || p.node.Kind() != filesystem.ModeDir {
+	if p.node.Kind() != filesystem.ModeDir {
 		return at, nil
 	}
-	if at.links++; at.links > maxDirLinks {
+	if linked {
+		at.links++
+	}
+	if at.links > maxDirLinks {
 		return nil, fmt.Errorf("more than %d links to folders on the path: %w", maxDirLinks, tree.ErrLoop)
 	}
-	for u := up; u.place != nil; u = u.up {
-		if u.place.path == p.path {
-			return nil, fmt.Errorf("the link %q leads to a folder that the path has been through: %w", name, tree.ErrLoop)
-		}
+	if up.through(p) {
+		return nil, fmt.Errorf("%q is a folder that the path has been through: %w", name, tree.ErrLoop)
 	}
 	return at, nil
+}
+
+// through says whether the path to a spot has been through a folder: by a link, or
+// since a damaged image has it in itself.
+func (at *spot) through(p *place) bool {
+	for u := at; u.place != nil; u = u.up {
+		if u.place.path == p.path || u.place.node.Ino() == p.node.Ino() {
+			return true
+		}
+	}
+	return false
 }
 
 // enter finds a name in a folder, and follows it if it is a link.
@@ -408,6 +420,9 @@ func (s *session) children(ctx context.Context, at *spot, stamp time.Time) (list
 func (s *session) look(ctx context.Context, at *spot, n fs.Node, stamp time.Time) (*info, error) {
 	switch n.Kind() {
 	case filesystem.ModeDir:
+		if at.through(&place{node: n}) {
+			return nil, nil
+		}
 		if n.Costly() {
 			return &info{name: n.Name(), dir: true, mtime: stamp}, nil
 		}

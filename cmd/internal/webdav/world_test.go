@@ -166,7 +166,7 @@ func guest(t testing.TB) (img []byte, dir string) {
 		"usr/bin/vim": "vim\n", "srv/big.bin": string(big), "srv/empty": "",
 		"srv/page.html": "<script>alert(1)</script>", "odd/\xff\xfe raw": "raw", "odd/line\nbreak": "line", "odd/50%": "percent", "odd/%2F": "literal", "odd/a&<b>\"'": "xml",
 		"odd/" + strings.Repeat("l", 255): "long", "odd/ä ö": "umlauts", "odd/?q=1#f": "query", "evil/SLASHES-IN-A-NAME": "slashes", "evil/DOTDOT-IS-THE-NAME": "nul", "evil/YY": "dots",
-		"a/b/c/file": "deep",
+		"a/b/c/file": "deep", "self/FOLDER-IN-ITSELF/x": "never seen",
 	} {
 		write(name, text)
 	}
@@ -202,7 +202,22 @@ func guest(t testing.TB) (img []byte, dir string) {
 		}
 		copy(img[at+2:], to)
 	}
+	inItself(t, img, "FOLDER-IN-ITSELF")
+	if err := os.RemoveAll(filepath.Join(dir, "self/FOLDER-IN-ITSELF")); err != nil { // so it is there no more
+		t.Fatal(err)
+	}
 	return img, dir
+}
+
+// inItself makes the entry of a folder that of the folder that it is in.
+func inItself(t testing.TB, img []byte, name string) {
+	t.Helper()
+	at := bytes.Index(img, append([]byte{byte(len(name)), 2}, name...)) - 6
+	if at < 0 {
+		t.Fatalf("%s is not in the image", name)
+	}
+	dot := at &^ 1023 // a block of 1 KiB begins with the entry of the folder itself
+	copy(img[at:at+4], img[dot:dot+4])
 }
 
 var random = rand.New(rand.NewPCG(1, 2))
