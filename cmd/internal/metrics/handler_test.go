@@ -1,10 +1,13 @@
 package metrics
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
@@ -319,15 +322,36 @@ func TestEachMetricHasHelp(t *testing.T) {
 	}
 }
 
+// fullBook has as many runs as a book keeps in memory.
+func fullBook(t testing.TB) *runs.Book {
+	t.Helper()
+	var lines bytes.Buffer
+	e := json.NewEncoder(&lines)
+	for i := range 20_000 {
+		r := ended(fmt.Sprintf("vm%04d", i%1000), runs.Done, point("incremental", "x"), noon.Add(time.Duration(i)*time.Second))
+		r.ID = fmt.Sprintf("%016x", i)
+		if err := e.Encode(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "2026-11-29.jsonl"), lines.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return openBook(t, dir)
+}
+
 // BenchmarkScrape is a scrape of 1,000 VMs and a full book.
 func BenchmarkScrape(b *testing.B) {
-	book := openBook(b, b.TempDir())
 	s := good(1000)
-	h := Handler(func() runs.Status { return s }, book)
+	h := Handler(func() runs.Status { return s }, fullBook(b))
+	size := 0
 	b.ReportAllocs()
 	for b.Loop() {
-		if code, _ := get(b, h, "/metrics"); code != 200 {
+		code, body := get(b, h, "/metrics")
+		if size = len(body); code != 200 {
 			b.Fatal(code)
 		}
 	}
+	b.ReportMetric(float64(size), "bytes")
 }

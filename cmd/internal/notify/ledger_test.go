@@ -168,6 +168,27 @@ func TestEveryKindOfProblem(t *testing.T) {
 	}
 }
 
+// A host that was off for a night is late in everything when it starts: that it makes
+// up for is not told, what it does not get to within an hour is.
+func TestCatchingUpIsNotLate(t *testing.T) {
+	h, l := newHost(t, "web", "db", "lost"), newLedger(t)
+	h.s.Since = h.now
+	for i := range h.s.VMs {
+		h.s.VMs[i].Late = true
+	}
+	h.s.Waiting = []runs.Run{{Kind: runs.Backup, VM: "web"}}
+	h.s.Running = []runs.Live{{Run: runs.Run{Kind: runs.Backup, VM: "db"}}}
+	h.step(l, 0)
+	if got := h.step(l, time.Minute); got != "new late/lost" {
+		t.Errorf("at first: %q", got)
+	}
+	h.s.VMs[1].Late, h.s.Running = false, nil
+	h.step(l, time.Hour)
+	if got := h.step(l, time.Minute); got != "new late/web" {
+		t.Errorf("after an hour: %q", got)
+	}
+}
+
 // TestWhatAKillHides: a failure and its recovery that nobody saw, since the daemon
 // was killed between them, is told; and what was before the first start is not.
 func TestWhatAKillHides(t *testing.T) {

@@ -2,6 +2,7 @@ package notify
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -88,7 +89,7 @@ func current(s runs.Status, book *runs.Book) (list []Problem, open map[string]bo
 	}
 	for _, v := range s.VMs {
 		list = appendFailed(list, open, book, runs.Backup, v.Name)
-		if v.Late {
+		if v.Late && !catchingUp(s, v.Name) {
 			text := fmt.Sprintf("%s: no good backup since the last one was due", v.Name)
 			if v.LastGood != nil {
 				text += ": the last one ended " + v.LastGood.Ended.UTC().Format(timeText)
@@ -111,6 +112,18 @@ func current(s runs.Status, book *runs.Book) (list []Problem, open map[string]bo
 		}
 	}
 	return list, open
+}
+
+// catchUpFor is for how long after its start a daemon may make up for what the host
+// was off for, and nobody is told that it is late.
+const catchUpFor = time.Hour
+
+// catchingUp says whether a VM that is late is about to be backed up, by a daemon
+// that started a while ago.
+func catchingUp(s runs.Status, vm string) bool {
+	is := func(r runs.Run) bool { return r.Kind == runs.Backup && r.VM == vm }
+	return s.Now.Sub(s.Since) < catchUpFor &&
+		(slices.ContainsFunc(s.Waiting, is) || slices.ContainsFunc(s.Running, func(l runs.Live) bool { return is(l.Run) }))
 }
 
 func appendFailed(list []Problem, open map[string]bool, book *runs.Book, kind runs.Kind, name string) []Problem {
