@@ -182,6 +182,9 @@ func TestRulesFire(t *testing.T) {
 			run(b, runs.Done, point("full", "full read: bitmap x is gone: QEMU or the host ended"))
 			run(b, runs.Done, point("incremental", "x"))
 		}, "4h"},
+		{"CairnUpkeepFailed", func(_ *runs.Status, b *runs.Book) {
+			end(t, b, runs.Run{ID: "gc", Kind: runs.GC, Repository: "main", Started: noon, Ended: noon, Outcome: runs.Failed})
+		}, "3h"},
 		{"CairnFrozenLong", func(s *runs.Status, _ *runs.Book) { s.VMs[0].LastGood = &slow }, "3h"},
 		{"CairnQueueLong", func(s *runs.Status, _ *runs.Book) { s.Waiting = []runs.Run{{Due: noon.Add(-7 * time.Hour)}} }, "3h"},
 		{"CairnJobProblem", func(s *runs.Status, _ *runs.Book) { s.Jobs[0].Problem = "x" }, "3h"},
@@ -190,6 +193,13 @@ func TestRulesFire(t *testing.T) {
 		{"CairnPlacesAway", func(s *runs.Status, _ *runs.Book) { s.Repositories[0].Away = []string{"/d2"} }, "3h"},
 		{"CairnDamageFound", func(s *runs.Status, _ *runs.Book) { s.Repositories[0].Findings = 1 }, "3h"},
 		{"CairnCheckOld", func(s *runs.Status, _ *runs.Book) { s.Repositories[0].LastGood = old(15 * day) }, "3h"},
+		// One that fails does not make it younger.
+		{"CairnCheckOld", func(s *runs.Status, b *runs.Book) {
+			r := runs.Run{ID: "check", Kind: runs.Check, Repository: "main", Started: noon, Ended: noon.Add(-15 * day), Outcome: runs.Done}
+			end(t, b, r)
+			r.Ended, r.Outcome = noon, runs.Failed
+			s.Repositories[0].LastGood = &r
+		}, "3h"},
 		{"CairnNeverChecked", func(s *runs.Status, _ *runs.Book) { s.Repositories[0].LastGood = nil }, "9d"},
 		{"CairnGCOld", func(s *runs.Status, _ *runs.Book) { s.Repositories[0].LastGC = old(31 * day) }, "3h"},
 	}

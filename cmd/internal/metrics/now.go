@@ -60,10 +60,10 @@ var gauges = []struct {
 	{"cairn_repository_points", "Restore points in the repository.", []string{"repository"}},
 	{"cairn_repository_bytes", "What the repository takes, as last counted. Missing if nobody counted.", []string{"repository"}},
 	{"cairn_repository_findings", "Damage that the last check of the repository found. See its run; cairn check --repair mends what parity can.", []string{"repository"}},
-	{"cairn_repository_last_check_timestamp_seconds", "When the last check of the repository ended, since 1970. Missing if there was none.", []string{"repository"}},
-	{"cairn_repository_last_check_age_seconds", "How long ago the last check of the repository ended. Missing if there was none.", []string{"repository"}},
-	{"cairn_repository_last_gc_timestamp_seconds", "When the last gc of the repository ended, since 1970. Missing if there was none.", []string{"repository"}},
-	{"cairn_repository_last_gc_age_seconds", "How long ago the last gc of the repository ended. Missing if there was none. What is forgotten takes space until then.", []string{"repository"}},
+	{"cairn_repository_last_check_timestamp_seconds", "When a check of the repository last came to its end, since 1970. Missing if none did.", []string{"repository"}},
+	{"cairn_repository_last_check_age_seconds", "How long ago a check of the repository last came to its end. Missing if none did. One that fails does not count; cairn_runs_total has it.", []string{"repository"}},
+	{"cairn_repository_last_gc_timestamp_seconds", "When gc of the repository last came to its end, since 1970. Missing if it never did.", []string{"repository"}},
+	{"cairn_repository_last_gc_age_seconds", "How long ago gc of the repository last came to its end. Missing if it never did. What is forgotten takes space until then.", []string{"repository"}},
 }
 
 func newNow(ask func(context.Context) (runs.Status, bool), book *runs.Book) *now {
@@ -214,11 +214,19 @@ func (o sink) repositories(s runs.Status) {
 		if r.Bytes > 0 {
 			o.set("cairn_repository_bytes", float64(r.Bytes), name)
 		}
-		if c := r.LastGood; c != nil {
-			o.moment("cairn_repository_last_check_timestamp_seconds", "cairn_repository_last_check_age_seconds", c.Ended, s.Now, name)
-		}
-		if g := r.LastGC; g != nil {
-			o.moment("cairn_repository_last_gc_timestamp_seconds", "cairn_repository_last_gc_age_seconds", g.Ended, s.Now, name)
-		}
+		check := o.lastGood(runs.Check, r.Name, r.LastGood)
+		o.moment("cairn_repository_last_check_timestamp_seconds", "cairn_repository_last_check_age_seconds", check, s.Now, name)
+		gc := o.lastGood(runs.GC, r.Name, r.LastGC)
+		o.moment("cairn_repository_last_gc_timestamp_seconds", "cairn_repository_last_gc_age_seconds", gc, s.Now, name)
 	}
+}
+
+// lastGood is when a run of a repository last did what it was to do. A check that
+// found damage has, though it failed.
+func (n *now) lastGood(kind runs.Kind, repository string, last *runs.Run) time.Time {
+	if last != nil && (last.Good() || last.Findings > 0) {
+		return last.Ended
+	}
+	r, _ := n.book.LastGood(kind, repository)
+	return r.Ended
 }

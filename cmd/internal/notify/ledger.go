@@ -27,6 +27,7 @@ type entry struct {
 	Told    time.Time `json:"told,omitzero"`    // when a message with it was taken
 	Over    time.Time `json:"over,omitzero"`    // it does not go on
 	Before  bool      `json:"before,omitempty"` // it was told of before it was over
+	Missing time.Time `json:"missing,omitzero"` // since when there is no such VM
 }
 
 // ledger is what a way knows. It is part of a file, notify-WAY.json: fields are
@@ -135,23 +136,43 @@ func (l *ledger) end(key string, at, now time.Time) (changed bool) {
 	return true
 }
 
+// missingFor is after which time a VM that is not there any more is none: a libvirt
+// that does not answer, or a daemon that has just begun, does not know its VMs.
+const missingFor = time.Hour
+
 // update brings the ledger up to date: with the runs that ended since the last
 // time, and with the problems that there are now.
 func (l *ledger) update(s runs.Status, book *runs.Book, now time.Time) (changed bool) {
-	fresh := l.since(book)
-	for _, r := range slices.Backward(fresh) { // oldest first
+	for _, r := range slices.Backward(l.since(book)) { // oldest first
 		changed = l.run(r, now) || changed
 	}
 	if newest := book.Runs(1, nil); len(newest) > 0 && newest[0].ID != l.Cursor {
 		l.Cursor, l.Seen, changed = newest[0].ID, newest[0].Ended, true
 	}
-	list, goesOn := current(s, book)
-	for _, p := range list {
+	goesOn := map[string]bool{}
+	for _, p := range conditions(s) {
 		goesOn[p.Key] = true
 		changed = l.begin(p, now) || changed
 	}
+	vms, repositories := map[string]bool{"": true}, map[string]bool{"": true}
+	for _, v := range s.VMs {
+		vms[clean(v.Name)] = true
+	}
+	for _, r := range s.Repositories {
+		repositories[clean(r.Name)] = true
+	}
 	for _, e := range l.Entries {
-		if !goesOn[e.Key] {
+		ofRun := e.Kind == KindFailure || e.Kind == KindAudit
+		missing := !vms[e.VM]
+		if missing != !e.Missing.IsZero() {
+			e.Missing, changed = time.Time{}, true
+			if missing {
+				e.Missing = now
+			}
+		}
+		switch {
+		case missing && now.Sub(e.Missing) < missingFor:
+		case missing, !repositories[e.Repository], !ofRun && !goesOn[e.Key]:
 			changed = l.end(e.Key, now, now) || changed
 		}
 	}
@@ -159,39 +180,47 @@ func (l *ledger) update(s runs.Status, book *runs.Book, now time.Time) (changed 
 }
 
 // since gives the runs that ended after the last one that was looked at, newest
-// first; at the beginning none: what is past is only told if it goes on.
+// first; at the beginning the newest of each kind: what is past is only told if it
+// goes on.
 func (l *ledger) since(book *runs.Book) []runs.Run {
+	const all = 1 << 20 // more than a book has
 	if l.Cursor == "" {
-		return nil
+		seen := map[string]bool{}
+		return book.Runs(all, func(r runs.Run) bool {
+			if r.Outcome != runs.Failed && !r.Good() || seen[failureKey(r)] {
+				return false
+			}
+			seen[failureKey(r)] = true
+			return true
+		})
 	}
 	reached := false
-	return book.Runs(maxEntries, func(r runs.Run) bool {
+	return book.Runs(all, func(r runs.Run) bool {
 		reached = reached || r.ID == l.Cursor || r.Ended.Before(l.Seen)
 		return !reached
 	})
 }
 
-// run notices what a run tells.
+// run notices what a run tells. One that was interrupted or skipped tells nothing. A
+// check that found damage may be one that failed: it is told as damage.
 func (l *ledger) run(r runs.Run, now time.Time) (changed bool) {
+	found := r.Kind == runs.Check && r.Findings > 0
 	switch {
+	case found:
+		changed = l.begin(damage(r.Repository, r.Findings, r.Ended), now)
+		changed = l.end(failureKey(r), r.Ended, now) || changed
 	case r.Outcome == runs.Failed:
 		changed = l.begin(failure(r), now)
 	case r.Good():
 		changed = l.end(failureKey(r), r.Ended, now)
-		if r.Kind == runs.Check {
-			if r.Findings > 0 {
-				changed = l.begin(damage(r.Repository, r.Findings, r.Ended), now) || changed
-			} else {
-				changed = l.end("damage/"+r.Repository, r.Ended, now) || changed
-			}
-		}
-		if r.Point != nil && r.VM != "" {
-			if r.Point.Wrong > 0 {
-				changed = l.begin(audit(r), now) || changed
-			} else {
-				changed = l.end("audit/"+r.VM, r.Ended, now) || changed
-			}
-		}
+	}
+	if r.Good() && r.Kind == runs.Check && !found {
+		changed = l.end("damage/"+r.Repository, r.Ended, now) || changed
+	}
+	if r.Good() && r.Point != nil && r.Point.Wrong > 0 {
+		changed = l.begin(audit(r), now) || changed
+	} else if r.Good() && r.Point != nil {
+		changed = l.end(auditKey(r), r.Ended, now) || changed
 	}
 	return changed
 }

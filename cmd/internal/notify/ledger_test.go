@@ -99,20 +99,21 @@ func TestOneMessageForAProblem(t *testing.T) {
 		{func() {}, 0, ""},
 		{func() { h.backup("web", runs.Failed) }, 0, ""}, // more may come
 		{func() { h.backup("db", runs.Failed); h.s.VMs[2].Late = true }, 30 * time.Second, ""},
-		{func() {}, 30 * time.Second, "new failure/backup/vm/db, new failure/backup/vm/web, new late/rare"},
+		{func() {}, 30 * time.Second, "new failure/backup/db/main, new failure/backup/web/main, new late/rare"},
 		{func() { h.backup("web", runs.Failed); h.s.VMs[0].Late = true }, 30 * time.Second, ""},
 		{func() {}, time.Minute, "new late/web"},
 		{func() { h.backup("web", runs.Failed) }, 12 * time.Hour, ""},
 		{func() {}, 11 * time.Hour, ""},
 		// The reminder takes along what would be reminded of within six hours.
-		{func() {}, time.Hour, "goes on failure/backup/vm/db, goes on failure/backup/vm/web, goes on late/rare, goes on late/web"},
+		{func() {}, time.Hour, "goes on failure/backup/db/main, goes on failure/backup/web/main, goes on late/rare, goes on late/web"},
 		{func() { h.backup("web", runs.Warned); h.s.VMs[0].Late = false }, 0, ""},
-		{func() {}, time.Minute, "over failure/backup/vm/web, over late/web"},
+		{func() {}, time.Minute, "over failure/backup/web/main, over late/web"},
 		{func() {}, time.Minute, ""},
 		{func() { h.backup("web", runs.Failed) }, 0, ""},
-		{func() {}, time.Minute, "new failure/backup/vm/web"},
-		{func() { h.s.VMs = h.s.VMs[1:] }, 2 * time.Minute, ""}, // out of the configuration
-		{func() {}, time.Minute, "over failure/backup/vm/web"},
+		{func() {}, time.Minute, "new failure/backup/web/main"},
+		{func() { h.s.VMs = h.s.VMs[1:] }, 2 * time.Minute, ""}, // out of the configuration, or not found for a moment
+		{func() {}, time.Hour, ""},
+		{func() {}, time.Minute, "over failure/backup/web/main"},
 		{func() { h.backup("other", runs.Skipped); h.backup("db", runs.Interrupted) }, 2 * time.Minute, ""},
 	}
 	for i, s := range steps {
@@ -123,13 +124,47 @@ func TestOneMessageForAProblem(t *testing.T) {
 	}
 }
 
+// TestEachFailureByItself: what makes up for a failure is a good run of the same VM
+// into the same repository, or of the same job's forget; and a check that found
+// damage is damage, however it ended.
+func TestEachFailureByItself(t *testing.T) {
+	h, l := newHost(t, "web"), newLedger(t)
+	h.s.Repositories = append(h.s.Repositories, runs.Repository{Name: "offsite"})
+	h.step(l, 0)
+	h.end(runs.Run{Kind: runs.Backup, VM: "web", Repository: "offsite", Outcome: runs.Failed})
+	h.end(runs.Run{Kind: runs.Forget, Job: "a", Outcome: runs.Failed})
+	h.end(runs.Run{Kind: runs.Check, Outcome: runs.Failed, Findings: 2})
+	h.s.Repositories[0].Findings = 2
+	h.step(l, 0)
+	if got := h.step(l, time.Minute); got != "new damage/main, new failure/backup/web/offsite, new failure/forget/a/main" {
+		t.Errorf("failed: %s", got)
+	}
+	h.end(runs.Run{Kind: runs.Backup, VM: "web", Outcome: runs.Done})
+	h.end(runs.Run{Kind: runs.Forget, Job: "b", Outcome: runs.Done})
+	if got := h.step(l, 0) + h.step(l, time.Minute); got != "" {
+		t.Errorf("others went well: %s", got)
+	}
+	// The same at a first start: what goes on is in the past of the book.
+	fresh := newLedger(t)
+	h.step(fresh, 0)
+	if got := h.step(fresh, time.Minute); got != "new damage/main, new failure/backup/web/offsite, new failure/forget/a/main" {
+		t.Errorf("a new ledger: %s", got)
+	}
+	h.end(runs.Run{Kind: runs.Backup, VM: "web", Repository: "offsite", Outcome: runs.Done})
+	h.end(runs.Run{Kind: runs.Forget, Job: "a", Outcome: runs.Done})
+	h.step(l, 0)
+	if got := h.step(l, time.Minute); got != "over failure/backup/web/offsite, over failure/forget/a/main" {
+		t.Errorf("over: %s", got)
+	}
+}
+
 // An interrupted run after a failed one is no recovery, and after a good one no
-// failure; but book.Last then is the interrupted one.
+// failure.
 func TestInterruptedIsNeither(t *testing.T) {
 	h, l := newHost(t, "web"), newLedger(t)
 	h.step(l, 0)
 	h.backup("web", runs.Failed)
-	if got := h.step(l, time.Minute) + h.step(l, time.Minute); got != "new failure/backup/vm/web" {
+	if got := h.step(l, time.Minute) + h.step(l, time.Minute); got != "new failure/backup/web/main" {
 		t.Errorf("failed: %q", got)
 	}
 	h.backup("web", runs.Interrupted)
@@ -137,7 +172,7 @@ func TestInterruptedIsNeither(t *testing.T) {
 		t.Errorf("interrupted: %q", got)
 	}
 	h.backup("web", runs.Done)
-	if got := h.step(l, time.Minute) + h.step(l, time.Minute); got != "over failure/backup/vm/web" {
+	if got := h.step(l, time.Minute) + h.step(l, time.Minute); got != "over failure/backup/web/main" {
 		t.Errorf("good: %q", got)
 	}
 }
@@ -150,17 +185,17 @@ func TestEveryKindOfProblem(t *testing.T) {
 	h.s.Repositories = []runs.Repository{{Name: "main", Problem: "no route", Places: 3, Away: []string{"/d2"}, Findings: 2}}
 	h.end(runs.Run{Kind: runs.Backup, VM: "web", Outcome: runs.Done, Point: &runs.Point{Wrong: 3}})
 	for _, k := range []runs.Kind{runs.GC, runs.Check, runs.Forget, runs.Engine} {
-		h.end(runs.Run{Kind: k, Outcome: runs.Failed, Reason: "x"})
+		h.end(runs.Run{Kind: k, Job: "nightly", Outcome: runs.Failed, Reason: "x"})
 	}
 	h.step(l, 0)
-	want := "new audit/web, new config, new damage/main, new failure/check/repository/main, new failure/engine/repository/main, new failure/forget/repository/main, new failure/gc/repository/main, new job/nightly, new places/main, new repository/main"
+	want := "new audit/web/main, new config, new damage/main, new failure/check/main, new failure/engine/main, new failure/forget/nightly/main, new failure/gc/main, new job/nightly, new places/main, new repository/main"
 	if got := h.step(l, time.Minute); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	h.s.Problem, h.s.Jobs[0].Problem, h.s.Repositories[0] = "", "", runs.Repository{Name: "main"}
 	h.end(runs.Run{Kind: runs.Backup, VM: "web", Outcome: runs.Done, Point: &runs.Point{}})
 	for _, k := range []runs.Kind{runs.GC, runs.Check, runs.Forget, runs.Engine} {
-		h.end(runs.Run{Kind: k, Outcome: runs.Done})
+		h.end(runs.Run{Kind: k, Job: "nightly", Outcome: runs.Done})
 	}
 	h.step(l, 0)
 	if got := h.step(l, time.Minute); got != strings.ReplaceAll(want, "new", "over") {
@@ -216,7 +251,7 @@ func TestWhatAKillHides(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.step(l, 0)
-	if got := h.step(l, time.Minute); got != "new failure/backup/vm/db, over failure/backup/vm/web" {
+	if got := h.step(l, time.Minute); got != "new failure/backup/db/main, over failure/backup/web/main" {
 		t.Errorf("after the kill: %q", got)
 	}
 	if len(l.Entries) != 1 || l.Entries[0].VM != "db" || l.Entries[0].Told.IsZero() {
@@ -234,7 +269,7 @@ func TestOverWhileItIsSent(t *testing.T) {
 	h.backup("web", runs.Done)
 	l.update(h.status(), h.book, h.now)
 	l.told(due, h.now)
-	if got := h.step(l, time.Minute); got != "over failure/backup/vm/web" {
+	if got := h.step(l, time.Minute); got != "over failure/backup/web/main" {
 		t.Errorf("then: %q", got)
 	}
 	if len(l.Entries) != 0 || len(l.by) != 0 {
@@ -255,7 +290,7 @@ func TestDamagedLedger(t *testing.T) {
 		h := newHost(t, "web")
 		h.backup("web", runs.Failed)
 		h.step(l, 0)
-		if got := h.step(l, time.Minute); got != "new failure/backup/vm/web" {
+		if got := h.step(l, time.Minute); got != "new failure/backup/web/main" {
 			t.Errorf("%.20q: %q", text, got)
 		}
 	}

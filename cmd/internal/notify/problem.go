@@ -47,20 +47,30 @@ func clean(text string) string {
 // failure is the problem that a failed run is.
 func failure(r runs.Run) Problem {
 	p := Problem{Key: failureKey(r), Kind: KindFailure, VM: clean(r.VM), Repository: clean(r.Repository), Since: r.Ended}
-	subject := fmt.Sprintf("%s of repository %s", r.Kind, r.Repository)
-	if r.VM != "" {
-		subject = fmt.Sprintf("%s: the %s", r.VM, r.Kind)
+	subject := fmt.Sprintf("the %s of repository %s", r.Kind, r.Repository)
+	switch {
+	case r.VM != "":
+		subject = fmt.Sprintf("%s: the %s into repository %s", r.VM, r.Kind, r.Repository)
+	case r.Job != "":
+		subject = fmt.Sprintf("job %s: the %s in repository %s", r.Job, r.Kind, r.Repository)
 	}
 	p.Text = clean(fmt.Sprintf("%s failed: %s", subject, orNothing(r.Reason)))
 	return p
 }
 
+// failureKey is the same for runs of which one makes up for the failure of another:
+// of a VM into a repository, of a job's forget, and of what is done to a repository.
 func failureKey(r runs.Run) string {
-	if r.VM != "" {
-		return "failure/" + string(r.Kind) + "/vm/" + r.VM
+	switch r.Kind {
+	case runs.Backup:
+		return "failure/backup/" + r.VM + "/" + r.Repository
+	case runs.Forget:
+		return "failure/forget/" + r.Job + "/" + r.Repository
 	}
-	return "failure/" + string(r.Kind) + "/repository/" + r.Repository
+	return "failure/" + string(r.Kind) + "/" + r.Repository
 }
+
+func auditKey(r runs.Run) string { return "audit/" + r.VM + "/" + r.Repository }
 
 func orNothing(reason string) string {
 	if reason == "" {
@@ -70,7 +80,7 @@ func orNothing(reason string) string {
 }
 
 func audit(r runs.Run) Problem {
-	return Problem{Key: "audit/" + r.VM, Kind: KindAudit, VM: clean(r.VM), Repository: clean(r.Repository), Since: r.Ended,
+	return Problem{Key: auditKey(r), Kind: KindAudit, VM: clean(r.VM), Repository: clean(r.Repository), Since: r.Ended,
 		Text: clean(fmt.Sprintf("%s: %d chunks had changed that its bitmaps call unchanged: something writes to an image behind QEMU's back. That run read everything; incremental points since it began may be wrong", r.VM, r.Point.Wrong))}
 }
 
@@ -79,25 +89,20 @@ func damage(repository string, findings int, since time.Time) Problem {
 		Text: clean(fmt.Sprintf("repository %s: the last check found %d pieces of damage; its run lists them. cairn check --repair mends what parity can", repository, findings))}
 }
 
-// current gives the problems that there are now, and the keys of those of which
-// that cannot be said: a run that was interrupted did neither fail nor go well.
-func current(s runs.Status, book *runs.Book) (list []Problem, open map[string]bool) {
-	open = map[string]bool{}
+// conditions gives the problems that there are now, but for those that a run was:
+// a ledger follows the runs.
+func conditions(s runs.Status) (list []Problem) {
 	at := s.Now
 	if s.Problem != "" {
 		list = append(list, Problem{Key: "config", Kind: KindConfig, Since: at, Text: clean("the configuration is wrong, and the one before it holds (cairn config check): " + s.Problem)})
 	}
 	for _, v := range s.VMs {
-		list = appendFailed(list, open, book, runs.Backup, v.Name)
 		if v.Late && !catchingUp(s, v.Name) {
 			text := fmt.Sprintf("%s: no good backup since the last one was due", v.Name)
 			if v.LastGood != nil {
 				text += ": the last one ended " + v.LastGood.Ended.UTC().Format(timeText)
 			}
 			list = append(list, Problem{Key: "late/" + v.Name, Kind: KindLate, VM: clean(v.Name), Since: at, Text: clean(text)})
-		}
-		if g, ok := book.LastGood(runs.Backup, v.Name); ok && g.Point != nil && g.Point.Wrong > 0 {
-			list = append(list, audit(g))
 		}
 	}
 	for _, j := range s.Jobs {
@@ -107,11 +112,8 @@ func current(s runs.Status, book *runs.Book) (list []Problem, open map[string]bo
 	}
 	for _, r := range s.Repositories {
 		list = append(list, ofRepository(r, at)...)
-		for _, kind := range []runs.Kind{runs.Forget, runs.GC, runs.Check, runs.Engine} {
-			list = appendFailed(list, open, book, kind, r.Name)
-		}
 	}
-	return list, open
+	return list
 }
 
 // catchUpFor is for how long after its start a daemon may make up for what the host
@@ -124,17 +126,6 @@ func catchingUp(s runs.Status, vm string) bool {
 	is := func(r runs.Run) bool { return r.Kind == runs.Backup && r.VM == vm }
 	return s.Now.Sub(s.Since) < catchUpFor &&
 		(slices.ContainsFunc(s.Waiting, is) || slices.ContainsFunc(s.Running, func(l runs.Live) bool { return is(l.Run) }))
-}
-
-func appendFailed(list []Problem, open map[string]bool, book *runs.Book, kind runs.Kind, name string) []Problem {
-	r, ok := book.Last(kind, name)
-	switch {
-	case ok && r.Outcome == runs.Failed:
-		return append(list, failure(r))
-	case ok && !r.Good():
-		open[failureKey(r)] = true
-	}
-	return list
 }
 
 // timeText is how times are written in mails.

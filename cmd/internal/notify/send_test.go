@@ -146,7 +146,7 @@ func TestMail(t *testing.T) {
 	path, out := script(t, "")
 	c := &config.Notify{Mail: []string{path, "-t"}, MailTo: []string{"root", "a@example.com"}, MailFrom: "cairn@example.com"}
 	due := []entry{
-		{Problem: failure(runs.Run{Kind: runs.Backup, VM: "wéb\r\nBcc: evil@example.com", Reason: "x\n.\n\xff", Ended: noon})},
+		{Problem: failure(runs.Run{Kind: runs.Backup, Repository: "main", VM: "wéb\r\nBcc: evil@example.com", Reason: "x\n.\n\xff", Ended: noon})},
 		{Problem: Problem{Key: "b", Text: "db is late", Since: noon}, Told: noon, Over: noon.Add(time.Hour)},
 	}
 	if err := (mailer{c}).send(t.Context(), compose(due, "host1", "1.2.3", noon)); err != nil {
@@ -165,14 +165,14 @@ func TestMail(t *testing.T) {
 		t.Fatal(err)
 	}
 	subject, err := new(mime.WordDecoder).DecodeHeader(m.Header.Get("Subject"))
-	if err != nil || subject != "[cairn host1] problems: 1 new, 1 over: wéb Bcc: evil@example.com: the backup failed: x . \uFFFD" {
+	if err != nil || subject != "[cairn host1] problems: 1 new, 1 over: wéb Bcc: evil@example.com: the backup into repository main failed: x . \uFFFD" {
 		t.Errorf("subject %q, %v", subject, err)
 	}
 	to, err := m.Header.AddressList("Cc")
 	if m.Header.Get("Bcc") != "" || m.Header.Get("To") != "root, a@example.com" || m.Header.Get("From") != "cairn@example.com" || err == nil || to != nil {
 		t.Errorf("headers: %v", m.Header)
 	}
-	for _, want := range []string{"New\n  - wéb Bcc: evil@example.com: the backup failed: x . \uFFFD\n    since 2026-11-29 12:00 UTC\n", "Over\n  - db is late\n    since 2026-11-29 12:00 UTC, until 2026-11-29 13:00 UTC\n", "cairn 1.2.3 on host1"} {
+	for _, want := range []string{"New\n  - wéb Bcc: evil@example.com: the backup into repository main failed: x . \uFFFD\n    since 2026-11-29 12:00 UTC\n", "Over\n  - db is late\n    since 2026-11-29 12:00 UTC, until 2026-11-29 13:00 UTC\n", "cairn 1.2.3 on host1"} {
 		if !strings.Contains(strings.ReplaceAll(string(body), "\r\n", "\n"), want) {
 			t.Errorf("the body lacks %q:\n%s", want, body)
 		}
