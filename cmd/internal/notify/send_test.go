@@ -237,12 +237,19 @@ func TestUndeliveredIsDeliveredAfterAKill(t *testing.T) {
 		Now: time.Now}
 	r.fail = 1 << 30
 	h.now = time.Now()
-	stop := daemon(t, o)
-	waitFor(t, func() bool { _, err := os.Stat(filepath.Join(o.Dir, "notify-webhook.json")); return err == nil })
 	h.backup("web", runs.Failed)
 	h.backup("db", runs.Failed)
+	stop := daemon(t, o)
 	waitFor(t, func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.calls >= 3 })
+	// A kill would find this, and nothing else is written when it stops.
+	kept, err := os.ReadFile(filepath.Join(o.Dir, "notify-webhook.json"))
+	if err != nil || !bytes.Contains(kept, []byte("failure/backup/web/main")) || !bytes.Contains(kept, []byte("failure/backup/db/main")) {
+		t.Errorf("the ledger while nothing is told: %v %s", err, kept)
+	}
 	stop()
+	if after, err := os.ReadFile(filepath.Join(o.Dir, "notify-webhook.json")); err != nil || !bytes.Equal(after, kept) {
+		t.Errorf("a stop writes what a kill does not: %v\n%s\n%s", err, kept, after)
+	}
 	if !strings.Contains(logged.String(), "tried again") {
 		t.Errorf("log: %s", logged.String())
 	}

@@ -29,7 +29,7 @@ type Source interface {
 
 // Options of a share. The zero value is good.
 type Options struct {
-	Prefix   string        // of the paths, without a slash at its end: "/dav"
+	Prefix   string        // of the paths: "/dav"
 	Derive   fs.Deriver    // finds system objects of points without an agent's word; nil: there are none
 	Deadline time.Duration // 0: 30 seconds
 	Report   func(error)   // is told why something could not be read; nil: nobody
@@ -74,6 +74,7 @@ func newHandler(source Source, o Options) *handler {
 	if o.Deadline <= 0 {
 		o.Deadline = 30 * time.Second
 	}
+	o.Prefix = strings.TrimSuffix(o.Prefix, "/")
 	if o.Report == nil {
 		o.Report = func(error) {}
 	}
