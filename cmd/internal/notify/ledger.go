@@ -35,7 +35,7 @@ type entry struct {
 type ledger struct {
 	Version int       `json:"version"`
 	Cursor  string    `json:"cursor"`        // ID of the newest run that was looked at
-	Seen    time.Time `json:"seen,omitzero"` // when that run ended
+	Seen    time.Time `json:"seen,omitzero"` // when that run ended, or the ledger began; zero at the first start
 	Entries []*entry  `json:"entries"`
 
 	by map[string]*entry
@@ -143,11 +143,14 @@ const missingFor = time.Hour
 // update brings the ledger up to date: with the runs that ended since the last
 // time, and with the problems that there are now.
 func (l *ledger) update(s runs.Status, book *runs.Book, now time.Time) (changed bool) {
-	for _, r := range slices.Backward(l.since(book)) { // oldest first
+	fresh, newest := l.since(book)
+	for _, r := range slices.Backward(fresh) { // oldest first
 		changed = l.run(r, now) || changed
 	}
-	if newest := book.Runs(1, nil); len(newest) > 0 && newest[0].ID != l.Cursor {
-		l.Cursor, l.Seen, changed = newest[0].ID, newest[0].Ended, true
+	if newest.ID != "" && newest.ID != l.Cursor {
+		l.Cursor, l.Seen, changed = newest.ID, newest.Ended, true
+	} else if l.Seen.IsZero() { // no run has ended yet
+		l.Seen, changed = now, true
 	}
 	goesOn := map[string]bool{}
 	for _, p := range conditions(s) {
@@ -180,25 +183,30 @@ func (l *ledger) update(s runs.Status, book *runs.Book, now time.Time) (changed 
 }
 
 // since gives the runs that ended after the last one that was looked at, newest
-// first; at the beginning the newest of each kind: what is past is only told if it
-// goes on.
-func (l *ledger) since(book *runs.Book) []runs.Run {
-	const all = 1 << 20 // more than a book has
-	if l.Cursor == "" {
-		seen := map[string]bool{}
-		return book.Runs(all, func(r runs.Run) bool {
-			if r.Outcome != runs.Failed && !r.Good() || seen[failureKey(r)] {
-				return false
-			}
-			seen[failureKey(r)] = true
-			return true
-		})
-	}
-	reached := false
-	return book.Runs(all, func(r runs.Run) bool {
-		reached = reached || r.ID == l.Cursor || r.Ended.Before(l.Seen)
-		return !reached
+// first, and the newest of all in the same look: one that ends a moment later is for
+// the next. At the beginning it gives the newest of each kind: what is past is only
+// told if it goes on.
+func (l *ledger) since(book *runs.Book) (fresh []runs.Run, newest runs.Run) {
+	first, reached, seen := l.Seen.IsZero(), false, map[string]bool{}
+	fresh = book.Runs(1<<20, func(r runs.Run) bool { // more than a book has
+		if newest.ID == "" {
+			newest = r
+		}
+		reached = reached || r.ID == l.Cursor
+		if !first {
+			return !reached
+		}
+		if r.Outcome != runs.Failed && !r.Good() || seen[failureKey(r)] {
+			return false
+		}
+		seen[failureKey(r)] = true
+		return true
 	})
+	if !first && !reached && l.Cursor != "" {
+		// The book has it no more: the times tell, which a clock that was set may not.
+		fresh = slices.DeleteFunc(fresh, func(r runs.Run) bool { return r.Ended.Before(l.Seen) })
+	}
+	return fresh, newest
 }
 
 // run notices what a run tells. One that was interrupted or skipped tells nothing. A

@@ -259,6 +259,33 @@ func TestWhatAKillHides(t *testing.T) {
 	}
 }
 
+// TestTheFirstRuns: what fails and goes well between the first two looks is told,
+// also when no run had ended at the first.
+func TestTheFirstRuns(t *testing.T) {
+	h, l := newHost(t, "web"), newLedger(t)
+	h.step(l, 0)
+	h.backup("web", runs.Failed)
+	h.backup("web", runs.Done)
+	h.step(l, 0)
+	if got := h.step(l, time.Minute); got != "over failure/backup/web/main" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// TestClockIsSetBack: the order of the book counts, not the times in it.
+func TestClockIsSetBack(t *testing.T) {
+	h, l := newHost(t, "web"), newLedger(t)
+	h.backup("web", runs.Done)
+	h.step(l, 0)
+	h.now = h.now.Add(-time.Hour)
+	h.backup("web", runs.Failed)
+	h.backup("web", runs.Done)
+	h.step(l, 0)
+	if got := h.step(l, time.Minute); got != "over failure/backup/web/main" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestOverWhileItIsSent(t *testing.T) {
 	h, l := newHost(t, "web"), newLedger(t)
 	h.step(l, 0)

@@ -11,8 +11,11 @@ import (
 	"time"
 )
 
-// maxTold is how many problems a message has in words.
-const maxTold = 50
+// How many problems a message has, and how many of them a mail has in words.
+const (
+	maxTold   = 1000
+	maxInMail = 50
+)
 
 // Message is what a webhook gets. Fields are only added.
 type Message struct {
@@ -80,7 +83,7 @@ func subject(due []entry, host string) string {
 func (m Message) text() string {
 	var b strings.Builder
 	last := ""
-	for _, p := range m.Problems {
+	for _, p := range m.Problems[:min(len(m.Problems), maxInMail)] {
 		if p.State != last {
 			last = p.State
 			fmt.Fprintf(&b, "%s\n", map[string]string{"new": "New", "goes on": "Still", "over": "Over"}[p.State])
@@ -91,8 +94,8 @@ func (m Message) text() string {
 		}
 		b.WriteString("\n")
 	}
-	if m.Omitted > 0 {
-		fmt.Fprintf(&b, "and %d more; the page of cairn serve shows all\n", m.Omitted)
+	if more := m.Omitted + max(0, len(m.Problems)-maxInMail); more > 0 {
+		fmt.Fprintf(&b, "and %d more; the page of cairn serve shows all\n", more)
 	}
 	fmt.Fprintf(&b, "\n-- \ncairn %s on %s, %s\n", m.Version, m.Host, m.Time.Format(timeText))
 	return b.String()
