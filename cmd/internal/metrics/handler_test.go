@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -171,6 +172,36 @@ func TestCountersWithoutTheWholeBook(t *testing.T) {
 	series := scrape(t, Handler(func() runs.Status { s := good(0); s.Since = noon; return s }, b))
 	want(t, series, `cairn_runs_total{kind="backup",outcome="failed"}`, "0")
 	want(t, series, `cairn_runs_total{kind="backup",outcome="interrupted"}`, "1")
+}
+
+// TestScrapesWhileRunsEnd: each run is counted once, whoever looks when.
+func TestScrapesWhileRunsEnd(t *testing.T) {
+	b := openBook(t, t.TempDir())
+	h := Handler(func() runs.Status { return good(3) }, b)
+	const n = 60
+	var all sync.WaitGroup
+	for range 3 {
+		all.Go(func() {
+			for range 15 {
+				if code, _ := get(t, h, "/metrics"); code != 200 && code != 503 {
+					t.Error(code)
+				}
+			}
+		})
+	}
+	for range 3 {
+		all.Go(func() {
+			for range n / 3 {
+				if err := b.End(ended("web", runs.Done, point("full", "x"), time.Now())); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	series := scrape(t, h)
+	want(t, series, `cairn_runs_total{kind="backup",outcome="done"}`, fmt.Sprint(n))
+	want(t, series, `cairn_backup_duration_seconds_count`, fmt.Sprint(n))
 }
 
 func TestHostileNames(t *testing.T) {

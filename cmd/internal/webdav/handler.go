@@ -62,6 +62,7 @@ type handler struct {
 	browse func(ctx context.Context, repository string) (*fs.Browser, func(), error)
 
 	requests, listings, calls chan struct{}
+	clientWait                time.Duration
 
 	mu     sync.Mutex
 	shares map[string]*share
@@ -79,7 +80,7 @@ func newHandler(source Source, o Options) *handler {
 		o.Report = func(error) {}
 	}
 	h := &handler{source: source, o: o, locks: webdav.NewMemLS(), shares: map[string]*share{},
-		requests: make(chan struct{}, maxRequests), listings: make(chan struct{}, maxListings), calls: make(chan struct{}, maxCalls)}
+		requests: make(chan struct{}, maxRequests), listings: make(chan struct{}, maxListings), calls: make(chan struct{}, maxCalls), clientWait: clientWait}
 	h.browse = h.open
 	return h
 }
@@ -164,7 +165,7 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, path string) {
 		h.fail(w, err)
 		return
 	}
-	out := &writer{w: w, c: http.NewResponseController(w)}
+	out := &writer{w: w, wait: h.clientWait, c: http.NewResponseController(w)}
 	defer out.end()
 	head := w.Header()
 	if r.Method != "PROPFIND" {

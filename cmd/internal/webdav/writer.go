@@ -17,6 +17,7 @@ const (
 // writer holds back the beginning of an answer.
 type writer struct {
 	w       http.ResponseWriter
+	wait    time.Duration // for the client, per piece
 	c       *http.ResponseController
 	status  int
 	held    []byte
@@ -45,20 +46,20 @@ func (o *writer) Write(p []byte) (int, error) {
 	if err := o.flush(); err != nil {
 		return 0, err
 	}
-	o.wait()
+	o.more()
 	return o.w.Write(p)
 }
 
-// wait gives the client time for one more piece; where that cannot be set, the
+// more gives the client time for one more piece; where that cannot be set, the
 // server's own limits hold.
-func (o *writer) wait() { _ = o.c.SetWriteDeadline(time.Now().Add(clientWait)) }
+func (o *writer) more() { _ = o.c.SetWriteDeadline(time.Now().Add(o.wait)) }
 
 func (o *writer) flush() error {
 	if o.sent {
 		return nil
 	}
 	o.sent = true
-	o.wait()
+	o.more()
 	if o.status != 0 {
 		o.w.WriteHeader(o.status)
 	}
