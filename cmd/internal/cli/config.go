@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cairn/cmd/internal/config"
+	"cairn/cmd/internal/metrics"
 	"cairn/qmp/libvirt"
 )
 
@@ -51,15 +52,28 @@ their repository from -r or CAIRN_REPOSITORY, and their VMs from cairn vm add.
   cairn config check                                what is wrong, what comes next
   cairn config show                                 all files as one`,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
-	c.AddCommand(a.configCheckCmd(), a.configShowCmd(), a.configExampleCmd())
+	c.AddCommand(a.configCheckCmd(), a.configShowCmd(), a.configExampleCmd(), a.notifyTestCmd())
 	return c
 }
 
 func (a *app) configExampleCmd() *cobra.Command {
-	return &cobra.Command{Use: "example", Short: "Print a configuration with every setting, and comments", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions, RunE: func(*cobra.Command, []string) error {
-		_, err := fmt.Fprint(a.stdout, config.Example())
+	var alerts, dashboard bool
+	c := &cobra.Command{Use: "example", Short: "Print a configuration with every setting, and comments", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions, RunE: func(*cobra.Command, []string) error {
+		text := config.Example()
+		switch {
+		case alerts && dashboard:
+			return usagef("one of --alerts and --dashboard at a time")
+		case alerts:
+			text = metrics.Rules()
+		case dashboard:
+			text = metrics.Dashboard()
+		}
+		_, err := fmt.Fprint(a.stdout, text)
 		return err
 	}}
+	c.Flags().BoolVar(&alerts, "alerts", false, "print alert rules for Prometheus instead")
+	c.Flags().BoolVar(&dashboard, "dashboard", false, "print a dashboard for Grafana instead")
+	return c
 }
 
 func (a *app) configShowCmd() *cobra.Command {

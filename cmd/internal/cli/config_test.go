@@ -2,6 +2,9 @@ package cli
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +12,7 @@ import (
 	"time"
 
 	"cairn/cmd/internal/config"
+	"cairn/cmd/internal/metrics"
 )
 
 func (h *host) configure(name, text string) {
@@ -79,12 +83,53 @@ func TestConfigExample(t *testing.T) {
 	if out, _ := h.must(exitOK, "config", "example"); out != config.Example() {
 		t.Error("it is not the example")
 	}
+	if out, _ := h.must(exitOK, "config", "example", "--alerts"); out != metrics.Rules() {
+		t.Error("--alerts: they are not the rules")
+	}
+	if out, _ := h.must(exitOK, "config", "example", "--dashboard"); !json.Valid([]byte(out)) || out != metrics.Dashboard() {
+		t.Error("--dashboard: it is not the dashboard")
+	}
+	h.must(exitUsage, "config", "example", "--dashboard", "--alerts")
 	h.must(exitUsage, "config", "check", "x")
 	out, _ := h.must(exitOK, "__complete", "config", "")
-	for _, name := range []string{"check\t", "show\t", "example\t"} {
+	for _, name := range []string{"check\t", "show\t", "example\t", "notify-test\t"} {
 		if !strings.Contains(out, name) {
 			t.Errorf("completion lacks %q: %s", name, out)
 		}
+	}
+}
+
+func TestNotifyTest(t *testing.T) {
+	h := newHost(t)
+	if _, errs := h.must(exitUsage, "config", "notify-test"); !strings.Contains(errs, "[notify]") {
+		t.Errorf("without a table: %s", errs)
+	}
+	got := make(chan string, 1)
+	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		got <- r.Header.Get("Cairn-Signature")
+	}))
+	t.Cleanup(hook.Close)
+	secret := filepath.Join(t.TempDir(), "secret")
+	h.configure("cairn.d/notify.toml", fmt.Sprintf("[notify]\nwebhook = %q\nsecret_file = %q\nmail = \"/nowhere/sendmail\"\n", hook.URL, secret))
+	_, errs := h.must(exitFailed, "config", "notify-test")
+	if !strings.Contains(errs, "secret_file") || !strings.Contains(errs, "/nowhere/sendmail") {
+		t.Errorf("two ways that fail: %s", errs)
+	}
+	if errs, _ = h.must(exitWarnings, "config", "check"); !strings.Contains(errs, "umask 077") || !strings.Contains(errs, "/nowhere/sendmail") {
+		t.Errorf("check: %s", errs)
+	}
+	if err := os.WriteFile(secret, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	h.configure("cairn.d/notify.toml", fmt.Sprintf("[notify]\nwebhook = %q\nsecret_file = %q\n", hook.URL, secret))
+	if errs, _ = h.must(exitWarnings, "config", "check"); !strings.Contains(errs, "chmod 600") {
+		t.Errorf("check: %s", errs)
+	}
+	if _, errs = h.must(exitOK, "config", "notify-test"); !strings.Contains(errs, "sent by webhook") || !strings.HasPrefix(<-got, "sha256=") {
+		t.Errorf("sent: %s", errs)
+	}
+	if out, _ := h.must(exitOK, "config", "notify-test", "--json"); out != `{"message_type":"notify_test","sent":["webhook"]}`+"\n" {
+		t.Errorf("--json: %s", out)
 	}
 }
 

@@ -16,6 +16,7 @@ type Config struct {
 	VMs          []Machine    `json:"vms"` // those with a table or a file of their own
 	Discoveries  []Discovery  `json:"discoveries"`
 	Jobs         []Job        `json:"jobs"`
+	Notify       *Notify      `json:"notify,omitempty"` // nil: nobody is told
 }
 
 // What holds for a host that says nothing else.

@@ -3,7 +3,8 @@
 //
 // In the configuration folder (/etc/cairn) are
 //
-//	cairn.toml     [host], [repository.NAME], [vm.NAME], [discover.NAME], [job.NAME]
+//	cairn.toml     [host], [repository.NAME], [vm.NAME], [discover.NAME], [job.NAME],
+//	               [notify]
 //	cairn.d/*.toml more of the same: all files count as one, in the order of their
 //	               names; what two of them define is an error that names both
 //	vms.d/*.toml   one VM in each file, as `cairn vm add` writes them, so that a

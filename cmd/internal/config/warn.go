@@ -12,11 +12,11 @@ import (
 )
 
 // Inspect gives all VMs as they are now, and the warnings about them and about the
-// configuration. A host that has VMs only, and neither jobs nor repositories, uses
-// the command line: it is not told that nothing backs them up.
+// configuration. A host that has VMs only, and neither jobs nor repositories nor
+// anybody to notify, uses the command line: it is not told that nothing backs them up.
 func (c *Config) Inspect(ctx context.Context, domains Domains, now time.Time) ([]Machine, []Problem) {
 	all, warnings := c.Find(ctx, domains)
-	if len(c.Jobs)+len(c.Repositories) > 0 {
+	if len(c.Jobs)+len(c.Repositories) > 0 || c.Notify != nil {
 		warnings = append(warnings, c.Warnings(all, now)...)
 	}
 	sortProblems(warnings, c.Files)
@@ -40,6 +40,9 @@ func (c *Config) Warnings(all []Machine, now time.Time) (list []Problem) {
 	c.warnShared(all, warn)
 	for _, r := range c.Repositories {
 		c.warnRepository(r, warn)
+	}
+	if c.Notify != nil {
+		c.Notify.warn(warn)
 	}
 	sortProblems(list, c.Files)
 	return list

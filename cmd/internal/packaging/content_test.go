@@ -137,7 +137,8 @@ func TestUnitsVerify(t *testing.T) {
 func TestModes(t *testing.T) {
 	root := unpack(t, version1(t, "host"))
 	for name, want := range map[string]fs.FileMode{"etc/cairn": 0o700, "etc/cairn/environment": 0o600, "usr/bin/cairn": 0o755, "lib/systemd/system/cairn-gc.timer": 0o644,
-		"usr/share/bash-completion/completions/cairn": 0o644, "usr/share/zsh/vendor-completions/_cairn": 0o644, "usr/share/fish/vendor_completions.d/cairn.fish": 0o644} {
+		"usr/share/bash-completion/completions/cairn": 0o644, "usr/share/zsh/vendor-completions/_cairn": 0o644, "usr/share/fish/vendor_completions.d/cairn.fish": 0o644,
+		"usr/share/doc/cairn/examples/cairn.rules.yml": 0o644, "usr/share/doc/cairn/examples/dashboard.json": 0o644} {
 		st, err := os.Stat(filepath.Join(root, name))
 		if err != nil || st.Mode().Perm() != want {
 			t.Errorf("%s: %v, %v; want %v", name, st, err, want)

@@ -42,6 +42,7 @@ type Book struct {
 	last    map[key]Run // by VM or repository; ended
 	good    map[key]Run
 	damaged int
+	cut     bool // runs were ended that are neither in memory nor counted
 	day     string
 	file    *os.File
 	changed chan struct{} // closed with the next change
@@ -108,7 +109,7 @@ func (b *Book) take(r Run) {
 	delete(b.open, r.ID)
 	b.runs = append(b.runs, r)
 	if len(b.runs) > maxMemory+maxMemory/10 {
-		b.runs = slices.Clone(b.runs[len(b.runs)-maxMemory:])
+		b.runs, b.cut = slices.Clone(b.runs[len(b.runs)-maxMemory:]), true
 	}
 	b.newest(r)
 }
@@ -308,6 +309,14 @@ func (b *Book) Find(id string) (found Run, ok bool, err error) {
 	return found, ok, nil
 }
 
+// Whole says whether Runs can give all runs that ever ended: none is gone with
+// its day, and there are not too many for memory.
+func (b *Book) Whole() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.cut
+}
+
 // Damaged is how many lines could not be read when the book was opened.
 func (b *Book) Damaged() int { return b.damaged }
 
@@ -381,7 +390,7 @@ func (b *Book) tidy(now time.Time, most int64) error {
 			if err := b.writeKept(); err != nil {
 				return err
 			}
-			wrote = true
+			wrote, b.cut = true, true
 		}
 		if err := os.Remove(d.path); err != nil {
 			return err
@@ -421,6 +430,7 @@ func (b *Book) readKept() error {
 	if err != nil {
 		return err
 	}
+	b.cut = true
 	var k kept
 	if json.Unmarshal(body, &k) != nil {
 		b.damaged++

@@ -91,7 +91,13 @@ func TestBookKeepsTheLastOfEachVM(t *testing.T) {
 		must(t, b.Begin(r))
 		must(t, b.End(ended(r, Done)))
 	}
+	if !b.Whole() {
+		t.Error("nothing is gone, and the book is not whole")
+	}
 	must(t, b.Tidy(noon.AddDate(0, 0, 5)))
+	if b.Whole() {
+		t.Error("a day is gone, and the book is whole")
+	}
 	if _, err := os.Stat(filepath.Join(dir, "2024-11-29.jsonl")); !os.IsNotExist(err) {
 		t.Errorf("an old day is still there: %v", err)
 	}
@@ -102,6 +108,9 @@ func TestBookKeepsTheLastOfEachVM(t *testing.T) {
 		t.Errorf("left: %v", files)
 	}
 	b = open(t, dir)
+	if b.Whole() {
+		t.Error("opened again: a day is gone, and the book is whole")
+	}
 	if r, ok := b.LastGood(Backup, "rare"); !ok || r.ID != old.ID {
 		t.Errorf("the last good run is forgotten: %v", r)
 	}

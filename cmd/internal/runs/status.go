@@ -15,6 +15,10 @@ type Status struct {
 	Repositories []Repository `json:"repositories"`
 	Running      []Live       `json:"running"` // in the order in which they began
 	Waiting      []Run        `json:"waiting"` // due, and not begun
+
+	// Beat is when the scheduler's loop last went round, by the clock of Now: it
+	// does so at least once a minute. Zero if nobody tells.
+	Beat time.Time `json:"beat,omitzero"`
 }
 
 // VM is one VM that the configuration names or discovers. Without a job it is
@@ -58,6 +62,8 @@ type Repository struct {
 	LastGood *Run     `json:"last_check,omitempty"` // the last check that ended
 	// Findings are those of the last check.
 	Findings int `json:"findings"`
+	// Bytes is what it takes, as last counted; 0 if nobody counted.
+	Bytes int64 `json:"bytes,omitempty"`
 }
 
 // Live is a run that is going on.

@@ -29,7 +29,7 @@ var groups = []struct {
 }{
 	{"On the worst day", []string{"restore-guide", "troubleshooting"}},
 	{"What it is", []string{"restore-points", "consistency", "bitmaps", "disks", "filesystems", "repository", "keys", "security", "promises"}},
-	{"Running it", []string{"configuration", "schedule", "retention", "inside-agent", "hosts", "object-storage"}},
+	{"Running it", []string{"configuration", "schedule", "retention", "inside-agent", "hosts", "object-storage", "monitoring", "sharing"}},
 	{"Getting it back", []string{"browse", "restoring"}},
 	{"Recipes", []string{"qemu", "libvirt", "proxmox"}},
 	{"Deciding", []string{"comparison", "measured"}},
