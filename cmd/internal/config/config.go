@@ -16,6 +16,7 @@ type Config struct {
 	VMs          []Machine    `json:"vms"` // those with a table or a file of their own
 	Discoveries  []Discovery  `json:"discoveries"`
 	Jobs         []Job        `json:"jobs"`
+	Web          *Web         `json:"web,omitempty"` // nil: there is no page
 }
 
 // What holds for a host that says nothing else.

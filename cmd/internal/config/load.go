@@ -98,6 +98,7 @@ func (l *loader) config(d Dirs) (*Config, error) {
 		l.tables(f, kinds)
 	}
 	l.host(c, kinds["host"])
+	l.web(c, kinds["web"])
 	for _, t := range kinds["repository"] {
 		l.repository(c, t)
 	}
@@ -122,7 +123,10 @@ func (l *loader) config(d Dirs) (*Config, error) {
 }
 
 // kindNames are the tables that a file may have.
-var kindNames = []string{"host", "repository", "vm", "discover", "job"}
+var kindNames = []string{"host", "repository", "vm", "discover", "job", "web"}
+
+// single are those of them of which there is one, without a name.
+var single = []string{"host", "web"}
 
 // tables sorts a file's tables by kind.
 func (l *loader) tables(f *file, kinds map[string][]*table) {
@@ -132,10 +136,10 @@ func (l *loader) tables(f *file, kinds map[string][]*table) {
 		items, isTable := v.(map[string]any)
 		switch {
 		case !ok:
-		case kind == "host" && isTable:
+		case slices.Contains(single, kind) && isTable:
 			kinds[kind] = append(kinds[kind], &table{file: f, path: child("", kind), title: kind, items: items, say: l.say})
-		case kind == "host":
-			top.problem("", "host: write a table, [host], not %s", kindOf(v))
+		case slices.Contains(single, kind):
+			top.problem("", "%s: write a table, [%s], not %s", kind, kind, kindOf(v))
 		case !isTable:
 			l.say(Problem{f.key(child("", kind)), fmt.Sprintf("%s: each has a table with its name: [%s.NAME], not %s", kind, kind, kindOf(v))})
 		default:

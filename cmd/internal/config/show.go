@@ -46,6 +46,9 @@ func (c *Config) Write(w io.Writer, now time.Time) error {
 	for _, j := range c.Jobs {
 		p.job(j, now, c.Host.TimeZone)
 	}
+	if c.Web != nil {
+		p.web(*c.Web)
+	}
 	if p.err != nil {
 		return p.err
 	}
