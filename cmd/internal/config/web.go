@@ -101,7 +101,7 @@ func (l *loader) web(c *Config, tables []*table) {
 			}
 			w.Listen = append(w.Listen, i.text)
 		}
-		if len(listen) == 0 && !t.has("listen") {
+		if len(listen) == 0 {
 			w.Listen = []string{DefaultListen}
 		}
 		w.SocketGroup = parsed(t, "socket_group", "adm", func(s string) (string, error) {
