@@ -40,7 +40,7 @@ type opened struct {
 
 func newShelf(l *Library, r config.Repository) *shelf {
 	first := NewSnapshot(r.Name, nil, time.Time{})
-	first.Problem = "it was not read yet"
+	first.Problem, first.Tried = "it was not read yet", false
 	return &shelf{l: l, repo: r, kick: make(chan struct{}, 1), now: first, changed: make(chan struct{})}
 }
 
@@ -56,8 +56,9 @@ func (s *shelf) Refresh() {
 func (s *shelf) snapshot() *Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if took := s.l.o.Now().Sub(s.looking); !s.looking.IsZero() && took > s.l.o.Patience && s.now.Problem == "" {
+	if took := s.l.o.Now().Sub(s.looking); !s.looking.IsZero() && took > s.l.o.Patience && (s.now.Problem == "" || !s.now.Tried) {
 		late := *s.now
+		late.Tried = true
 		late.Problem = fmt.Sprintf("it does not answer since %s", s.looking.UTC().Format(time.RFC3339))
 		return &late
 	}
@@ -101,8 +102,9 @@ func (s *shelf) fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := *s.now
+	old.Tried = true
 	old.Problem = strings.ReplaceAll(err.Error(), "\n", " ")
-	if s.now.Problem == "" {
+	if s.now.Problem == "" || !s.now.Tried {
 		s.l.o.Log.Warn("a repository cannot be read", "repository", s.repo.Name, "error", err)
 	}
 	s.now = &old

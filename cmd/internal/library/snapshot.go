@@ -15,6 +15,9 @@ type Snapshot struct {
 	Points []restorepoint.Summary
 	// AsOf is when Points were read; zero: never.
 	AsOf time.Time
+	// Tried says that it was read, or that it could not be: before that nothing is
+	// known.
+	Tried bool
 	// Problem says why Points are not newer; "" while all is well.
 	Problem string
 	// Damaged are points that are there and cannot be read, and why.
@@ -67,7 +70,7 @@ func (s *Snapshot) VMs() (names []string) {
 
 // NewSnapshot gives a Snapshot of points, which are sorted by time.
 func NewSnapshot(repository string, points []restorepoint.Summary, asOf time.Time) *Snapshot {
-	s := &Snapshot{Repository: repository, Points: points, AsOf: asOf, byID: make(map[string]int, len(points)), byVM: map[string][]*restorepoint.Summary{}}
+	s := &Snapshot{Repository: repository, Points: points, AsOf: asOf, Tried: true, byID: make(map[string]int, len(points)), byVM: map[string][]*restorepoint.Summary{}}
 	for i := range points {
 		p := &points[i]
 		s.byID[p.ID] = i

@@ -223,7 +223,7 @@ func (s *site) repoRow(r runs.Repository) repoRow {
 		row.State, row.Why = state{"damage", "bad"}, countOf(len(row.Snap.Damaged), "point cannot be read", "points cannot be read")
 	case len(r.Away) > 0:
 		row.State, row.Why = state{"degraded", "warn"}, "away: "+strings.Join(r.Away, ", ")
-	case row.Snap.Problem != "" && row.Snap.AsOf.IsZero():
+	case row.Snap.Problem != "" && !row.Snap.Tried:
 		row.State, row.Why = state{"not read yet", "calm"}, row.Snap.Problem
 	case row.Snap.Problem != "":
 		row.State, row.Why = state{"away", "bad"}, row.Snap.Problem

@@ -192,6 +192,7 @@ func parsePages(s *site) *template.Template {
 		"percent":   percent,
 		"progress":  progressText,
 		"took":      func(began time.Time) string { return spanText(s.Now().Sub(began).Truncate(time.Second)) },
+		"typeWord":  typeWord,
 		"spent":     func(r runs.Run) string { return spanText(r.Ended.Sub(r.Started)) },
 	}
 	return template.Must(template.New("").Funcs(funcs).ParseFS(templateFiles, "templates/*.html"))
@@ -269,7 +270,7 @@ func ageText(d time.Duration) string {
 	switch {
 	case d < time.Minute:
 		return fmt.Sprintf("%d s", int(d.Seconds()))
-	case d < 2*time.Hour:
+	case d < 100*time.Minute:
 		return fmt.Sprintf("%d min", int(d.Minutes()))
 	case d < 48*time.Hour:
 		return fmt.Sprintf("%d h", int(d.Hours()))
@@ -294,7 +295,7 @@ func spanText(d time.Duration) string {
 	switch {
 	case d < 0:
 		return "–"
-	case d < time.Millisecond:
+	case d < 10*time.Millisecond:
 		return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
 	case d < time.Second:
 		return fmt.Sprintf("%d ms", d.Milliseconds())
@@ -395,4 +396,19 @@ func progressText(l runs.Live) string {
 		return fmt.Sprintf("%s: %s of %s, %d %%", l.Work, num(l.Done), num(l.Total), percent(l))
 	}
 	return fmt.Sprintf("%s: %s", l.Work, num(l.Done))
+}
+
+// typeWord names a type of file as people do.
+func typeWord(kind string) string {
+	switch kind {
+	case "directory":
+		return "folder"
+	case "symlink":
+		return "link"
+	case "block", "char":
+		return kind + " device"
+	case "fifo":
+		return "pipe"
+	}
+	return kind
 }

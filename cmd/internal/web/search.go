@@ -43,6 +43,7 @@ type foundRow struct {
 	URL, Versions                    string
 	Target                           string
 	Dir                              bool
+	Damaged                          bool // the inode could not be read
 }
 
 // searchEnd is what is below the results.
@@ -186,6 +187,36 @@ func (s *site) search(w http.ResponseWriter, r *http.Request) {
 	write("search-bottom", s.frame(&view{}, r))
 }
 
+// warnings are what could not be read in points: what is the same in several is
+// said once.
+type warnings struct {
+	name   func(point int) string
+	texts  []string
+	points map[string][]int
+}
+
+func (w *warnings) add(point int, text string) {
+	if w.points == nil {
+		w.points = map[string][]int{}
+	}
+	if w.points[text] == nil {
+		w.texts = append(w.texts, text)
+	}
+	w.points[text] = append(w.points[text], point)
+}
+
+func (w *warnings) list() (out []string) {
+	for _, text := range w.texts {
+		points := w.points[text]
+		where := w.name(points[0])
+		if n := len(points); n > 1 {
+			where = countOf(n, "point", "points") + ", the first of them " + where
+		}
+		out = append(out, where+": "+text)
+	}
+	return out
+}
+
 var errEnough = errors.New("enough was found")
 
 // find asks one VM after the other. What it finds goes to give, in pieces.
@@ -216,11 +247,11 @@ func (s *site) find(ctx context.Context, list []asked, query catalogue.Query, gi
 				return f, err
 			}
 			name := func(i int) string { return a.vm + "@" + restorepoint.DirName(a.points[i].Time) }
-			past.Unread(func(i int, err error) { f.warnings = append(f.warnings, name(i)+": "+err.Error()) })
+			said := warnings{name: name}
+			past.Unread(func(i int, err error) { said.add(i, err.Error()) })
 			query := query
-			query.Problem = func(p catalogue.Problem) {
-				f.warnings = append(f.warnings, name(p.Point)+": "+catalogue.Printable(p.Path)+": "+p.Err.Error())
-			}
+			query.Problem = func(p catalogue.Problem) { said.add(p.Point, catalogue.Printable(p.Path)+": "+p.Err.Error()) }
+			defer func() { f.warnings = said.list() }()
 			err = past.Find(ctx, query, func(found catalogue.Found) error {
 				for _, v := range found.Versions {
 					if len(f.rows) == left {
@@ -268,7 +299,7 @@ func newFound(a asked, path string, v catalogue.Version) foundRow {
 	e := &v.Entry
 	first, last := a.points[v.First], a.points[v.Last]
 	row := foundRow{VM: a.vm, Repo: a.snap.Repository, Path: path, Name: e.Name, Type: wire.TypeName(e.Mode), Mode: wire.ModeString(e.Mode), Size: e.Size,
-		Mtime: time.Unix(e.Mtime.Sec, int64(e.Mtime.Nsec)).UTC(), Points: v.Points, First: first, Last: last, Target: e.Target, Dir: e.IsDir(),
+		Mtime: time.Unix(e.Mtime.Sec, int64(e.Mtime.Nsec)).UTC(), Points: v.Points, First: first, Last: last, Target: e.Target, Dir: e.IsDir(), Damaged: e.Mode == 0,
 		Versions: versionsURL(a.snap.Repository, a.vm, path)}
 	switch {
 	case row.Dir, row.Type == "symlink":
@@ -343,12 +374,13 @@ func (s *site) versions(r *http.Request) (*view, error) {
 			equal = cat.NewComparer().Equal
 		}
 		name := func(i int) string { return vm + "@" + restorepoint.DirName(points[i].Time) }
-		past.Unread(func(i int, err error) { l.warnings = append(l.warnings, name(i)+": "+err.Error()) })
+		said := warnings{name: name}
+		past.Unread(func(i int, err error) { said.add(i, err.Error()) })
 		list, problems, err := past.Log(ctx, d.Path, equal)
 		for _, p := range problems {
-			l.warnings = append(l.warnings, name(p.Point)+": "+catalogue.Printable(p.Path)+": "+p.Err.Error())
+			said.add(p.Point, catalogue.Printable(p.Path)+": "+p.Err.Error())
 		}
-		l.list = list
+		l.list, l.warnings = list, said.list()
 		return l, err
 	})
 	if err != nil {

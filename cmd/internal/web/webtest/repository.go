@@ -65,6 +65,9 @@ func NewRepository(ctx context.Context, dir, name string) (*Repository, error) {
 // Close closes the repository, which stays on disk.
 func (r *Repository) Close() error { return r.repo.Close() }
 
+// ID is the repository's own.
+func (r *Repository) ID() string { return r.repo.Store.Config.ID }
+
 // files are the guest's.
 func files() map[string]string {
 	return map[string]string{

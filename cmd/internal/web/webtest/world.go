@@ -2,8 +2,10 @@ package webtest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -39,9 +41,30 @@ func NewWorld(ctx context.Context, dir string, now time.Time) (*World, error) {
 	if err := w.runs(); err != nil {
 		return nil, err
 	}
+	if err := w.sizes(); err != nil {
+		return nil, err
+	}
 	w.Library = library.Open(ctx, library.Options{Dirs: w.Repo.Dirs, Book: w.Daemon.Book(), Every: time.Minute, Patience: 2 * time.Second,
 		Repositories: []config.Repository{w.Repo.Config, {Name: "offsite", Address: filepath.Join(dir, "not-mounted")}}})
 	return w, w.settled(ctx)
+}
+
+// sizes tells how large the repository was on the days before.
+func (w *World) sizes() error {
+	var list []library.Size
+	for day := 80; day >= 1; day-- {
+		n := int64(80 - day)
+		list = append(list, library.Size{Day: w.Now.AddDate(0, 0, -day).UTC().Format(library.DayFormat), Bytes: 60<<10 + n<<10 - (n%7)*700, Packs: int(n), Points: int(n), Disks: n * 24 << 20 / 14})
+	}
+	b, err := json.Marshal(list)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(w.Repo.Dirs.State, "web")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "sizes-"+w.Repo.ID()+".json"), b, 0o600)
 }
 
 // settled waits until the repository was read.
