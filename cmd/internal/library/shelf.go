@@ -135,6 +135,9 @@ func (s *shelf) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := o.repo.Present(ctx); err != nil { // after the listing: it may have been one of nothing
+		return err
+	}
 	next := NewSnapshot(s.repo.Name, points, s.l.o.Now())
 	next.ID = o.repo.Store.Config.ID
 	next.Pins = make(map[string]chunkstore.Pin, len(pins))

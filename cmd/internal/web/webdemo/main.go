@@ -34,7 +34,7 @@ func run(args []string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	w, err := webtest.NewWorld(ctx, dir, time.Now())
+	w, err := webtest.NewWorld(ctx, dir, time.Now(), 80)
 	if err != nil {
 		return err
 	}

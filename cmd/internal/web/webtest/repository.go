@@ -28,8 +28,7 @@ const (
 	Unicode = "Größe 日本語.txt"
 )
 
-// Damaged is the path of a file of 2 MiB whose block behind the first half does not
-// exist, Cleared of one whose inode is gone.
+// Damaged is the path of a file of 2 MiB of which a block does not exist, Cleared of one whose inode is gone.
 const (
 	Damaged = "/srv/damaged.bin"
 	Cleared = "/srv/cleared.txt"
@@ -138,7 +137,7 @@ func makeImage(dir, image string) error {
 	if out, err := exec.Command("mke2fs", "-q", "-t", "ext4", "-b", "1024", "-O", "^has_journal,^extent,^64bit,^flex_bg,^huge_file", "-d", dir, image).CombinedOutput(); err != nil {
 		return fmt.Errorf("mke2fs: %w: %s", err, out)
 	}
-	return debugfs(image, "mknod srv/pipe p", "set_inode_field srv/damaged.bin block[IND] 4000000000", "clri srv/cleared.txt")
+	return debugfs(image, "cd srv", "mknod pipe p", "cd /", "set_inode_field srv/damaged.bin block[5] 4000000000", "clri srv/cleared.txt")
 }
 
 func debugfs(image string, commands ...string) error {

@@ -22,12 +22,13 @@ type World struct {
 	Library *library.Library
 	Points  []string // of web01, oldest first
 	Now     time.Time
+	days    int
 }
 
 // NewWorld makes a world in dir, as it would be at now: web01 has a few points,
-// and the other VMs are in every state that there is.
-func NewWorld(ctx context.Context, dir string, now time.Time) (*World, error) {
-	w := &World{Now: now}
+// and the other VMs are in every state that there is. The book has so many days.
+func NewWorld(ctx context.Context, dir string, now time.Time, days int) (*World, error) {
+	w := &World{Now: now, days: days}
 	var err error
 	if w.Repo, err = NewRepository(ctx, dir, "main"); err != nil {
 		return nil, err
@@ -146,7 +147,7 @@ func (w *World) runs() error {
 		}
 		s.Repositories = []runs.Repository{{Name: "main", Address: w.Repo.Config.Address, Places: 1}, {Name: "offsite", Address: "s3:https://s3.example.com/backup/host1", Places: 1}}
 	})
-	for day := 80; day >= 1; day-- {
+	for day := w.days; day >= 1; day-- {
 		for _, v := range vms {
 			if !v.Protected() || v.Name == "ldap" && day < 40 || v.Name == "cache02" || v.Name == "web01" && day < 7 {
 				continue
