@@ -4,13 +4,16 @@
 
 (function () {
   const login = document.getElementById("login");
-  if (login && location.hash.length > 1) {
+  function byLink() {
+    if (!login || location.hash.length <= 1) return false;
     const token = decodeURIComponent(location.hash.slice(1));
     history.replaceState(null, "", location.pathname + location.search);
     document.getElementById("token").value = token;
     login.submit();
-    return;
+    return true;
   }
+  window.addEventListener("hashchange", byLink); // the link was opened on this very page
+  if (byLink()) return;
 
   const address = document.body.dataset.events;
   if (!address || !window.EventSource) return;

@@ -46,14 +46,14 @@ type Repository struct {
 }
 
 // NewRepository makes a repository without encryption in dir. It needs mke2fs and
-// debugfs; Close ends it.
-func NewRepository(ctx context.Context, dir, name string) (*Repository, error) {
+// debugfs; Close ends it. The guest has a folder with so many files.
+func NewRepository(ctx context.Context, dir, name string, many int) (*Repository, error) {
 	r := &Repository{Dirs: config.Dirs{Config: filepath.Join(dir, "etc"), Cache: filepath.Join(dir, "cache"), State: filepath.Join(dir, "state")},
 		Config: config.Repository{Name: name, Address: filepath.Join(dir, name)}, image: filepath.Join(dir, name+".img"), last: map[string]string{}}
 	if _, err := wire.InitRepo(ctx, r.Config.Address, chunkstore.InitOptions{Now: time.Now}); err != nil {
 		return nil, err
 	}
-	if err := makeImage(filepath.Join(dir, "guest"), r.image); err != nil {
+	if err := makeImage(filepath.Join(dir, "guest"), r.image, many); err != nil {
 		return nil, err
 	}
 	var err error
@@ -94,7 +94,7 @@ func files() map[string]string {
 }
 
 // makeImage makes an ext4 image with files, links, a sparse file, and damage.
-func makeImage(dir, image string) error {
+func makeImage(dir, image string, many int) error {
 	for name, text := range files() {
 		name = filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
@@ -104,7 +104,7 @@ func makeImage(dir, image string) error {
 			return err
 		}
 	}
-	for i := range 1200 {
+	for i := range many {
 		name := filepath.Join(dir, "var/spool/many", fmt.Sprintf("message-%04d.eml", i))
 		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 			return err

@@ -30,7 +30,7 @@ type World struct {
 func NewWorld(ctx context.Context, dir string, now time.Time, days int) (*World, error) {
 	w := &World{Now: now, days: days}
 	var err error
-	if w.Repo, err = NewRepository(ctx, dir, "main"); err != nil {
+	if w.Repo, err = NewRepository(ctx, dir, "main", 1200); err != nil {
 		return nil, err
 	}
 	if w.Daemon, err = NewDaemon(filepath.Join(dir, "runs"), func() time.Time { return time.Now() }); err != nil {
