@@ -224,7 +224,7 @@ func TestLoginAndDownloadInABrowser(t *testing.T) {
 	must(t, b.Eval(`document.querySelector("#token").value = "wrong wrong wrong wrong"; document.querySelector("#login").submit()`, nil))
 	must(t, b.Until(`document.body.innerText.includes("That is not the token")`))
 	must(t, b.Eval(`location.hash = "`+token+`"`, nil)) // as the link does that was pasted here
-	must(t, b.Until(`location.pathname === "/"`))
+	must(t, b.Until(`location.pathname === "/runs"`))   // where it was meant to lead
 	must(t, b.Call("Network.clearBrowserCookies", map[string]any{}, nil))
 	must(t, b.Go("about:blank"))
 	must(t, b.Go(c.url+"/login#"+token))
