@@ -13,11 +13,10 @@ import (
 // maxReaders is how many requests at once read one repository.
 const maxReaders = 16
 
-// answerTime is how long a page may take to be answered, queueTime how long it
-// waits for its turn.
+// How long a page may take to be answered, and how long it waits for its turn.
 const (
-	answerTime = 30 * time.Second
-	queueTime  = 5 * time.Second
+	defaultAnswerTime = 30 * time.Second
+	defaultQueueTime  = 5 * time.Second
 )
 
 // desks bound the work on each repository: one that does not answer takes the
@@ -49,11 +48,11 @@ var errLate = errors.New("the repository did not answer in time")
 // stuck in a place that does not answer is left to itself: it keeps its seat at the
 // desk until it is back, and what it found is nobody's any more.
 func ask[T any](ctx context.Context, s *site, repository string, f func(context.Context, *wire.Catalogue) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, answerTime, errLate)
+	ctx, cancel := context.WithTimeoutCause(ctx, s.answerTime, errLate)
 	defer cancel()
 	var none T
 	desk := s.work.at(repository)
-	queue := time.NewTimer(queueTime)
+	queue := time.NewTimer(s.queueTime)
 	defer queue.Stop()
 	select {
 	case desk <- struct{}{}:

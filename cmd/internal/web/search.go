@@ -221,7 +221,7 @@ var errEnough = errors.New("enough was found")
 
 // find asks one VM after the other. What it finds goes to give, in pieces.
 func (s *site) find(ctx context.Context, list []asked, query catalogue.Query, give func([]foundRow) bool) (end searchEnd) {
-	ctx, cancel := context.WithTimeoutCause(ctx, 2*answerTime, errLate)
+	ctx, cancel := context.WithTimeoutCause(ctx, 2*s.answerTime, errLate)
 	defer cancel()
 	began := time.Now()
 	warn := func(text string) {

@@ -43,6 +43,8 @@ type Options struct {
 	Find wire.Finder
 	Log  *slog.Logger
 	Now  func() time.Time
+
+	answerTime, queueTime time.Duration // 0: the usual ones
 }
 
 // site is the page.
@@ -70,6 +72,9 @@ func New(o Options) http.Handler {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.answerTime == 0 {
+		o.answerTime, o.queueTime = defaultAnswerTime, defaultQueueTime
 	}
 	s := &site{Options: o, assets: readAssets(), work: newDesks(), points: newPointCache(), pasts: newPastCache(),
 		live: make(chan struct{}, maxStreams), send: make(chan struct{}, maxDownloads)}
