@@ -125,7 +125,7 @@ func makeImage(dir, image string, many int) error {
 	if err := os.WriteFile(sparse, []byte("begin"), 0o644); err != nil {
 		return err
 	}
-	if err := os.Truncate(sparse, 5<<30); err != nil {
+	if err := os.Truncate(sparse, 1<<30); err != nil {
 		return err
 	}
 	if err := os.WriteFile(image, nil, 0o600); err != nil {
