@@ -28,6 +28,9 @@ const (
 	// lookTime bounds one look. The first of many points reads many manifests.
 	lookTime = 15 * time.Minute
 	goodbye  = 5 * time.Second
+	// openTime is how long a repository is open before it is opened anew, and
+	// looked at with fresh eyes: whether points are gone, which key opens it.
+	openTime = 6 * time.Hour
 )
 
 // ErrUnknown says that the configuration has no such repository.

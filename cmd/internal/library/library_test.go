@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -167,6 +168,34 @@ func TestAwayAndBack(t *testing.T) {
 	if _, err := cat.Manifest(t.Context(), points[0].ID); err != nil {
 		t.Error(err)
 	}
+}
+
+// A repository is opened anew after some hours; who uses the one before is not
+// disturbed.
+func TestOpenedAnew(t *testing.T) {
+	r := repository(t)
+	var now atomic.Int64
+	now.Store(time.Now().UnixNano())
+	l := library.Open(t.Context(), library.Options{Repositories: []config.Repository{r.Config}, Dirs: r.Dirs, Every: 20 * time.Millisecond, Now: func() time.Time { return time.Unix(0, now.Load()) }})
+	defer l.Close()
+	s := until(t, l, "it was read", read)
+	old, release, err := l.Catalogue(t.Context(), "main")
+	must(t, err)
+	now.Add(int64(7 * time.Hour))
+	for range 200 {
+		cat, done, err := l.Catalogue(t.Context(), "main")
+		must(t, err)
+		done()
+		if cat != old {
+			if _, err := old.Manifest(t.Context(), s.Points[0].ID); err != nil {
+				t.Errorf("the old one is closed while it is used: %v", err)
+			}
+			release()
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("it stays open")
 }
 
 // The other places of a repository open it when its address does not.

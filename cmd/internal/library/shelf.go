@@ -34,6 +34,7 @@ type shelf struct {
 type opened struct {
 	repo  *wire.Repo
 	cat   *wire.Catalogue
+	since time.Time
 	users int
 	away  bool
 }
@@ -193,12 +194,13 @@ func (s *shelf) sizes(ctx context.Context, repo *wire.Repo, next *Snapshot) []Si
 // or by one of its other places. What it reads ahead ends with life.
 func (s *shelf) opened(ctx, life context.Context) (*opened, error) {
 	s.mu.Lock()
-	if o := s.open; o != nil {
+	if o := s.open; o != nil && s.l.o.Now().Sub(o.since) < openTime {
 		o.users++
 		s.mu.Unlock()
 		return o, nil
 	}
 	s.mu.Unlock()
+	s.putAway()
 	ctx = wire.WithCAFile(ctx, s.repo.CAFile)
 	var first error
 	for _, address := range append([]string{s.repo.Address}, s.repo.Places...) {
@@ -209,7 +211,7 @@ func (s *shelf) opened(ctx, life context.Context) (*opened, error) {
 			}
 			continue
 		}
-		o := &opened{repo: repo, cat: repo.NewCatalogue(wire.WithCAFile(life, s.repo.CAFile), FrameCache), users: 1}
+		o := &opened{repo: repo, cat: repo.NewCatalogue(wire.WithCAFile(life, s.repo.CAFile), FrameCache), since: s.l.o.Now(), users: 1}
 		s.mu.Lock()
 		s.open = o
 		s.tell()
@@ -279,7 +281,7 @@ func (s *shelf) putAway() {
 
 func (s *shelf) close(o *opened) {
 	o.cat.Close()
-	if err := o.repo.Close(); err != nil {
+	if err := o.repo.Leave(); err != nil {
 		s.l.o.Log.Warn("a repository could not be closed", "repository", s.repo.Name, "error", err)
 	}
 }

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -17,15 +18,28 @@ import (
 	"cairn/cmd/internal/wire"
 )
 
-// browser starts a real Chromium, or skips.
+// One Chromium serves all tests, one after the other.
+var (
+	theBrowser    *webtest.Chrome
+	theBrowserErr error
+)
+
+// browser gives a real Chromium that knows nothing of the test before, or skips.
 func browser(t *testing.T) *webtest.Chrome {
 	t.Helper()
-	c, err := webtest.NewChrome(t.Context())
-	if errors.Is(err, webtest.ErrNoChrome) {
-		t.Skip(err)
+	if theBrowser == nil && theBrowserErr == nil {
+		theBrowser, theBrowserErr = webtest.NewChrome(context.Background())
 	}
-	must(t, err)
-	t.Cleanup(c.Close)
+	if errors.Is(theBrowserErr, webtest.ErrNoChrome) {
+		t.Skip(theBrowserErr)
+	}
+	must(t, theBrowserErr)
+	c := theBrowser
+	must(t, c.Call("Network.clearBrowserCookies", map[string]any{}, nil))
+	must(t, c.Size(1280, 900, false))
+	must(t, c.Dark(false))
+	must(t, c.Go("about:blank"))
+	c.Said()
 	return c
 }
 
@@ -102,7 +116,7 @@ func TestContrast(t *testing.T) {
 	id := newest(t)
 	for _, dark := range []bool{false, true} {
 		must(t, b.Dark(dark))
-		for _, path := range []string{"/", "/vms/web01", id, id + "/files" + pathOf("/srv"), "/search?pattern=*.txt", "/repositories/main", "/runs", "/login"} {
+		for _, path := range []string{"/", "/vms/web01", id, id + "/files" + pathOf("/srv"), "/search?pattern=*.txt", "/repositories/main", "/login"} {
 			must(t, b.Go(c.url+path))
 			var bad []string
 			must(t, b.Eval(`(() => {
@@ -130,7 +144,7 @@ func TestKeyboard(t *testing.T) {
 	c := serve(t, nil)
 	b := browser(t)
 	id := newest(t)
-	for _, path := range []string{"/", "/vms/web01", id + "/files" + pathOf("/srv"), "/search?pattern=*.conf", "/login"} {
+	for _, path := range []string{"/", id + "/files" + pathOf("/srv"), "/search?pattern=app.conf&vm=web01", "/login"} {
 		must(t, b.Go(c.url+path))
 		var want int
 		must(t, b.Eval(`window.usable = [...document.querySelectorAll("a[href], button, input:not([type=hidden]), select, summary, pre[tabindex]")].filter(e => e.getClientRects().length && !e.closest(":not(details[open]) > :not(summary) details")); document.activeElement.blur(); window.met = []; window.usable.length`, &want))

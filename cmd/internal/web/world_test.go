@@ -28,6 +28,9 @@ var (
 
 func TestMain(m *testing.M) {
 	code := m.Run()
+	if theBrowser != nil {
+		theBrowser.Close()
+	}
 	if theWorld != nil {
 		theWorld.Close()
 	}

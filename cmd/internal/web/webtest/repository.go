@@ -41,6 +41,7 @@ type Repository struct {
 	image  string
 	last   map[string]string // newest point by VM
 	repo   *wire.Repo
+	cat    *wire.Catalogue
 	root   restorepoint.MapRoot
 	size   int64
 }
@@ -57,12 +58,18 @@ func NewRepository(ctx context.Context, dir, name string, many int) (*Repository
 		return nil, err
 	}
 	var err error
-	r.repo, err = wire.OpenRepo(ctx, r.Config.Address, wire.Secret{}, r.Dirs)
-	return r, err
+	if r.repo, err = wire.OpenRepo(ctx, r.Config.Address, wire.Secret{}, r.Dirs); err != nil {
+		return nil, err
+	}
+	r.cat = r.repo.NewCatalogue(ctx, 8<<20)
+	return r, nil
 }
 
 // Close closes the repository, which stays on disk.
-func (r *Repository) Close() error { return r.repo.Close() }
+func (r *Repository) Close() error {
+	r.cat.Close()
+	return r.repo.Close()
+}
 
 // ID is the repository's own.
 func (r *Repository) ID() string { return r.repo.Store.Config.ID }
@@ -208,9 +215,7 @@ func (r *Repository) Point(ctx context.Context, vm string, at time.Time, same, l
 	}
 	r.last[vm] = m.ID
 	if list {
-		cat := r.repo.NewCatalogue(ctx, 8<<20)
-		defer cat.Close()
-		if _, _, err := cat.Make(ctx, &m, wire.MakeOptions{}); err != nil {
+		if _, _, err := r.cat.Make(ctx, &m, wire.MakeOptions{}); err != nil {
 			return "", err
 		}
 	}
