@@ -26,24 +26,54 @@ import (
 // turns out to be damaged after its header was written ends the archive with
 // an error: what follows could not be told from its contents.
 func TarOut(ctx context.Context, v *View, from *Place, w io.Writer, name string, progress func(Copied)) (Copied, error) {
-	t := &tarrer{ctx: ctx, view: v, out: w, w: tar.NewWriter(w), progress: progress, first: map[uint64]string{}, buffer: make([]byte, 1<<20)}
+	return TarOutWith(ctx, v, from, w, name, TarOptions{Progress: progress})
+}
+
+// TarOptions say how TarOutWith writes. The zero value is TarOut's way.
+type TarOptions struct {
+	Progress func(Copied) // told after each file; nil: nobody is
+	// Damaged says of an error whether it is of the file, and lasts. Then the
+	// archive goes on: a file of up to 1 MiB is left out, of a larger one what
+	// cannot be read is zeros; both are failures. nil: no error is.
+	Damaged func(error) bool
+	// Last gives a file that is put at the end of the archive, below its name;
+	// with the name "" none is.
+	Last func(Copied) (name string, body []byte)
+}
+
+// TarOutWith is TarOut with options.
+func TarOutWith(ctx context.Context, v *View, from *Place, w io.Writer, name string, o TarOptions) (Copied, error) {
+	t := &tarrer{ctx: ctx, view: v, out: w, w: tar.NewWriter(w), o: o, first: map[uint64]string{}, buffer: make([]byte, 1<<20)}
 	if err := Visit(ctx, v, from, name, t); err != nil {
 		return t.done, err
+	}
+	if o.Last != nil {
+		if last, body := o.Last(t.done); last != "" {
+			h := &tar.Header{Typeflag: tar.TypeReg, Name: name + "/" + last, Mode: 0o644, Size: int64(len(body)), Format: tar.FormatPAX}
+			if err := t.w.WriteHeader(h); err != nil {
+				return t.done, err
+			}
+			if _, err := t.w.Write(body); err != nil {
+				return t.done, err
+			}
+		}
 	}
 	return t.done, t.w.Close()
 }
 
 // tarrer is one TarOut: the Sink of a Visit.
 type tarrer struct {
-	ctx      context.Context
-	view     *View
-	out      io.Writer
-	w        *tar.Writer
-	progress func(Copied)
-	done     Copied
-	first    map[uint64]string // by Item.Link
-	buffer   []byte
-	fatal    error // ends the archive
+	ctx    context.Context
+	view   *View
+	out    io.Writer
+	w      *tar.Writer
+	o      TarOptions
+	done   Copied
+	first  map[uint64]string // by Item.Link
+	buffer []byte
+	fatal  error // ends the archive
+	filled int64 // bytes of the file under way that could not be read
+	hole   error // why the first of them could not
 }
 
 // Failed implements Sink.
@@ -152,8 +182,8 @@ func (t *tarrer) Take(i *Item) error {
 		t.first[i.Link] = i.Path
 	}
 	t.done.Path = i.Path
-	if t.progress != nil {
-		t.progress(t.done)
+	if t.o.Progress != nil {
+		t.o.Progress(t.done)
 	}
 	return nil
 }
@@ -187,14 +217,54 @@ func (t *tarrer) regular(i *Item, h *tar.Header) error {
 	}
 	h.Typeflag, h.Size = tar.TypeReg, f.Size()
 	if f.Size()-sum >= minHole {
-		return t.sparse(f, h, data, sum)
+		return t.sparse(i, f, h, data, sum)
+	}
+	if t.o.Damaged != nil && f.Size() <= int64(len(t.buffer)) {
+		p := t.buffer[:f.Size()]
+		if err := readWhole(f, p, 0); err != nil {
+			return t.unlessDamaged(err)
+		}
+		if err := t.write(h); err != nil {
+			return err
+		}
+		_, t.fatal = t.w.Write(p)
+		t.done.Files++
+		t.done.Bytes += f.Size()
+		return t.fatal
 	}
 	if err := t.write(h); err != nil {
 		return err
 	}
-	t.fatal = t.copyRange(t.w, f, 0, f.Size())
+	return t.contents(i, func() error { return t.copyRange(t.w, f, 0, f.Size()) })
+}
+
+// unlessDamaged makes an error end the archive that is not of the file.
+func (t *tarrer) unlessDamaged(err error) error {
+	if !t.o.Damaged(err) {
+		t.fatal = err
+	}
+	return err
+}
+
+// contents writes a file's contents by copy, and tells what of it had to be
+// filled.
+func (t *tarrer) contents(i *Item, copy func() error) error {
+	t.filled, t.hole = 0, nil
+	t.fatal = copy()
 	t.done.Files++
+	if t.fatal == nil && t.hole != nil {
+		t.done.fail(i.Path, fmt.Errorf("%d bytes of it cannot be read and are zeros in the archive: %w", t.filled, t.hole))
+	}
 	return t.fatal
+}
+
+// readWhole fills p from a file's byte off on.
+func readWhole(f filesystem.File, p []byte, off int64) error {
+	n, err := f.ReadAt(p, off)
+	if n < len(p) {
+		return fmt.Errorf("read at byte %d: %w", off+int64(n), errors.Join(err, io.ErrUnexpectedEOF))
+	}
+	return nil
 }
 
 func (t *tarrer) copyRange(w io.Writer, f filesystem.File, off, end int64) error {
@@ -203,15 +273,42 @@ func (t *tarrer) copyRange(w io.Writer, f filesystem.File, off, end int64) error
 			return err
 		}
 		p := t.buffer[:min(int64(len(t.buffer)), end-off)]
-		n, err := f.ReadAt(p, off)
-		if n < len(p) {
-			return fmt.Errorf("read at byte %d: %w", off+int64(n), errors.Join(err, io.ErrUnexpectedEOF))
+		if err := readWhole(f, p, off); err != nil {
+			if t.o.Damaged == nil || !t.o.Damaged(err) {
+				return err
+			}
+			if err := t.fill(f, p, off); err != nil {
+				return err
+			}
 		}
 		if _, err := w.Write(p); err != nil {
 			return err
 		}
-		off += int64(n)
-		t.done.Bytes += int64(n)
+		off += int64(len(p))
+		t.done.Bytes += int64(len(p))
+	}
+	return nil
+}
+
+// fill reads what can be read of a piece, block by block; the rest is zeros.
+func (t *tarrer) fill(f filesystem.File, p []byte, off int64) error {
+	const block = 4096
+	for len(p) > 0 {
+		if err := t.ctx.Err(); err != nil {
+			return err
+		}
+		n := min(int64(len(p)), block-off%block)
+		if err := readWhole(f, p[:n], off); err != nil {
+			if !t.o.Damaged(err) {
+				return err
+			}
+			clear(p[:n])
+			t.filled += n
+			if t.hole == nil {
+				t.hole = err
+			}
+		}
+		p, off = p[n:], off+n
 	}
 	return nil
 }
@@ -221,7 +318,7 @@ func (t *tarrer) copyRange(w io.Writer, f filesystem.File, off, end int64) error
 // PAX header with GNU.sparse.*, then an entry whose data begin with the map:
 // its number of ranges, and each one's offset and size, as decimal lines,
 // filled up to a block.
-func (t *tarrer) sparse(f filesystem.File, h *tar.Header, data [][2]int64, sum int64) error {
+func (t *tarrer) sparse(i *Item, f filesystem.File, h *tar.Header, data [][2]int64, sum int64) error {
 	if n := len(data); n == 0 || data[n-1][1] < f.Size() {
 		data = append(data, [2]int64{f.Size(), f.Size()}) // says how long the file is
 	}
@@ -253,14 +350,18 @@ func (t *tarrer) sparse(f filesystem.File, h *tar.Header, data [][2]int64, sum i
 	write(append(body, make([]byte, pad(int64(len(body))))...))
 	write(ustarBlock("GNUSparseFile.0/data", '0', h.Mode, stored, h.ModTime.Unix()))
 	write([]byte(m.String()))
-	for _, d := range data {
-		if t.fatal == nil {
-			t.fatal = t.copyRange(t.out, f, d[0], d[1])
+	return t.contents(i, func() error {
+		for _, d := range data {
+			if t.fatal != nil {
+				return t.fatal
+			}
+			if err := t.copyRange(t.out, f, d[0], d[1]); err != nil {
+				return err
+			}
 		}
-	}
-	write(make([]byte, pad(sum)))
-	t.done.Files++
-	return t.fatal
+		write(make([]byte, pad(sum)))
+		return t.fatal
+	})
 }
 
 // pad is what n bytes lack to whole blocks of 512.

@@ -183,3 +183,59 @@ func TestTarOutEndsOnDamage(t *testing.T) {
 		}
 	}
 }
+
+// With Damaged the archive goes on behind such a file: what cannot be read is
+// zeros, and listed; a small file is left out.
+func TestTarOutGoesOnBehindDamage(t *testing.T) {
+	for _, parts := range [][][2]int64{{{0, 3 << 20}}, {{0, 1000}, {2 << 20, 3 << 20}}} {
+		fs := treetest.New("ext4", "", "r")
+		n := fs.File("/d/f", "")
+		file := &sparseFile{size: 3 << 20, parts: parts, bad: 2<<20 + 5000}
+		n.Contents, n.Size = file, 3<<20
+		small := fs.File("/d/g", "")
+		small.Contents, small.Size = &sparseFile{size: 9000, parts: [][2]int64{{0, 9000}}, bad: 5000}, 9000
+		fs.File("/d/z", "the end")
+		v := open(t, manifest(), treetest.Volumes{{Volume: tree.Volume{Name: "r"}, Reader: fs}})
+		place, err := v.Walk(t.Context(), v.Root(), "/d", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := new(bytes.Buffer)
+		c, err := tree.TarOutWith(t.Context(), v, place, out, "out", tree.TarOptions{
+			Damaged: func(err error) bool { return errors.Is(err, filesystem.ErrCorrupt) },
+			Last:    func(c tree.Copied) (string, []byte) { return "list", []byte(reasons(c)) },
+		})
+		if err != nil || reasons(c) != "out/f out/g" {
+			t.Fatalf("%v, failures %q", err, reasons(c))
+		}
+		r := tar.NewReader(out)
+		got := map[string][]byte{}
+		for {
+			h, err := r.Next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got[h.Name], err = io.ReadAll(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if string(got["out/z"]) != "the end" || string(got["out/list"]) != "out/f out/g" || got["out/g"] != nil {
+			t.Errorf("the archive has %d files", len(got))
+		}
+		f := got["out/f"]
+		whole := make([]byte, 3<<20)
+		file.bad = 1 << 40
+		for _, p := range parts {
+			if _, err := file.ReadAt(whole[p[0]:p[1]], p[0]); err != nil && err != io.EOF {
+				t.Fatal(err)
+			}
+		}
+		clear(whole[2<<20+4096:]) // all behind it is bad, too
+		if len(f) != len(whole) || !bytes.Equal(f, whole) {
+			t.Errorf("%v: contents differ, %d bytes", parts, len(f))
+		}
+	}
+}

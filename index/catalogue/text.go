@@ -5,14 +5,16 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // Printable gives a guest's name so that it does not steer a terminal and is one
-// line: as it is, or quoted as in Go when it has control characters or is not
+// line: as it is, or quoted as in Go when it has control characters, such as
+// turn the direction of writing ("gnp.exe" would be shown as "exe.png"), or is not
 // UTF-8.
 func Printable(name string) string {
 	for _, r := range name {
-		if r < 0x20 || r == 0x7f || r == 0xfffd || r >= 0x80 && r < 0xa0 {
+		if r < 0x20 || r == 0x7f || r == 0xfffd || r >= 0x80 && r < 0xa0 || unicode.In(r, unicode.Bidi_Control, unicode.Zl, unicode.Zp) {
 			return fmt.Sprintf("%q", name)
 		}
 	}

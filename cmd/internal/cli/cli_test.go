@@ -216,7 +216,7 @@ func TestFilesOfAPoint(t *testing.T) {
 	}
 
 	var list struct {
-		Entries []lsEntry `json:"entries"`
+		Entries []wire.File `json:"entries"`
 	}
 	out, _ = h.must(exitOK, "ls", "--json", "web01@2026-10-12:/")
 	if err := json.Unmarshal([]byte(out), &list); err != nil || len(list.Entries) == 0 {
@@ -350,7 +350,7 @@ func size(t *testing.T, path string) int64 {
 
 func TestModeString(t *testing.T) {
 	for mode, want := range map[uint32]string{0o100644: "-rw-r--r--", 0o040755: "drwxr-xr-x", 0o104755: "-rwsr-xr-x", 0o102640: "-rw-r-S---", 0o041777: "drwxrwxrwt", 0o120777: "lrwxrwxrwx"} {
-		if got := modeString(mode); got != want {
+		if got := wire.ModeString(mode); got != want {
 			t.Errorf("%o: got %s, want %s", mode, got, want)
 		}
 	}

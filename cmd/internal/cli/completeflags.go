@@ -190,7 +190,7 @@ func (a *app) pathsOf(ctx context.Context, typed string) (names []string, direct
 		if err != nil {
 			return err
 		}
-		list, err := listDir(ctx, v, at)
+		list, err := wire.ListDir(ctx, v, at)
 		for _, e := range list {
 			if !strings.HasPrefix(e.Name, begin) || strings.ContainsAny(e.Name, "\n\t\r") {
 				continue

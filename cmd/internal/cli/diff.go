@@ -160,10 +160,10 @@ func (a *app) printDeltas(d *catalogue.Differences) error {
 			j.What = strings.Split(x.What.String(), ",")
 		}
 		if x.Old != nil {
-			j.Kind, j.Before = typeName(x.Old.Mode), &x.Old.Size
+			j.Kind, j.Before = wire.TypeName(x.Old.Mode), &x.Old.Size
 		}
 		if x.New != nil {
-			j.Kind, j.After = typeName(x.New.Mode), &x.New.Size
+			j.Kind, j.After = wire.TypeName(x.New.Mode), &x.New.Size
 		}
 		if err := a.printJSON(j); err != nil {
 			return err

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -69,20 +68,6 @@ func guestView(ctx context.Context, cat *wire.Catalogue, point string) (*tree.Vi
 	return v, m, nil
 }
 
-// lsEntry is one file in `cairn ls --json`.
-type lsEntry struct {
-	Name   string    `json:"name"`
-	Type   string    `json:"type"`
-	Mode   string    `json:"mode"`
-	UID    uint32    `json:"uid"`
-	GID    uint32    `json:"gid"`
-	Size   int64     `json:"size"`
-	Mtime  time.Time `json:"mtime"`
-	Nlink  uint32    `json:"nlink"`
-	Target string    `json:"target,omitempty"`
-	Error  string    `json:"error,omitempty"`
-}
-
 func (a *app) lsCmd() *cobra.Command {
 	return &cobra.Command{Use: "ls POINT[:PATH]", Short: "List a guest's files in a restore point", Args: args(1, 1), ValidArgsFunction: a.completePointPath, RunE: func(c *cobra.Command, argv []string) error {
 		return a.withGuestData(c.Context(), commandCache, func(_ *wire.Repo, cat *wire.Catalogue) error {
@@ -91,104 +76,15 @@ func (a *app) lsCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			list, err := listDir(c.Context(), v, p)
+			list, err := wire.ListDir(c.Context(), v, p)
 			return errors.Join(err, a.printList(list))
 		})
 	}}
 }
 
-// listDir lists a directory, or gives the one file that path names. Damaged
-// entries are listed with their error.
-func listDir(ctx context.Context, v *tree.View, p string) ([]lsEntry, error) {
-	at, err := v.Walk(ctx, v.Root(), p, true)
-	if err != nil {
-		return nil, err
-	}
-	attr, err := v.Tree().Attr(ctx, at.Node)
-	if err != nil {
-		return nil, err
-	}
-	if !attr.IsDir() {
-		return []lsEntry{describe(ctx, v, path.Base(p), at.Node)}, nil
-	}
-	out := []lsEntry{}
-	err = v.ReadDir(ctx, at.Node, 0, func(e tree.Entry) bool {
-		out = append(out, describe(ctx, v, e.Name, e.Node))
-		return true
-	})
-	return out, err
-}
-
-func typeName(mode uint32) string {
-	switch mode & filesystem.ModeType {
-	case filesystem.ModeDir:
-		return "directory"
-	case filesystem.ModeRegular:
-		return "file"
-	case filesystem.ModeSymlink:
-		return "symlink"
-	case filesystem.ModeBlock:
-		return "block"
-	case filesystem.ModeChar:
-		return "char"
-	case filesystem.ModeFIFO:
-		return "fifo"
-	case filesystem.ModeSocket:
-		return "socket"
-	}
-	return "unknown"
-}
-
-func describe(ctx context.Context, v *tree.View, name string, n tree.Node) lsEntry {
-	e := lsEntry{Name: name}
-	attr, err := v.Tree().Attr(ctx, n)
-	if err != nil {
-		e.Type, e.Error = "unreadable", err.Error()
-		return e
-	}
-	e.Type, e.Mode = typeName(attr.Mode), modeString(attr.Mode)
-	e.UID, e.GID, e.Size, e.Nlink = attr.UID, attr.GID, attr.Size, attr.Nlink
-	e.Mtime = time.Unix(attr.Mtime.Sec, int64(attr.Mtime.Nsec)).UTC()
-	if attr.Mode&filesystem.ModeType == filesystem.ModeSymlink {
-		if e.Target, err = v.Tree().Readlink(ctx, n); err != nil {
-			e.Error = err.Error()
-		}
-	}
-	return e
-}
-
-// modeString is ls -l's.
-func modeString(mode uint32) string {
-	s := []byte{map[string]byte{"directory": 'd', "symlink": 'l', "block": 'b', "char": 'c', "fifo": 'p', "socket": 's'}[typeName(mode)]}
-	if s[0] == 0 {
-		s[0] = '-'
-	}
-	for i := 8; i >= 0; i-- {
-		bit := byte('-')
-		if mode&(1<<i) != 0 {
-			bit = "xwr"[i%3]
-		}
-		s = append(s, bit)
-	}
-	for _, x := range []struct {
-		bit     uint32
-		at      int
-		on, off byte
-	}{{0o4000, 3, 's', 'S'}, {0o2000, 6, 's', 'S'}, {0o1000, 9, 't', 'T'}} {
-		switch {
-		case mode&x.bit == 0:
-		case s[x.at] == 'x':
-			s[x.at] = x.on
-		default:
-			s[x.at] = x.off
-		}
-	}
-	return string(s)
-}
-
-func (a *app) printList(list []lsEntry) error {
+func (a *app) printList(list []wire.File) error {
 	if a.json {
-		return a.printJSON(map[string]any{"entries": append([]lsEntry{}, list...)})
+		return a.printJSON(map[string]any{"entries": append([]wire.File{}, list...)})
 	}
 	for _, e := range list {
 		if e.Mode == "" {

@@ -217,7 +217,7 @@ func (o *finds) print(points []restorepoint.Summary, f catalogue.Found) error {
 		o.lastPoint, o.lastPath = spec, f.Path
 		e := &v.Entry
 		if o.json {
-			err := o.printJSON(foundJSON{"found", first.VM, f.Path, typeName(e.Mode), e.Size, modeString(e.Mode), e.UID, e.GID, mtimeOf(e), e.Target,
+			err := o.printJSON(foundJSON{"found", first.VM, f.Path, wire.TypeName(e.Mode), e.Size, wire.ModeString(e.Mode), e.UID, e.GID, mtimeOf(e), e.Target,
 				first.ID, last.ID, v.Points, spec + ":" + f.Path})
 			if err != nil {
 				return err

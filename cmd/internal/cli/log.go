@@ -148,7 +148,7 @@ func (a *app) printLog(points []restorepoint.Summary, p string, list []catalogue
 				First: first.ID, Last: last.ID, Points: c.Points}
 			if c.Kind != catalogue.Removed {
 				mtime := mtimeOf(e)
-				j.Kind, j.Size, j.Mode, j.UID, j.GID, j.Mtime, j.Target = typeName(e.Mode), e.Size, modeString(e.Mode), e.UID, e.GID, &mtime, e.Target
+				j.Kind, j.Size, j.Mode, j.UID, j.GID, j.Mtime, j.Target = wire.TypeName(e.Mode), e.Size, wire.ModeString(e.Mode), e.UID, e.GID, &mtime, e.Target
 				j.Restore = pointSpec(points, last) + ":" + p
 			}
 			if err := a.printJSON(j); err != nil {
@@ -158,7 +158,7 @@ func (a *app) printLog(points []restorepoint.Summary, p string, list []catalogue
 		}
 		size, mode, mtime, what := "-", "-", "-", "-"
 		if c.Kind != catalogue.Removed {
-			size, mode, mtime = fmt.Sprint(e.Size), modeString(e.Mode), listedTime(mtimeOf(e))
+			size, mode, mtime = fmt.Sprint(e.Size), wire.ModeString(e.Mode), listedTime(mtimeOf(e))
 			if c.What != 0 {
 				what = c.What.String()
 			}

@@ -17,6 +17,7 @@ type Config struct {
 	Discoveries  []Discovery  `json:"discoveries"`
 	Jobs         []Job        `json:"jobs"`
 	Notify       *Notify      `json:"notify,omitempty"` // nil: nobody is told
+	Web          *Web         `json:"web,omitempty"` // nil: there is no page
 }
 
 // What holds for a host that says nothing else.

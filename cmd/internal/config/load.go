@@ -99,6 +99,7 @@ func (l *loader) config(d Dirs) (*Config, error) {
 	}
 	l.host(c, kinds["host"])
 	l.notify(c, kinds["notify"])
+	l.web(c, kinds["web"])
 	for _, t := range kinds["repository"] {
 		l.repository(c, t)
 	}
@@ -123,10 +124,10 @@ func (l *loader) config(d Dirs) (*Config, error) {
 }
 
 // kindNames are the tables that a file may have.
-var kindNames = []string{"host", "repository", "vm", "discover", "job", "notify"}
+var kindNames = []string{"host", "repository", "vm", "discover", "job", "notify", "web"}
 
 // single are those of them of which there is one, without a name.
-var single = []string{"host", "notify"}
+var single = []string{"host", "notify", "web"}
 
 // tables sorts a file's tables by kind.
 func (l *loader) tables(f *file, kinds map[string][]*table) {

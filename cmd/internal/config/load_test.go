@@ -114,7 +114,7 @@ func TestExample(t *testing.T) {
 	if _, err := Load(folder(t, map[string]string{"cairn.toml": full})); err != nil {
 		t.Errorf("with all settings: %v\n%s", err, full)
 	}
-	for _, source := range []string{"load.go", "vm.go", "table.go", "notify.go"} {
+	for _, source := range []string{"load.go", "vm.go", "table.go", "notify.go", "web.go"} {
 		code, err := os.ReadFile(source)
 		if err != nil {
 			t.Fatal(err)

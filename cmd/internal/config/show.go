@@ -49,6 +49,9 @@ func (c *Config) Write(w io.Writer, now time.Time) error {
 	if c.Notify != nil {
 		p.notify(*c.Notify)
 	}
+	if c.Web != nil {
+		p.web(*c.Web)
+	}
 	if p.err != nil {
 		return p.err
 	}

@@ -6,13 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sort"
 	"sync"
+	"unique"
 
 	"golang.org/x/sync/errgroup"
 
 	"cairn/chunkstore"
 	"cairn/chunkstore/chunk"
+	"cairn/chunkstore/pack"
 	"cairn/index"
 	"cairn/index/catalogue"
 	"cairn/index/restorepoint"
@@ -63,7 +66,7 @@ func (c *Catalogue) Points(ctx context.Context) ([]restorepoint.Summary, error) 
 	err := c.repo.Store.Committed(ctx, func(id chunk.SessionID) error {
 		present[id] = true
 		_, known := c.points[id]
-		if _, bad := c.bad[id]; !known && !bad {
+		if why, bad := c.bad[id]; !known && (!bad || mayPass(why)) {
 			missing = append(missing, id)
 		}
 		return nil
@@ -109,9 +112,33 @@ func (c *Catalogue) Seed(list []restorepoint.Summary) {
 func (c *Catalogue) take(list []restorepoint.Summary) {
 	for _, s := range list {
 		if id, err := chunkstore.ParseSessionID(s.ID); err == nil {
-			c.points[id] = s
+			c.points[id] = shared(s)
 		}
 	}
+}
+
+// shared lets points that say the same have it in memory once: of 10,000, few
+// say something of their own.
+func shared(s restorepoint.Summary) restorepoint.Summary {
+	s.Disks, s.Tags = slices.Clone(s.Disks), slices.Clone(s.Tags)
+	texts := []*string{&s.VM, &s.Read, &s.Reason, &s.Consistency.Level, &s.Consistency.Reason}
+	for i := range s.Disks {
+		texts = append(texts, &s.Disks[i].Name)
+	}
+	for i := range s.Tags {
+		texts = append(texts, &s.Tags[i])
+	}
+	for _, text := range texts {
+		*text = unique.Make(*text).Value()
+	}
+	return s
+}
+
+// mayPass says whether why a manifest could not be read is of the place, and not
+// of the manifest: then the next listing tries again.
+func mayPass(why error) bool {
+	var syntax *json.SyntaxError
+	return why != nil && !pack.IsDamage(why) && !errors.As(why, &syntax)
 }
 
 // load reads manifests. A damaged one is remembered for Damaged, and does not
@@ -128,13 +155,14 @@ func (c *Catalogue) load(ctx context.Context, ids []chunk.SessionID) error {
 			}
 			mu.Lock()
 			defer mu.Unlock()
+			delete(c.bad, id)
 			switch {
 			case errors.Is(err, chunkstore.ErrAborted), errors.Is(err, chunkstore.ErrNotPoint):
 				c.bad[id] = nil // no point, and no damage
 			case err != nil:
 				c.bad[id] = err
 			default:
-				c.points[id] = m.Summary()
+				c.points[id] = shared(m.Summary())
 			}
 			return nil
 		})

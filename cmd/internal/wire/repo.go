@@ -124,6 +124,23 @@ func (r *Repo) Sweep(now time.Time) (int, error) {
 // Close gives back what the repository holds, and keeps what was seen of it.
 func (r *Repo) Close() error { return errors.Join(r.witness.remember(r.Store), r.place.Close()) }
 
+// Leave is Close without keeping what was seen: for whoever had it open for hours,
+// and knows less than those who opened it since.
+func (r *Repo) Leave() error { return r.place.Close() }
+
+// Present is nil while the place shows this repository. A folder whose disk is not
+// mounted any more shows nothing, and that is no repository without points.
+func (r *Repo) Present(ctx context.Context) error {
+	c, err := chunkstore.ReadConfig(ctx, r.place)
+	if err == nil && c.ID != r.Store.Config.ID {
+		err = errors.New("another repository is there now")
+	}
+	if err != nil {
+		return fmt.Errorf("repository %s: %w", r.Path, err)
+	}
+	return nil
+}
+
 // IndexDir is where this host's index of the repository lies.
 func (r *Repo) IndexDir() string { return filepath.Join(r.Dirs.Cache, r.Store.Config.ID, "index") }
 

@@ -1,0 +1,179 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cairn/cmd/internal/library"
+	"cairn/cmd/internal/wire"
+)
+
+// stuck is a library with a repository whose place does not answer: who asks for
+// it waits for ever, as on a hard NFS mount.
+type stuck struct {
+	Library
+	hang chan struct{}
+}
+
+func (s stuck) Repositories() []string { return []string{"main", "hung"} }
+
+func (s stuck) Snapshot(name string) *library.Snapshot {
+	if name != "hung" {
+		return s.Library.Snapshot(name)
+	}
+	old := *s.Library.Snapshot("main")
+	old.Repository, old.Problem = "hung", "it does not answer since 2026-11-29T02:00:00Z"
+	return &old
+}
+
+func (s stuck) Catalogue(ctx context.Context, name string) (*wire.Catalogue, func(), error) {
+	if name == "hung" {
+		<-s.hang // not even the end of the request ends it
+		return nil, nil, library.ErrAway
+	}
+	return s.Library.Catalogue(ctx, name)
+}
+
+// A repository that hangs costs the requests about it, and no others; what is in
+// memory is shown, with its date. However many ask, they are answered.
+func TestARepositoryThatHangs(t *testing.T) {
+	w := world(t)
+	hang := make(chan struct{})
+	defer close(hang)
+	o := Options{Status: w.Daemon.Status, Book: w.Daemon.Book(), Library: stuck{w.Library, hang}, Find: wire.Find, answerTime: 200 * time.Millisecond, queueTime: 100 * time.Millisecond}
+	c := listen(t, New(o))
+	hung := strings.Replace(newest(t), "/main/", "/hung/", 1)
+	var wg sync.WaitGroup
+	for range 3 * maxReaders {
+		wg.Go(func() {
+			for _, path := range []string{hung, hung + "/files"} {
+				r, body, err := c.do("GET", path, nil, "")
+				if err != nil || r.StatusCode != 503 || !strings.Contains(body, "does not answer") && !strings.Contains(body, "did not answer") {
+					t.Errorf("%s: %s %v", path, r.Status, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	c.has("/vms/web01", "What is shown is as of", "does not answer since")
+	c.has("/", "hung")
+	c.has(newest(t)+"/files", ">etc<")
+	r, body, err := c.do("GET", "/search?pattern=app.conf&vm=web01", nil, "")
+	if err != nil || r.StatusCode != 200 || !strings.Contains(body, "/etc/app.conf") || !strings.Contains(body, "too many requests read") && !strings.Contains(body, "did not answer in time") {
+		t.Errorf("the search: %s %v", r.Status, err)
+	}
+}
+
+// Without a key for guests' data the page says so, in place of files; points, names
+// and versions are shown.
+func TestAKeyThatCannotReadGuests(t *testing.T) {
+	w := world(t)
+	blind := *w.Library.Snapshot("main")
+	blind.Unreadable = "this key may back up and not read"
+	c := listen(t, New(Options{Status: w.Daemon.Status, Book: w.Daemon.Book(), Library: many{w.Library, &blind}, Find: wire.Find}))
+	id := newest(t)
+	c.has(id, "cannot be read with the key that this host has: this key may back up and not read")
+	c.has(id+"/files", "cannot be read with the key", "searched")
+	c.has("/repositories/main", "cannot be read with the key")
+	c.has("/search?pattern=app.conf", "/etc/app.conf")
+	if body := c.has("/versions?repo=main&vm=web01&path=%2Fetc%2Fapp.conf", "cannot read and compare"); strings.Contains(body, "Compare their contents") {
+		t.Error("it offers to compare")
+	}
+}
+
+// Streams and downloads are bounded in number.
+func TestBoundsOfWhatIsOpen(t *testing.T) {
+	w := world(t)
+	h := New(Options{Status: w.Daemon.Status, Book: w.Daemon.Book(), Library: w.Library})
+	s := httptest.NewServer(h)
+	defer s.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for i := range maxStreams + 1 {
+		r, err := http.NewRequestWithContext(ctx, "GET", s.URL+"/events", nil)
+		must(t, err)
+		got, err := s.Client().Do(r)
+		must(t, err)
+		defer got.Body.Close()
+		if want := map[bool]int{true: 503, false: 200}[i == maxStreams]; got.StatusCode != want {
+			t.Fatalf("stream %d: %s", i, got.Status)
+		}
+	}
+}
+
+func TestTokenFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "web", "token")
+	token, made, err := Token(file)
+	if err != nil || !made || len(token) < 32 {
+		t.Fatal(token, made, err)
+	}
+	if st, err := os.Stat(file); err != nil || st.Mode().Perm() != 0o600 {
+		t.Error(st.Mode(), err)
+	}
+	again, made, err := Token(file)
+	if again != token || made || err != nil {
+		t.Error(again, made, err)
+	}
+	must(t, os.Chmod(file, 0o640))
+	if _, _, err := Token(file); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+		t.Error(err)
+	}
+	must(t, os.Chmod(file, 0o600))
+	must(t, os.WriteFile(file, []byte("short\n"), 0o600))
+	if _, _, err := Token(file); err == nil {
+		t.Error("a short token is taken")
+	}
+}
+
+func TestSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "run", "page.sock")
+	l, err := ListenSocket(path, "")
+	must(t, err)
+	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o600 || st.Mode()&os.ModeSocket == 0 {
+		t.Error(st.Mode(), err)
+	}
+	if _, err := ListenSocket(path, ""); err == nil || !strings.Contains(err.Error(), "another program") {
+		t.Error(err)
+	}
+	w := world(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Serve(ctx, l, New(Options{Status: w.Daemon.Status, Book: w.Daemon.Book(), Library: w.Library}), slog.New(slog.DiscardHandler))
+	}()
+	c := client{t: t, url: "http://localhost", header: http.Header{}, http: &http.Client{Transport: &http.Transport{DialContext: dialUnix(path)}}}
+	c.has("/", "need a look")
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket stays: %v", err)
+	}
+	must(t, os.WriteFile(path, nil, 0o600))
+	if _, err := ListenSocket(path, ""); err == nil || !strings.Contains(err.Error(), "no socket") {
+		t.Error(err)
+	}
+	must(t, os.Remove(path))
+	l, err = ListenSocket(path, "root")
+	must(t, err)
+	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o660 {
+		t.Error(st.Mode(), err)
+	}
+	must(t, l.(*socket).UnixListener.Close()) // as a kill leaves it
+	l, err = ListenSocket(path, "")
+	must(t, err)
+	must(t, l.Close())
+	if _, err := ListenSocket(path, "no-such-group-here"); err == nil {
+		t.Error("a group that is not there")
+	}
+}
