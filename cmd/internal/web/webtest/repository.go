@@ -49,20 +49,39 @@ type Repository struct {
 // NewRepository makes a repository without encryption in dir. It needs mke2fs and
 // debugfs; Close ends it. The guest has a folder with so many files.
 func NewRepository(ctx context.Context, dir, name string, many int) (*Repository, error) {
-	r := &Repository{Dirs: config.Dirs{Config: filepath.Join(dir, "etc"), Cache: filepath.Join(dir, "cache"), State: filepath.Join(dir, "state")},
-		Config: config.Repository{Name: name, Address: filepath.Join(dir, name)}, image: filepath.Join(dir, name+".img"), last: map[string]string{}}
+	r := named(dir, name)
 	if _, err := wire.InitRepo(ctx, r.Config.Address, chunkstore.InitOptions{Now: time.Now}); err != nil {
 		return nil, err
 	}
 	if err := makeImage(filepath.Join(dir, "guest"), r.image, many); err != nil {
 		return nil, err
 	}
-	var err error
+	return r, r.open(ctx)
+}
+
+// OpenRepository opens what NewRepository made.
+func OpenRepository(ctx context.Context, dir, name string) (*Repository, error) {
+	r := named(dir, name)
+	return r, r.open(ctx)
+}
+
+func named(dir, name string) *Repository {
+	return &Repository{Dirs: config.Dirs{Config: filepath.Join(dir, "etc"), Cache: filepath.Join(dir, "cache"), State: filepath.Join(dir, "state")},
+		Config: config.Repository{Name: name, Address: filepath.Join(dir, name)}, image: filepath.Join(dir, name+".img"), last: map[string]string{}}
+}
+
+func (r *Repository) open(ctx context.Context) (err error) {
 	if r.repo, err = wire.OpenRepo(ctx, r.Config.Address, wire.Secret{}, r.Dirs); err != nil {
-		return nil, err
+		return err
 	}
 	r.cat = r.repo.NewCatalogue(ctx, 8<<20)
-	return r, nil
+	return nil
+}
+
+// Count is how many points there are.
+func (r *Repository) Count(ctx context.Context) (int, error) {
+	points, err := r.cat.Points(ctx)
+	return len(points), err
 }
 
 // Close closes the repository, which stays on disk.
