@@ -211,6 +211,9 @@ func (s *shelf) opened(ctx, life context.Context) (*opened, error) {
 		}
 		o := &opened{repo: repo, cat: repo.NewCatalogue(wire.WithCAFile(life, s.repo.CAFile), FrameCache), since: s.l.o.Now(), users: 1}
 		s.mu.Lock()
+		if s.now.ID == repo.Store.Config.ID { // opened anew: its points are known, and nobody's index is asked
+			o.cat.Seed(s.now.Points)
+		}
 		s.open = o
 		s.tell()
 		s.mu.Unlock()
