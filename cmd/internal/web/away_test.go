@@ -158,6 +158,32 @@ func TestBoundsOfWhatIsOpen(t *testing.T) {
 	}
 }
 
+// A download takes as long as it takes, also of what is mounted: its deadline is
+// for each piece.
+func TestSlowDownloads(t *testing.T) {
+	w := world(t)
+	slow := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for range 8 {
+			time.Sleep(50 * time.Millisecond)
+			if _, err := w.Write(make([]byte, 1000)); err != nil {
+				return
+			}
+			w.(http.Flusher).Flush()
+		}
+	})
+	s := httptest.NewUnstartedServer(New(Options{Status: w.Daemon.Status, Book: w.Daemon.Book(), Library: w.Library, Mount: map[string]http.Handler{"/dav/": slow}}))
+	s.Config.WriteTimeout = 100 * time.Millisecond
+	s.Start()
+	defer s.Close()
+	c := client{t: t, url: s.URL, header: http.Header{}, http: s.Client()}
+	if body := c.get("/dav/x"); len(body) != 8000 {
+		t.Errorf("%d bytes", len(body))
+	}
+	if body := c.get(newest(t) + "/archive" + pathOf("/srv/projects")); len(body) == 0 {
+		t.Error("no archive")
+	}
+}
+
 func TestTokenFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "web", "token")
 	token, made, err := Token(file)
