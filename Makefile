@@ -18,7 +18,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZ_SECONDS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-demo build deb demo test test-s3 test-long campaign-kill campaign-power campaign-scale campaign-sim campaign-rgw fuzz-short lint bench clean
+.PHONY: help deps deps-demo build deb demo test test-s3 test-long campaign-kill campaign-power campaign-scale campaign-web campaign-sim campaign-rgw fuzz-short lint bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,10 @@ campaign-power: deps ## power cuts: 3,000 on real file systems, 1,000,000 on a d
 # CAIRN_SCALE_DIR keeps the maps and the index between runs.
 campaign-scale: ## memory with 100 TiB in 10,000 points, gc against reading all data; CAIRN_SCALE="machines points leaves" for less
 	CAIRN_SCALE="$${CAIRN_SCALE:-full}" CGO_ENABLED=0 go test -count=1 -v -timeout 240m ./cmd/internal/scale -run Campaign
+
+# CAIRN_WEB_DIR keeps the points between runs.
+campaign-web: deps ## how fast every page is with 10,000 real points (half an hour to make them)
+	CAIRN_WEB_POINTS=$${CAIRN_WEB_POINTS:-10000} CGO_ENABLED=0 go test -count=1 -v -timeout 120m ./cmd/internal/web -run RealPoints
 
 campaign-sim: ## play CAIRN_SIM_COUNT (50,000) schedules of many hosts, gc and repair, from seed CAIRN_SIM_SEED (1,000,000) on
 	CAIRN_SIM_COUNT=$${CAIRN_SIM_COUNT:-50000} CAIRN_SIM_SEED=$${CAIRN_SIM_SEED:-1000000} CGO_ENABLED=0 go test ./chunkstore/gc -run 'TestSimulation$$' -count=1 -v -timeout 0

@@ -357,7 +357,7 @@ func TestModeString(t *testing.T) {
 }
 
 func TestSafeKeepsTheTerminal(t *testing.T) {
-	for in, want := range map[string]string{"plain.txt": "plain.txt", "grün": "grün", "a\x1b[2J": `"a\x1b[2J"`, "new\nline": `"new\nline"`, "\xff": `"\xff"`} {
+	for in, want := range map[string]string{"plain.txt": "plain.txt", "grün": "grün", "a\x1b[2J": `"a\x1b[2J"`, "new\nline": `"new\nline"`, "\xff": `"\xff"`, "gnp\u202etxt.exe": `"gnp\u202etxt.exe"`} {
 		if got := safe(in); got != want {
 			t.Errorf("%q: got %s, want %s", in, got, want)
 		}

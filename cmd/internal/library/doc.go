@@ -9,8 +9,8 @@
 //     every few minutes.
 //   - A repository that does not answer keeps nobody: who asks for its catalogue is
 //     told after a few seconds, the others are not touched.
-//   - The index of this host is never locked against a backup: it is read, shared,
-//     for the moment in which a repository is opened, or not at all.
+//   - The index of this host is never locked exclusively: it is read once, shared,
+//     when a repository is opened for the first time, or not at all if it is in use.
 //
 // Memory: a Snapshot of 10,000 points is some 6 MB (TestTenThousandPoints says what
 // it is), and each repository has caches of FrameCache and the catalogue's nodes

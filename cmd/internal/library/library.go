@@ -20,6 +20,7 @@ const FrameCache = 16 << 20
 // Waits.
 const (
 	every      = 5 * time.Minute        // between looks at a repository
+	awayEvery  = 30 * time.Second       // between looks at one that is away
 	settle     = 500 * time.Millisecond // after a change of the book: several end together
 	sizesEvery = time.Hour
 	// patience is how long a repository that is not open is waited for, and after
@@ -106,7 +107,7 @@ func (l *Library) Close() {
 
 // follow looks anew at the repositories of runs that ended.
 func (l *Library) follow(ctx context.Context) {
-	seen := map[string]string{} // the newest run that ended, by repository
+	// The newest run that ended, by repository.
 	newest := func() map[string]string {
 		out := map[string]string{}
 		for _, r := range l.o.Book.Runs(1000, nil) {
@@ -116,7 +117,7 @@ func (l *Library) follow(ctx context.Context) {
 		}
 		return out
 	}
-	seen = newest()
+	seen := newest()
 	for {
 		changed := l.o.Book.Changed()
 		now := newest()

@@ -69,7 +69,6 @@ func (s *shelf) snapshot() *Snapshot {
 // keep looks at the repository again and again.
 func (s *shelf) keep(ctx context.Context) {
 	defer s.putAway()
-	wait := s.l.o.Every
 	for {
 		s.mu.Lock()
 		s.looking = s.l.o.Now()
@@ -78,14 +77,13 @@ func (s *shelf) keep(ctx context.Context) {
 		s.mu.Lock()
 		s.looking = time.Time{}
 		s.mu.Unlock()
+		wait := s.l.o.Every
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
 			s.fail(err)
-			wait = min(s.l.o.Every, 30*time.Second)
-		default:
-			wait = s.l.o.Every
+			wait = min(wait, awayEvery)
 		}
 		select {
 		case <-s.kick:
@@ -213,6 +211,9 @@ func (s *shelf) opened(ctx, life context.Context) (*opened, error) {
 		}
 		o := &opened{repo: repo, cat: repo.NewCatalogue(wire.WithCAFile(life, s.repo.CAFile), FrameCache), since: s.l.o.Now(), users: 1}
 		s.mu.Lock()
+		if s.now.ID == repo.Store.Config.ID { // opened anew: its points are known, and nobody's index is asked
+			o.cat.Seed(s.now.Points)
+		}
 		s.open = o
 		s.tell()
 		s.mu.Unlock()

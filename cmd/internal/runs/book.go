@@ -293,6 +293,9 @@ func (b *Book) Find(id string) (found Run, ok bool, err error) {
 	if err != nil {
 		return Run{}, false, err
 	}
+	if name := b.dayOf(id); name != "" { // its file is known: not all are read
+		days = slices.DeleteFunc(days, func(d day) bool { return filepath.Base(d.path) != name })
+	}
 	needle := []byte(`"id":` + fmt.Sprintf("%q", id))
 	for i := len(days) - 1; i >= 0 && !ok; i-- {
 		body, err := os.ReadFile(days[i].path)
@@ -315,6 +318,19 @@ func (b *Book) Whole() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return !b.cut
+}
+
+// dayOf gives the name of the file in which the end of a run is, if the run is in
+// memory; else "".
+func (b *Book) dayOf(id string) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := len(b.runs) - 1; i >= 0; i-- {
+		if b.runs[i].ID == id {
+			return b.runs[i].Ended.UTC().Format(dayFormat) + suffix
+		}
+	}
+	return ""
 }
 
 // Damaged is how many lines could not be read when the book was opened.

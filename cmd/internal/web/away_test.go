@@ -13,7 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"cairn/cmd/internal/config"
 	"cairn/cmd/internal/library"
+	"cairn/cmd/internal/runs"
+	"cairn/cmd/internal/web/webtest"
 	"cairn/cmd/internal/wire"
 )
 
@@ -73,20 +76,65 @@ func TestARepositoryThatHangs(t *testing.T) {
 	}
 }
 
-// Without a key for guests' data the page says so, in place of files; points, names
+// With a key that may only write the page says so in place of files; points, names
 // and versions are shown.
 func TestAKeyThatCannotReadGuests(t *testing.T) {
-	w := world(t)
-	blind := *w.Library.Snapshot("main")
-	blind.Unreadable = "this key may back up and not read"
-	c := listen(t, New(Options{Status: w.Daemon.Status, Book: w.Daemon.Book(), Library: many{w.Library, &blind}, Find: wire.Find}))
-	id := newest(t)
-	c.has(id, "cannot be read with the key that this host has: this key may back up and not read")
-	c.has(id+"/files", "cannot be read with the key", "searched")
-	c.has("/repositories/main", "cannot be read with the key")
-	c.has("/search?pattern=app.conf", "/etc/app.conf")
-	if body := c.has("/versions?repo=main&vm=web01&path=%2Fetc%2Fapp.conf", "cannot read and compare"); strings.Contains(body, "Compare their contents") {
-		t.Error("it offers to compare")
+	world(t) // its tools are there
+	ctx, dir := t.Context(), t.TempDir()
+	repo, err := webtest.NewEncryptedRepository(ctx, dir, "main", 0)
+	must(t, err)
+	id, err := repo.Point(ctx, "web01", time.Now().Add(-time.Hour), false, true, webtest.Told)
+	must(t, err)
+	must(t, repo.Close())
+	blind := repo.Config
+	blind.KeyFile = filepath.Join(dir, "write.key")
+	must(t, webtest.AddWriteKey(ctx, repo.Config.Address, repo.Config.KeyFile, blind.KeyFile))
+	d, err := webtest.NewDaemon(filepath.Join(dir, "runs"), time.Now)
+	must(t, err)
+	defer d.Book().Close()
+	for _, r := range []config.Repository{blind, repo.Config} {
+		l := library.Open(ctx, library.Options{Repositories: []config.Repository{r}, Dirs: repo.Dirs})
+		for l.Snapshot("main").AsOf.IsZero() {
+			time.Sleep(10 * time.Millisecond)
+		}
+		c := listen(t, New(Options{Status: d.Status, Book: d.Book(), Library: l, Find: wire.Find}))
+		point := "/points/main/" + id
+		c.has("/search?pattern=app.conf", "/etc/app.conf")
+		c.has(point+"/objects", "postgresql@15-main")
+		files, one, versions := c.get(point+"/files"), point+"/file"+pathOf("/etc/passwd"), c.get("/versions?repo=main&vm=web01&path=%2Fetc%2Fapp.conf")
+		got, body, err := c.do("GET", one, nil, "")
+		must(t, err)
+		archive, _, err := c.do("GET", point+"/archive"+pathOf("/etc"), nil, "")
+		must(t, err)
+		if r.KeyFile != blind.KeyFile {
+			if got.StatusCode != 200 || !strings.Contains(body, "Anna") || archive.StatusCode != 200 || !strings.Contains(files, ">etc<") {
+				t.Errorf("with the whole key: %s, %s", got.Status, archive.Status)
+			}
+			l.Close()
+			continue
+		}
+		c.has(point, "cannot be read with the key that this host has")
+		c.has("/repositories/main", "cannot be read with the key")
+		if !strings.Contains(files, "cannot be read with the key") || strings.Contains(files, ">etc<") || strings.Contains(versions, "Compare their contents") {
+			t.Error("the page does not say that files cannot be read")
+		}
+		if got.StatusCode != 403 || strings.Contains(body, "Anna") || !strings.Contains(body, "key_file") || archive.StatusCode != 403 {
+			t.Errorf("%s, %s: %s", got.Status, archive.Status, body)
+		}
+		l.Close()
+	}
+}
+
+// What is wrong with the whole service stands on every page.
+func TestTheServiceHasAProblem(t *testing.T) {
+	d, err := webtest.NewDaemon(t.TempDir(), time.Now)
+	must(t, err)
+	defer d.Book().Close()
+	c := serve(t, func(o *Options) { o.Status, o.Book = d.Status, d.Book() })
+	c.has("/", "No VMs yet", "names no VM")
+	d.Set(func(s *runs.Status) { s.Problem, s.Stopping = `cairn.toml:3:1: unknown setting "<b>"`, true })
+	for _, path := range []string{"/", "/runs", "/search"} {
+		c.has(path, "unknown setting &#34;&lt;b&gt;&#34;", "is stopping")
 	}
 }
 
@@ -107,6 +155,32 @@ func TestBoundsOfWhatIsOpen(t *testing.T) {
 		if want := map[bool]int{true: 503, false: 200}[i == maxStreams]; got.StatusCode != want {
 			t.Fatalf("stream %d: %s", i, got.Status)
 		}
+	}
+}
+
+// A download takes as long as it takes, also of what is mounted: its deadline is
+// for each piece.
+func TestSlowDownloads(t *testing.T) {
+	w := world(t)
+	slow := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for range 8 {
+			time.Sleep(50 * time.Millisecond)
+			if _, err := w.Write(make([]byte, 1000)); err != nil {
+				return
+			}
+			w.(http.Flusher).Flush()
+		}
+	})
+	s := httptest.NewUnstartedServer(New(Options{Status: w.Daemon.Status, Book: w.Daemon.Book(), Library: w.Library, Mount: map[string]http.Handler{"/dav/": slow}}))
+	s.Config.WriteTimeout = 100 * time.Millisecond
+	s.Start()
+	defer s.Close()
+	c := client{t: t, url: s.URL, header: http.Header{}, http: s.Client()}
+	if body := c.get("/dav/x"); len(body) != 8000 {
+		t.Errorf("%d bytes", len(body))
+	}
+	if body := c.get(newest(t) + "/archive" + pathOf("/srv/projects")); len(body) == 0 {
+		t.Error("no archive")
 	}
 }
 

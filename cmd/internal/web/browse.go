@@ -23,7 +23,7 @@ const maxPath = 4096
 
 // Bounds of a listing.
 const (
-	filesShown = 500     // on a page
+	filesShown = 300     // on a page
 	maxNames   = 200_000 // of a folder: more are not looked at, and the page says so
 	maxSorted  = 10_000  // what is sorted by anything but the name
 )

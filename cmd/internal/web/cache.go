@@ -3,9 +3,9 @@ package web
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
-	"cairn/cmd/internal/library"
 	"cairn/cmd/internal/wire"
 	"cairn/fs/tree"
 	"cairn/index/catalogue"
@@ -14,8 +14,8 @@ import (
 
 // Bounds of what is kept between requests.
 const (
-	maxOpenPoints = 16    // manifests, with the filesystems that were opened
-	maxPastPoints = 4_000 // points in all Pasts together
+	maxOpenPoints = 16     // manifests, with the filesystems that were opened
+	maxPastPoints = 12_000 // points in all Pasts together: some 3 KiB each
 )
 
 // openPoint is a point that was opened.
@@ -75,9 +75,7 @@ func (c *pointCache) find(cat *wire.Catalogue, id string) *openPoint {
 type keptPast struct {
 	cat  *wire.Catalogue
 	vm   string
-	asOf *library.Snapshot
 	past *catalogue.Past
-	n    int
 }
 
 // pastCache keeps the pasts of the VMs that were asked about last: what a second
@@ -89,45 +87,62 @@ type pastCache struct {
 
 func newPastCache() *pastCache { return new(pastCache) }
 
-// open gives the past of a VM: of all its points, or of the few that are named.
-// What an earlier question opened is not opened again.
-func (c *pastCache) open(ctx context.Context, cat *wire.Catalogue, snap *library.Snapshot, vm string, points []restorepoint.Summary, whole bool) (*catalogue.Past, error) {
+// open gives the past of a VM: of all its points (whole), or of some. What an
+// earlier question opened is not opened again.
+func (c *pastCache) open(ctx context.Context, cat *wire.Catalogue, vm string, points []restorepoint.Summary, whole bool) (*catalogue.Past, error) {
 	old := c.find(cat, vm)
-	if whole && old != nil && old.asOf == snap {
-		return old.past, nil
-	}
 	var before *catalogue.Past
 	if old != nil {
-		before = old.past
+		if before = old.past; samePoints(before.Points(), points) {
+			return before, nil
+		}
 	}
 	from := cat.NewOpener()
 	from.Walk = func(_ restorepoint.Summary, why error) error {
 		return fmt.Errorf("it has no catalogue of files (cairn catalogue --all makes those that are missing): %w", why)
 	}
 	past, err := catalogue.NewPast(ctx, points, from, before)
-	if err != nil || !whole {
-		return past, err
+	if err != nil {
+		return nil, err
 	}
 	unread := false
 	past.Unread(func(int, error) { unread = true })
-	if unread {
-		return past, nil // the next question tries again
+	if unread || !whole && old != nil { // the next question tries again, or wants what is kept
+		return past, nil
 	}
+	c.keep(&keptPast{cat, vm, past})
+	return past, nil
+}
+
+// keep keeps a past in place of the VM's earlier one; the pasts that were asked
+// longest ago go when there are too many points.
+func (c *pastCache) keep(p *keptPast) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	sum := len(points)
-	var list []*keptPast
+	sum := len(p.past.Points())
+	if sum > maxPastPoints {
+		return
+	}
+	first := len(c.list)
 	for i := len(c.list) - 1; i >= 0; i-- {
-		if o := c.list[i]; (o.cat != cat || o.vm != vm) && sum+o.n <= maxPastPoints {
-			sum += o.n
-			list = append([]*keptPast{o}, list...)
+		if c.list[i].cat != p.cat || c.list[i].vm != p.vm {
+			if sum += len(c.list[i].past.Points()); sum > maxPastPoints {
+				break
+			}
+		}
+		first = i
+	}
+	var list []*keptPast
+	for _, o := range c.list[first:] {
+		if o.cat != p.cat || o.vm != p.vm {
+			list = append(list, o)
 		}
 	}
-	c.list = list
-	if len(points) <= maxPastPoints {
-		c.list = append(c.list, &keptPast{cat, vm, snap, past, len(points)})
-	}
-	return past, nil
+	c.list = append(list, p)
+}
+
+func samePoints(a, b []restorepoint.Summary) bool {
+	return slices.EqualFunc(a, b, func(x, y restorepoint.Summary) bool { return x.ID == y.ID })
 }
 
 func (c *pastCache) find(cat *wire.Catalogue, vm string) *keptPast {

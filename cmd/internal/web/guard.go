@@ -147,13 +147,32 @@ func (s *site) knownProgram(h http.Handler) http.Handler {
 	})
 }
 
-// mounted is for what others serve: no page, and nothing that a browser runs.
+// mounted is for what others serve: no page, and nothing that a browser runs. A
+// large file may take its time, piece by piece.
 func mounted(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Security-Policy", sandbox)
-		h.ServeHTTP(w, r)
+		h.ServeHTTP(&pacedResponse{w, http.NewResponseController(w)}, r)
 	})
 }
+
+// pacedResponse gives the receiver its time anew for each piece.
+type pacedResponse struct {
+	http.ResponseWriter
+	out *http.ResponseController
+}
+
+// Write implements io.Writer.
+func (p *pacedResponse) Write(b []byte) (int, error) {
+	_ = p.out.SetWriteDeadline(time.Now().Add(writeTime)) // a writer without deadlines has none
+	return p.ResponseWriter.Write(b)
+}
+
+// Flush implements http.Flusher.
+func (p *pacedResponse) Flush() { _ = p.out.Flush() }
+
+// Unwrap is for http.ResponseController.
+func (p *pacedResponse) Unwrap() http.ResponseWriter { return p.ResponseWriter }
 
 // here keeps a login from leading elsewhere.
 func here(to string) string {

@@ -84,19 +84,20 @@ func (s *site) plots(snap *library.Snapshot) []plot {
 	stored, read := newSeries(plotDays), newSeries(plotDays)
 	from := sort.Search(len(snap.Points), func(i int) bool { return !snap.Points[i].Time.Before(first) })
 	for _, p := range snap.Points[from:] {
-		if i, ok := at[p.Time.UTC().Format(library.DayFormat)]; ok {
+		if i := int(p.Time.Sub(first) / (24 * time.Hour)); i < plotDays {
 			stored.add(i, float64(p.BytesStored))
 		}
 	}
 	put := newSeries(plotDays)
-	for _, r := range s.Book.Runs(20_000, func(r runs.Run) bool {
-		return r.Repository == snap.Repository && r.Point != nil && r.Good() && !r.Started.Before(first)
-	}) {
-		if i, ok := at[r.Started.UTC().Format(library.DayFormat)]; ok {
-			read.add(i, float64(r.Point.BytesRead))
-			put.add(i, float64(r.Point.BytesStored))
+	s.Book.Runs(1, func(r runs.Run) bool { // only looked at: 20,000 are not copied
+		if r.Repository == snap.Repository && r.Point != nil && r.Good() && !r.Started.Before(first) {
+			if i := int(r.Started.Sub(first) / (24 * time.Hour)); i < plotDays {
+				read.add(i, float64(r.Point.BytesRead))
+				put.add(i, float64(r.Point.BytesStored))
+			}
 		}
-	}
+		return false
+	})
 	saved := newSeries(plotDays)
 	for i := range days {
 		if read.has[i] && put.values[i] > 0 {

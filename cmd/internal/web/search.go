@@ -242,7 +242,7 @@ func (s *site) find(ctx context.Context, list []asked, query catalogue.Query, gi
 		}
 		left := maxFound - end.Found
 		got, err := ask(ctx, s, a.snap.Repository, func(ctx context.Context, cat *wire.Catalogue) (f found, err error) {
-			past, err := s.pasts.open(ctx, cat, a.snap, a.vm, a.points, a.whole)
+			past, err := s.pasts.open(ctx, cat, a.vm, a.points, a.whole)
 			if err != nil {
 				return f, err
 			}
@@ -365,7 +365,7 @@ func (s *site) versions(r *http.Request) (*view, error) {
 		warnings []string
 	}
 	got, err := ask(r.Context(), s, repo, func(ctx context.Context, cat *wire.Catalogue) (l log, err error) {
-		past, err := s.pasts.open(ctx, cat, snap, vm, points, true)
+		past, err := s.pasts.open(ctx, cat, vm, points, true)
 		if err != nil {
 			return l, err
 		}

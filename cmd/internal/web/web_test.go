@@ -46,7 +46,7 @@ func TestPages(t *testing.T) {
 	c.has(id+"/objects", "derived from its files", "redis")
 	c.has(id+"/files", "vda-ext4", ">etc<", ">srv<", "drwxr-xr-x")
 	c.has(id+"/files"+pathOf("/srv"), "damaged", "not in use", "1.0 GiB")
-	c.has(id+"/files"+pathOf("/var/spool/many"), "message-0000.eml", "500 of 1200", "Further")
+	c.has(id+"/files"+pathOf("/var/spool/many"), "message-0000.eml", "300 of 1200", "Further")
 	c.has(id+"/files"+pathOf("/var/spool/many")+"&skip=1000", "message-1199.eml", "200 of 1200", "Before")
 	c.has("/search?pattern=app.conf&vm=web01", "/etc/app.conf", "5 versions")
 	c.has("/search?pattern=nothing-has-this-name", "Nothing")

@@ -12,6 +12,7 @@ import (
 
 	"cairn/chunkstore"
 	"cairn/chunkstore/chunk"
+	"cairn/chunkstore/seal"
 	"cairn/cmd/internal/config"
 	"cairn/cmd/internal/wire"
 	"cairn/guest/object"
@@ -49,20 +50,57 @@ type Repository struct {
 // NewRepository makes a repository without encryption in dir. It needs mke2fs and
 // debugfs; Close ends it. The guest has a folder with so many files.
 func NewRepository(ctx context.Context, dir, name string, many int) (*Repository, error) {
-	r := &Repository{Dirs: config.Dirs{Config: filepath.Join(dir, "etc"), Cache: filepath.Join(dir, "cache"), State: filepath.Join(dir, "state")},
-		Config: config.Repository{Name: name, Address: filepath.Join(dir, name)}, image: filepath.Join(dir, name+".img"), last: map[string]string{}}
-	if _, err := wire.InitRepo(ctx, r.Config.Address, chunkstore.InitOptions{Now: time.Now}); err != nil {
+	return newRepository(ctx, named(dir, name), dir, many, nil)
+}
+
+// NewEncryptedRepository is NewRepository with a key that may do everything, in
+// Config.KeyFile.
+func NewEncryptedRepository(ctx context.Context, dir, name string, many int) (*Repository, error) {
+	r := named(dir, name)
+	secret, _, err := seal.NewIdentity() // no passphrase: its derivation takes seconds
+	if err != nil {
+		return nil, err
+	}
+	r.Config.KeyFile = filepath.Join(dir, name+".key")
+	if err := os.WriteFile(r.Config.KeyFile, []byte(secret+"\n"), 0o600); err != nil {
+		return nil, err
+	}
+	return newRepository(ctx, r, dir, many, []string{secret})
+}
+
+func newRepository(ctx context.Context, r *Repository, dir string, many int, secrets []string) (*Repository, error) {
+	if _, err := wire.InitRepo(ctx, r.Config.Address, chunkstore.InitOptions{Now: time.Now, Secrets: secrets}); err != nil {
 		return nil, err
 	}
 	if err := makeImage(filepath.Join(dir, "guest"), r.image, many); err != nil {
 		return nil, err
 	}
-	var err error
-	if r.repo, err = wire.OpenRepo(ctx, r.Config.Address, wire.Secret{}, r.Dirs); err != nil {
-		return nil, err
+	return r, r.open(ctx)
+}
+
+// OpenRepository opens what NewRepository made.
+func OpenRepository(ctx context.Context, dir, name string) (*Repository, error) {
+	r := named(dir, name)
+	return r, r.open(ctx)
+}
+
+func named(dir, name string) *Repository {
+	return &Repository{Dirs: config.Dirs{Config: filepath.Join(dir, "etc"), Cache: filepath.Join(dir, "cache"), State: filepath.Join(dir, "state")},
+		Config: config.Repository{Name: name, Address: filepath.Join(dir, name)}, image: filepath.Join(dir, name+".img"), last: map[string]string{}}
+}
+
+func (r *Repository) open(ctx context.Context) (err error) {
+	if r.repo, err = wire.OpenRepo(ctx, r.Config.Address, wire.Secret{File: r.Config.KeyFile}, r.Dirs); err != nil {
+		return err
 	}
 	r.cat = r.repo.NewCatalogue(ctx, 8<<20)
-	return r, nil
+	return nil
+}
+
+// Count is how many points there are.
+func (r *Repository) Count(ctx context.Context) (int, error) {
+	points, err := r.cat.Points(ctx)
+	return len(points), err
 }
 
 // Close closes the repository, which stays on disk.
