@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cairn/cmd/internal/config"
+	"cairn/cmd/internal/serve"
 	"cairn/qmp/libvirt"
 )
 
@@ -146,7 +147,7 @@ func listDomains(ctx context.Context, uri string) (names []string, err error) {
 }
 
 func (a *app) jobMessage(j config.Job, all []config.Machine) jobMessage {
-	m := jobMessage{Name: j.Name, VMs: []string{}, Repository: j.Repository, Schedule: []string{}, When: whenText(j), Keep: j.KeepText, NextRuns: append([]time.Time{}, j.Coming(a.now(), 3)...)}
+	m := jobMessage{Name: j.Name, VMs: []string{}, Repository: j.Repository, Schedule: []string{}, When: serve.When(j), Keep: j.KeepText, NextRuns: append([]time.Time{}, j.Coming(a.now(), 3)...)}
 	for _, vm := range j.Machines(all) {
 		m.VMs = append(m.VMs, vm.Name)
 	}
@@ -154,21 +155,6 @@ func (a *app) jobMessage(j config.Job, all []config.Machine) jobMessage {
 		m.Schedule = append(m.Schedule, s.String())
 	}
 	return m
-}
-
-// whenText says in words what makes a job run.
-func whenText(j config.Job) string {
-	var words []string
-	for _, s := range j.Schedules {
-		words = append(words, s.Describe())
-	}
-	if j.When.OnShutdown {
-		words = append(words, "when a VM is shut down")
-	}
-	if j.When.OnChanged > 0 {
-		words = append(words, "when "+j.When.OnChanged.String()+" changed")
-	}
-	return strings.Join(words, "; ")
 }
 
 // printConfig shows what was understood.

@@ -172,10 +172,13 @@ func (b *Book) write(r Run) error {
 	if err := b.toDay(at.UTC().Format(dayFormat)); err != nil {
 		return fmt.Errorf("the book of runs: %w", err)
 	}
-	if _, err := b.file.Write(append(line, '\n')); err != nil {
-		return fmt.Errorf("the book of runs: %w", err)
+	_, err = b.file.Write(append(line, '\n'))
+	if err == nil {
+		err = b.file.Sync()
 	}
-	if err := b.file.Sync(); err != nil {
+	if err != nil { // a part of the line may be there: the next write ends it
+		_ = b.file.Close()
+		b.file = nil
 		return fmt.Errorf("the book of runs: %w", err)
 	}
 	b.take(r)

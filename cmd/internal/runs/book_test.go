@@ -196,3 +196,23 @@ func TestBookKnowsEachJobsNewest(t *testing.T) {
 	b = open(t, dir)
 	look("tidied")
 }
+
+// What a full disk cut is ended before the next line.
+func TestBookGoesOnBehindAFailedWrite(t *testing.T) {
+	dir := t.TempDir()
+	b := open(t, dir)
+	must(t, b.Begin(began("web", noon)))
+	if _, err := b.file.WriteString(`{"id":"half`); err != nil {
+		t.Fatal(err)
+	}
+	must(t, b.file.Close()) // so that the next write fails
+	if err := b.Begin(began("db", noon)); err == nil {
+		t.Fatal("written into a closed file")
+	}
+	r := ended(began("mail", noon), Done)
+	must(t, b.End(r))
+	b = open(t, dir)
+	if got, ok := b.Last(Backup, "mail"); !ok || got.ID != r.ID || b.Damaged() != 1 {
+		t.Errorf("found %+v; %d damaged", got, b.Damaged())
+	}
+}

@@ -1,0 +1,158 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cairn/cmd/internal/config"
+	"cairn/cmd/internal/job"
+	"cairn/qmp"
+)
+
+// lookTimeout bounds a look at a VM.
+const lookTimeout = 20 * time.Second
+
+// Look looks at a VM: it asks its QEMU or libvirt. known gives the repository of
+// a tag in bitmaps.
+func Look(ctx context.Context, v config.VM, state string, known func(tag string) (repo string)) (f Fact) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	defer func() { // it is no guest's data, and all the same from outside
+		if p := recover(); p != nil {
+			f.Problem = fmt.Sprintf("internal error: %v", p)
+		}
+	}()
+	m, err := job.Look(ctx, JobVM(v), state)
+	if errors.Is(err, job.ErrVMOff) {
+		f.Off = true
+		for _, d := range v.Disks {
+			f.Images = append(f.Images, d.File)
+		}
+		return f
+	}
+	if err != nil {
+		f.Problem = err.Error()
+		return f
+	}
+	unknown := map[string]bool{} // of which a disk does not say
+	changed := map[string]int64{}
+	repos := map[string]bool{}
+	for _, d := range m.Disks {
+		if len(d.Chain) > 0 {
+			f.Images = append(f.Images, d.Chain[0])
+		}
+		for _, b := range d.Bitmaps {
+			if span, ok := qmp.ParseBitmapName(b.Name); ok {
+				repos[span.Repo] = true
+			}
+		}
+	}
+	for tag := range repos {
+		for _, d := range m.Disks {
+			if d.Skip != "" {
+				continue
+			}
+			n, ok := recorded(d, tag)
+			changed[tag] += n
+			unknown[tag] = unknown[tag] || !ok
+		}
+	}
+	f.Known = map[string]int64{}
+	for tag, n := range changed {
+		if repo := known(tag); repo != "" && !unknown[tag] {
+			f.Known[repo] = n
+		}
+	}
+	return f
+}
+
+// recorded gives how much a repository's newest bitmap of a disk says has changed.
+func recorded(d qmp.Disk, tag string) (n int64, ok bool) {
+	for _, b := range d.Bitmaps {
+		if span, ours := qmp.ParseBitmapName(b.Name); ours && span.Repo == tag && b.Recording && !b.Inconsistent {
+			n, ok = b.Count, true
+		}
+	}
+	return n, ok
+}
+
+// JobVM gives a VM as jobs know it.
+func JobVM(v config.VM) job.VM {
+	out := job.VM{Name: v.Name, QMP: v.QMP, Libvirt: v.Libvirt, Domain: v.Domain, Agent: v.Agent, Inside: v.Inside, Exclude: v.Exclude}
+	for _, d := range v.Disks {
+		out.Disks = append(out.Disks, job.VMDisk(d))
+	}
+	return out
+}
+
+// storages names what images lie on: a filesystem, a volume group, or a disk.
+func storages(images []string) (list []string) {
+	for _, image := range images {
+		s := storage(image)
+		if s != "" && !slices.Contains(list, s) {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// storage names what an image lies on; "" if it cannot be told.
+func storage(image string) string {
+	if scheme, rest, ok := strings.Cut(image, "://"); ok {
+		host, _, _ := strings.Cut(rest, "/")
+		return scheme + "://" + host
+	}
+	if pool, ok := strings.CutPrefix(image, "rbd:"); ok {
+		pool, _, _ = strings.Cut(pool, "/")
+		return "the pool " + pool
+	}
+	var st unix.Stat_t
+	if !filepath.IsAbs(image) || unix.Stat(image, &st) != nil {
+		return ""
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
+		dev := fmt.Sprintf("%d:%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev)))
+		if name, err := os.ReadFile("/sys/dev/block/" + dev + "/dm/name"); err == nil {
+			return "the volume group " + groupOf(strings.TrimSpace(string(name)))
+		}
+		return "the disk " + image
+	}
+	return "the filesystem of " + mountOf(image, uint64(st.Dev))
+}
+
+// groupOf gives the volume group of a device-mapper name: "vg-lv", in which each
+// "-" of the names themselves is written twice.
+func groupOf(name string) string {
+	for i := 0; i < len(name); i++ {
+		if name[i] != '-' {
+			continue
+		}
+		if i+1 < len(name) && name[i+1] == '-' {
+			i++
+			continue
+		}
+		return strings.ReplaceAll(name[:i], "--", "-")
+	}
+	return name
+}
+
+// mountOf gives the topmost folder of a file's filesystem.
+func mountOf(file string, dev uint64) string {
+	at := filepath.Dir(file)
+	for at != "/" {
+		var st unix.Stat_t
+		if unix.Stat(filepath.Dir(at), &st) != nil || uint64(st.Dev) != dev {
+			break
+		}
+		at = filepath.Dir(at)
+	}
+	return at
+}

@@ -1,0 +1,172 @@
+package serve
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+// worker is a process that does runs in one repository.
+type worker struct {
+	repo   string
+	cmd    *exec.Cmd
+	orders chan Order // never blocks the daemon for long: see say
+	stderr tail
+
+	// Of the daemon's loop:
+	key    crewKey
+	runs   map[string]*active // that it was given
+	finds  bool               // it looks for runs
+	ready  bool               // the repository is open
+	ending bool               // its orders are closed
+	limits Limits             // that it was told last
+	stop   func() bool        // ends the timer that ends it when idle
+}
+
+// Process starts a worker's process. Its command must not be started yet; a test
+// may give another program.
+type Process func(repo string) *exec.Cmd
+
+// startWorker starts one. What it tells goes to tell, in order, and the last is a
+// nil Event with its end; both from one goroutine. It dies with the daemon.
+func startWorker(repo string, process Process, tell func(*worker, *Event, error)) (*worker, error) {
+	w := &worker{repo: repo, cmd: process(repo), orders: make(chan Order, 1024), runs: map[string]*active{}}
+	in, err := w.cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := w.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	w.cmd.Stderr = &w.stderr
+	if w.cmd.SysProcAttr == nil {
+		w.cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	w.cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	// A Ctrl-C at a terminal is the daemon's to answer.
+	w.cmd.SysProcAttr.Setpgid = true
+	started := make(chan error)
+	go func() {
+		// The signal comes when the thread ends that started the process: so this
+		// one lives as long as it does.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := w.cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		var sender sync.WaitGroup
+		sender.Go(func() { w.send(in) })
+		err = readLines(out, func(e Event) error { tell(w, &e, nil); return nil })
+		if err != nil { // it does not keep to the protocol
+			_ = w.cmd.Process.Kill() // it may have ended
+			_, _ = io.Copy(io.Discard, out)
+		}
+		err = errors.Join(err, w.cmd.Wait())
+		sender.Wait()
+		tell(w, nil, err)
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start a worker: %w", err)
+	}
+	return w, nil
+}
+
+// send writes orders until they are closed. A worker that has ended takes none:
+// then its end tells of it.
+func (w *worker) send(to io.WriteCloser) {
+	defer to.Close()
+	enc := json.NewEncoder(to)
+	var failed error
+	for o := range w.orders {
+		if failed == nil {
+			failed = enc.Encode(o)
+		}
+	}
+}
+
+// say gives an order. One that does not take any is of no use.
+func (w *worker) say(o Order) {
+	if w.ending {
+		return
+	}
+	select {
+	case w.orders <- o:
+	default:
+		w.kill()
+	}
+}
+
+// end lets it end, and interrupts what it does.
+func (w *worker) end() {
+	if !w.ending {
+		w.ending = true
+		close(w.orders)
+	}
+}
+
+func (w *worker) kill() { _ = w.cmd.Process.Kill() } // it may have ended
+
+// died says in words how a worker ended that should not have.
+func (w *worker) died(err error) string {
+	text := "the worker process died"
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		text += ": " + exit.String()
+	} else if err != nil {
+		text += ": " + err.Error()
+	}
+	if last := w.stderr.words(); last != "" {
+		text += ": " + last
+	}
+	return text
+}
+
+// tail keeps the beginning of a panic, and the end of what else a process said
+// last.
+type tail struct {
+	mu   sync.Mutex
+	last []byte
+	from []byte // the beginning of a panic
+}
+
+const tailSize = 4 << 10
+
+// Write implements io.Writer.
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := len(p)
+	if t.from == nil {
+		for _, word := range []string{"panic: ", "fatal error: "} {
+			if _, rest, ok := strings.Cut(string(p), word); ok {
+				t.from = []byte(word + rest[:min(len(rest), 300)])
+				break
+			}
+		}
+	}
+	t.last = append(t.last, p[max(0, n-tailSize):]...)
+	t.last = t.last[max(0, len(t.last)-tailSize):]
+	return n, nil
+}
+
+// words gives the most telling line.
+func (t *tail) words() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.from != nil {
+		line, _, _ := strings.Cut(string(t.from), "\n")
+		return line
+	}
+	lines := strings.Split(strings.TrimSpace(string(t.last)), "\n")
+	line := lines[len(lines)-1]
+	return line[:min(len(line), 300)]
+}
