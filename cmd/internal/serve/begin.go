@@ -17,6 +17,7 @@ type load struct {
 	job     map[string]int
 	storage map[string]int
 	jobAt   map[[2]string]int // job and storage
+	alone   map[string]string // by repository: the VM that is, or has waited long enough to be
 }
 
 func (l *load) add(r runs.Run, storages []string) {
@@ -36,12 +37,13 @@ func (l *load) add(r runs.Run, storages []string) {
 // begin gives those that are ready a place, the longest waiting first, while
 // there is one.
 func (p *planner) begin() {
-	l := load{repo: map[string]int{}, job: map[string]int{}, storage: map[string]int{}, jobAt: map[[2]string]int{}}
+	l := load{repo: map[string]int{}, job: map[string]int{}, storage: map[string]int{}, jobAt: map[[2]string]int{}, alone: map[string]string{}}
 	for _, a := range p.Active {
 		if a.Kind == runs.Backup && !a.Free {
 			l.add(a.Run, a.Storages)
 		}
 	}
+	p.letAlone(&l)
 	slices.SortFunc(p.ready, func(a, b candidate) int {
 		// What failed comes behind what was not tried: it may fail again.
 		return cmp.Or(cmp.Compare(min(a.run.Attempt, 2), min(b.run.Attempt, 2)), a.at.Compare(b.at), a.good.Compare(b.good), cmp.Compare(a.run.VM, b.run.VM))
@@ -65,9 +67,36 @@ func (p *planner) begin() {
 			}
 		}
 		begun[c.run.VM] = true
+		if p.Suspect[c.run.VM] {
+			l.alone[c.run.Repository] = c.run.VM
+		}
 		l.add(c.run, storages)
 		p.plan.Begin = append(p.plan.Begin, Start{Run: c.run, Jobs: c.jobs, VM: withExcluded(c.vm.VM, c.jobs)})
 	}
+}
+
+// letAlone notes the suspects that run, or that have waited long enough to.
+func (p *planner) letAlone(l *load) {
+	for _, c := range p.ready {
+		if p.Suspect[c.run.VM] && p.Now.Sub(c.at) > patience {
+			l.alone[c.run.Repository] = c.run.VM
+		}
+	}
+	for _, a := range p.Active {
+		if a.Kind == runs.Backup && p.Suspect[a.VM] {
+			l.alone[a.Repository] = a.VM
+		}
+	}
+}
+
+// inWorker counts the backups that a repository's worker still does something for.
+func (p *planner) inWorker(repo string) (n int) {
+	for _, a := range p.Active {
+		if a.Kind == runs.Backup && a.Repository == repo {
+			n++
+		}
+	}
+	return n
 }
 
 // perStorage is the least of the limits per storage that hold for a run.
@@ -84,6 +113,12 @@ func (p *planner) perStorage(c candidate) int {
 // full says why there is no place for a run; "" if there is one.
 func (p *planner) full(l load, c candidate, storages []string) string {
 	host := p.Config.Host
+	if vm := l.alone[c.run.Repository]; vm != "" && vm != c.run.VM {
+		return fmt.Sprintf("the VM %s is backed up alone, or will be: a worker process died that it was in", vm)
+	}
+	if n := p.inWorker(c.run.Repository); p.Suspect[c.run.VM] && max(n, l.repo[c.run.Repository]) > 0 {
+		return "it waits to be alone: a worker process died that it was in"
+	}
 	if l.host >= host.Concurrency {
 		return fmt.Sprintf("%d VMs are backed up, as many as the host may (concurrency)", l.host)
 	}

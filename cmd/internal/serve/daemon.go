@@ -82,6 +82,7 @@ type Daemon struct {
 	tags      map[string]string
 	places    map[string]runs.Repository
 	failures  map[string]int // of a VM, in a row
+	suspect   map[string]bool
 	active    map[string]*active
 	over      []runs.Run       // that ended, and are not in the book yet
 	lost      map[string]*lost // runs of which it is not known whether they made a point
@@ -155,7 +156,7 @@ func New(o Options) (*Daemon, error) {
 	}
 	d := &Daemon{Options: o, lock: lock, systemd: findSystemd(o.Getenv), events: make(chan message, 256), done: make(chan struct{}), config: o.Config,
 		facts: map[string]Fact{}, storages: map[string][]string{}, looking: map[string]bool{}, away: map[string]Away{}, attempts: map[string]int{},
-		tags: map[string]string{}, places: map[string]runs.Repository{}, failures: map[string]int{}, active: map[string]*active{}, lost: map[string]*lost{}, crew: map[crewKey]*worker{}}
+		tags: map[string]string{}, places: map[string]runs.Repository{}, failures: map[string]int{}, suspect: map[string]bool{}, active: map[string]*active{}, lost: map[string]*lost{}, crew: map[crewKey]*worker{}}
 	if d.seen, err = openSeen(filepath.Join(dir, "seen.json")); err == nil {
 		d.book, err = runs.Open(filepath.Join(dir, "runs"))
 	}

@@ -34,6 +34,9 @@ type Input struct {
 	Book     Book
 	Active   []Active
 	Busy     map[string]string // VMs that must wait, and why
+	// Suspect are VMs whose worker died: one of them may have made it die. They run
+	// alone in their repository, so that it is no other's harm.
+	Suspect map[string]bool
 }
 
 // Pair is a job and a VM, or a repository (with a kind as its job).
@@ -90,6 +93,8 @@ const (
 	fresh = time.Minute
 	// quickRetries is how often a run that was interrupted is begun again at once.
 	quickRetries = 3
+	// patience is how long a suspect waits to be alone; then the others wait.
+	patience = time.Hour
 )
 
 // planner makes one plan.

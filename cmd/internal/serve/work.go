@@ -75,7 +75,7 @@ func (d *Daemon) sight(now time.Time) {
 // input is what a plan is made of.
 func (d *Daemon) input(now time.Time) Input {
 	in := Input{Now: now, Since: d.since, Host: d.Host, Config: d.config, Machines: d.machines, Facts: d.facts, Storages: d.storages, Away: d.away,
-		Ran: d.seen.Ran, Seen: d.seen.since, Book: d.book, Busy: map[string]string{}}
+		Ran: d.seen.Ran, Seen: d.seen.since, Book: d.book, Busy: map[string]string{}, Suspect: d.suspect}
 	for _, a := range d.active {
 		in.Active = append(in.Active, Active{Run: a.Run, Free: a.free, Storages: a.storages})
 	}
@@ -312,6 +312,7 @@ func (d *Daemon) hear(m message) bool {
 		return true
 	case Ended:
 		delete(w.runs, a.ID)
+		delete(d.suspect, a.VM)
 		end := End{Exit: 1, Reason: "the worker did not say why"}
 		if e.End != nil {
 			end = *e.End
@@ -475,6 +476,7 @@ func (d *Daemon) gone(w *worker, err error, now time.Time) {
 			l.Reason, l.Exit, l.Log = w.died(err), 1, a.log
 			delete(d.active, id)
 			d.lost[id] = l
+			d.suspect[a.VM] = true
 		case d.stopping: // the next start finds out
 			delete(d.active, id)
 			if a.Kind != runs.Backup {

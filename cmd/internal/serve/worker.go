@@ -1,13 +1,13 @@
 package serve
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os/exec"
 	"runtime"
-	"strings"
 	"sync"
 	"syscall"
 )
@@ -16,7 +16,8 @@ import (
 type worker struct {
 	repo   string
 	cmd    *exec.Cmd
-	orders chan Order // never blocks the daemon for long: see say
+	orders chan Order    // never blocks the daemon: see say
+	gone   chan struct{} // closed when the process has ended
 	stderr tail
 
 	// Of the daemon's loop:
@@ -36,7 +37,7 @@ type Process func(repo string) *exec.Cmd
 // startWorker starts one. What it tells goes to tell, in order, and the last is a
 // nil Event with its end; both from one goroutine. It dies with the daemon.
 func startWorker(repo string, process Process, tell func(*worker, *Event, error)) (*worker, error) {
-	w := &worker{repo: repo, cmd: process(repo), orders: make(chan Order, 1024), runs: map[string]*active{}}
+	w := &worker{repo: repo, cmd: process(repo), orders: make(chan Order, 1024), gone: make(chan struct{}), runs: map[string]*active{}}
 	in, err := w.cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -71,6 +72,7 @@ func startWorker(repo string, process Process, tell func(*worker, *Event, error)
 			_, _ = io.Copy(io.Discard, out)
 		}
 		err = errors.Join(err, w.cmd.Wait())
+		close(w.gone)
 		sender.Wait()
 		tell(w, nil, err)
 	}()
@@ -86,9 +88,17 @@ func (w *worker) send(to io.WriteCloser) {
 	defer to.Close()
 	enc := json.NewEncoder(to)
 	var failed error
-	for o := range w.orders {
-		if failed == nil {
-			failed = enc.Encode(o)
+	for {
+		select {
+		case o, more := <-w.orders:
+			if !more {
+				return
+			}
+			if failed == nil {
+				failed = enc.Encode(o)
+			}
+		case <-w.gone:
+			return
 		}
 	}
 }
@@ -130,43 +140,44 @@ func (w *worker) died(err error) string {
 	return text
 }
 
-// tail keeps the beginning of a panic, and the end of what else a process said
-// last.
+// tail keeps what a process said last, and of a panic the beginning.
 type tail struct {
-	mu   sync.Mutex
-	last []byte
-	from []byte // the beginning of a panic
+	mu    sync.Mutex
+	last  []byte
+	panic []byte // nil: there was none
 }
 
-const tailSize = 4 << 10
+const (
+	tailSize = 4 << 10
+	wordSize = 400
+)
 
 // Write implements io.Writer.
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n := len(p)
-	if t.from == nil {
-		for _, word := range []string{"panic: ", "fatal error: "} {
-			if _, rest, ok := strings.Cut(string(p), word); ok {
-				t.from = []byte(word + rest[:min(len(rest), 300)])
-				break
-			}
+	t.last = append(t.last, p[max(0, len(p)-tailSize):]...)
+	if t.panic != nil {
+		t.panic = append(t.panic, p[:min(len(p), wordSize-min(wordSize, len(t.panic)))]...)
+	}
+	for _, word := range []string{"panic: ", "fatal error: "} {
+		if i := bytes.Index(t.last, []byte(word)); i >= 0 && t.panic == nil {
+			t.panic = bytes.Clone(t.last[i:min(len(t.last), i+wordSize)])
 		}
 	}
-	t.last = append(t.last, p[max(0, n-tailSize):]...)
 	t.last = t.last[max(0, len(t.last)-tailSize):]
-	return n, nil
+	return len(p), nil
 }
 
 // words gives the most telling line.
 func (t *tail) words() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.from != nil {
-		line, _, _ := strings.Cut(string(t.from), "\n")
-		return line
+	if t.panic != nil {
+		line, _, _ := bytes.Cut(t.panic, []byte("\n"))
+		return string(line)
 	}
-	lines := strings.Split(strings.TrimSpace(string(t.last)), "\n")
-	line := lines[len(lines)-1]
-	return line[:min(len(line), 300)]
+	text := bytes.TrimSpace(t.last)
+	line := text[bytes.LastIndexByte(text, '\n')+1:]
+	return string(line[:min(len(line), wordSize)])
 }
