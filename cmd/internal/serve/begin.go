@@ -46,7 +46,7 @@ func (p *planner) begin() {
 	p.letAlone(&l)
 	slices.SortFunc(p.ready, func(a, b candidate) int {
 		// What failed comes behind what was not tried: it may fail again.
-		return cmp.Or(cmp.Compare(min(a.run.Attempt, 2), min(b.run.Attempt, 2)), a.at.Compare(b.at), a.good.Compare(b.good), cmp.Compare(a.run.VM, b.run.VM))
+		return cmp.Or(cmp.Compare(min(a.run.Attempt, 2), min(b.run.Attempt, 2)), a.at.Compare(b.at), a.good.Compare(b.good), cmp.Compare(a.run.VM, b.run.VM), cmp.Compare(a.run.Job, b.run.Job))
 	})
 	begun := map[string]bool{}
 	for _, c := range p.ready {

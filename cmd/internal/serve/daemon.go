@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,7 @@ type Options struct {
 	Grace   time.Duration // how long what runs may go on when the daemon is to stop
 	Once    bool          // do what is due, and end
 	Reload  <-chan os.Signal
+	Poll    time.Duration // real, between looks at the configuration's files; 0: the usual
 }
 
 // Real times.
@@ -214,7 +216,7 @@ func (d *Daemon) Run(ctx context.Context) (Result, error) {
 	if len(d.config.Jobs) == 0 {
 		d.Log.Warn("there is no job: nothing is backed up (cairn config example)")
 	}
-	poll := time.NewTicker(pollTime)
+	poll := time.NewTicker(cmp.Or(d.Poll, pollTime))
 	defer poll.Stop()
 	var beat <-chan time.Time
 	if d.systemd.watchdog > 0 {

@@ -193,7 +193,7 @@ func (s *stage) begin() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	o := Options{Dirs: s.dirs, Config: c, Host: "hv1", Now: s.now, After: func(d time.Duration) <-chan time.Time { return time.After(d / speed) }, Getenv: func(string) string { return "" }, Log: NewLog(s.log, false, true),
+	o := Options{Dirs: s.dirs, Config: c, Host: "hv1", Poll: 50 * time.Millisecond, Now: s.now, After: func(d time.Duration) <-chan time.Time { return time.After(d / speed) }, Getenv: func(string) string { return "" }, Log: NewLog(s.log, false, true),
 		Process: func(string) *exec.Cmd {
 			cmd := exec.Command("/proc/self/exe")
 			cmd.Env = append(os.Environ(), workerEnv+"="+s.dir)
