@@ -181,6 +181,7 @@ beginning of its ID.
 		a.placeCmd(),
 		a.serveCmd(),
 		a.serveWorkerCmd(),
+		a.unlessServedCmd(),
 		a.demoCmd(),
 		a.guardianCmd(),
 		a.manualCmd(),

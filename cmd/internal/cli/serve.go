@@ -252,3 +252,33 @@ func (a *app) printStatus(s runs.Status) error {
 func since(now, then time.Time) string {
 	return strings.TrimSpace(humanize.RelTime(then, now, "", ""))
 }
+
+// unlessServedCmd is what the units of single commands ask first (ExecCondition):
+// it fails where cairn serve does the same.
+func (a *app) unlessServedCmd() *cobra.Command {
+	return &cobra.Command{Use: "unless-served [backup VM | check | gc]", Hidden: true, Args: args(0, 2), RunE: func(_ *cobra.Command, argv []string) error {
+		s, err := serve.AskStatus(a.dirs())
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err // it runs, and what it does is not known
+		}
+		covered := len(argv) == 0
+		switch {
+		case covered:
+		case argv[0] == "backup" && len(argv) == 2:
+			for _, v := range s.VMs {
+				covered = covered || v.Name == argv[1] && v.Protected()
+			}
+		default:
+			for _, r := range s.Repositories {
+				covered = covered || r.Address == a.repo
+			}
+		}
+		if covered {
+			return codeError{exitFailed, "left to cairn serve, which runs on this host and does it"}
+		}
+		return nil
+	}}
+}

@@ -127,6 +127,7 @@ type stage struct {
 	cancel  context.CancelFunc
 	ended   chan Result
 	options func(*Options)
+	speed   time.Duration // of the clock
 }
 
 type syncBuffer struct {
@@ -150,7 +151,7 @@ const speed = 3600
 
 func newStage(t *testing.T, vms ...string) *stage {
 	t.Helper()
-	s := &stage{t: t, dir: t.TempDir(), zero: time.Now(), log: &syncBuffer{}}
+	s := &stage{t: t, dir: t.TempDir(), zero: time.Now(), log: &syncBuffer{}, speed: speed}
 	s.dirs = config.Dirs{Config: filepath.Join(s.dir, "conf"), State: filepath.Join(s.dir, "state"), Cache: filepath.Join(s.dir, "cache")}
 	for _, d := range []string{s.dirs.Config, s.dirs.State, s.dirs.Cache} {
 		if err := os.Mkdir(d, 0o700); err != nil {
@@ -183,7 +184,7 @@ func (s *stage) write(text string) {
 
 func (s *stage) now() time.Time {
 	// A minute before an hour at the beginning.
-	return s.zero.UTC().Truncate(time.Hour).Add(59*time.Minute + time.Since(s.zero)*speed)
+	return s.zero.UTC().Truncate(time.Hour).Add(59*time.Minute + time.Since(s.zero)*s.speed)
 }
 
 // begin starts a daemon.
@@ -193,7 +194,7 @@ func (s *stage) begin() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	o := Options{Dirs: s.dirs, Config: c, Host: "hv1", Poll: 50 * time.Millisecond, Now: s.now, After: func(d time.Duration) <-chan time.Time { return time.After(d / speed) }, Getenv: func(string) string { return "" }, Log: NewLog(s.log, false, true),
+	o := Options{Dirs: s.dirs, Config: c, Host: "hv1", Poll: 50 * time.Millisecond, Now: s.now, After: func(d time.Duration) <-chan time.Time { return time.After(d / s.speed) }, Getenv: func(string) string { return "" }, Log: NewLog(s.log, false, true),
 		Process: func(string) *exec.Cmd {
 			cmd := exec.Command("/proc/self/exe")
 			cmd.Env = append(os.Environ(), workerEnv+"="+s.dir)
@@ -296,6 +297,7 @@ func TestWorkersDie(t *testing.T) {
 // does not hear. The next start finds out, and begins again.
 func TestStop(t *testing.T) {
 	s := newStage(t, "ok", "hangs")
+	s.speed = 200 // the next hour does not come meanwhile
 	s.options = func(o *Options) { o.Grace = 300 * time.Millisecond }
 	s.begin()
 	s.until("one hangs", func() bool {
