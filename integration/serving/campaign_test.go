@@ -33,6 +33,7 @@ func number(t *testing.T, name string, other int) int {
 // TestServing: see the package's comment.
 func TestServing(t *testing.T) {
 	available(t)
+	t.Parallel()
 	vms, hours, kills := number(t, "CAIRN_SERVE_VMS", 6), number(t, "CAIRN_SERVE_HOURS", 3), number(t, "CAIRN_SERVE_KILLS", 3)
 	hour := 4 * time.Second
 	if text := os.Getenv("CAIRN_SERVE_HOUR"); text != "" {

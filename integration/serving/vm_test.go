@@ -110,18 +110,29 @@ func (v *vm) start(t *testing.T) {
 
 // command runs a command at the test's monitor.
 func (v *vm) command(name string, args map[string]any) error {
+	answer, err := v.execute(name, args)
+	if err == nil && strings.Contains(answer, "rror") { // qemu-io's words
+		return errors.New(answer)
+	}
+	return err
+}
+
+// ask gives a command's answer.
+func (v *vm) ask(name string) (string, error) { return v.execute(name, map[string]any{}) }
+
+func (v *vm) execute(name string, args map[string]any) (string, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err := v.conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
-		return err
+		return "", err
 	}
 	if err := json.NewEncoder(v.conn).Encode(map[string]any{"execute": name, "arguments": args}); err != nil {
-		return err
+		return "", err
 	}
 	for {
 		line, err := v.answers.ReadString('\n')
 		if err != nil {
-			return err
+			return "", err
 		}
 		var a struct {
 			Return json.RawMessage `json:"return"`
@@ -129,14 +140,11 @@ func (v *vm) command(name string, args map[string]any) error {
 		}
 		switch err := json.Unmarshal([]byte(line), &a); {
 		case err != nil:
-			return err
+			return "", err
 		case a.Error != nil:
-			return errors.New(string(a.Error))
+			return "", errors.New(string(a.Error))
 		case a.Return != nil:
-			if strings.Contains(string(a.Return), "rror") { // qemu-io's words
-				return errors.New(string(a.Return))
-			}
-			return nil
+			return string(a.Return), nil
 		}
 	}
 }

@@ -111,7 +111,7 @@ func (p *planner) forget(j config.Job) (s Start, ok bool) {
 	s.Jobs = []config.Job{j}
 	busy := false
 	for _, a := range p.Active {
-		busy = busy || a.Kind == runs.Backup && !a.Free && forJob(a.Run, j.Name)
+		busy = busy || a.Kind == runs.Backup && forJob(a.Run, j.Name)
 	}
 	for _, b := range p.plan.Begin {
 		busy = busy || b.Run.Kind == runs.Backup && forJob(b.Run, j.Name)
