@@ -270,3 +270,61 @@ func TestOnceAndUnits(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 }
+
+// TestConditions: a job without a schedule makes a point when there is none, when
+// enough has changed, and when the VM is shut down; and not otherwise.
+func TestConditions(t *testing.T) {
+	available(t)
+	if _, err := exec.LookPath("qemu-storage-daemon"); err != nil {
+		t.Skipf("%v: `make deps` installs it", err)
+	}
+	t.Parallel()
+	h := newHost(t, 20*time.Second)
+	v := startVMs(t, filepath.Join(h.dir, "vm"), 1)[0]
+	h.configure(fmt.Sprintf("[repository.main]\naddress = %q\nkey_file = %q\n[vm.%s]\nqmp = %q\n[job.events]\nvms = [\"*\"]\non_changed = \"300 KiB\"\non_shutdown = true\n", h.repo, h.key, v.name, v.qmp))
+	h.reset()
+	h.begin()
+	made := func() (list []run) {
+		for _, r := range h.book() {
+			if r.Kind == "backup" && !r.Ended.IsZero() {
+				list = append(list, r)
+			}
+		}
+		return list
+	}
+	expect := func(n int, cause string) {
+		t.Helper()
+		h.waitFor(cause, time.Minute, func() bool { return len(made()) >= n })
+		if r := made()[n-1]; !r.good() || !strings.Contains(r.Cause, cause) {
+			t.Fatalf("%+v", r)
+		}
+	}
+	expect(1, "or there is none")
+	write := func(blocks int) {
+		t.Helper()
+		for i := range blocks {
+			if err := v.write(byte(7+i), i); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	write(3)                    // 192 KiB
+	time.Sleep(2 * time.Second) // six minutes
+	if list := made(); len(list) != 1 {
+		t.Fatalf("192 KiB changed: %+v", list)
+	}
+	write(8)
+	expect(2, "changed since the last point")
+	if err := v.command("quit", map[string]any{}); err != nil {
+		t.Fatal(err)
+	}
+	expect(3, "the VM was shut down")
+	time.Sleep(2 * time.Second)
+	if list := made(); len(list) != 3 {
+		t.Fatalf("it is off, and nothing happens: %+v", list[3:])
+	}
+	if code := h.stop(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	h.must(0, "check", "--quiet")
+}

@@ -44,8 +44,9 @@ const (
 	pollTime  = 5 * time.Second  // between looks at the configuration's files
 	stopTime  = 90 * time.Second // for what was interrupted to clean up
 	beatTime  = time.Minute      // at most between two plans, by the clock of schedules
-	findVMs   = time.Minute      // between two searches for VMs, by the same
-	findLimit = 2 * time.Minute  // of one, real
+	tidyEvery = 24 * time.Hour
+	findVMs   = time.Minute     // between two searches for VMs, by the same
+	findLimit = 2 * time.Minute // of one, real
 )
 
 // ErrRunning: another daemon has this host's state.
@@ -89,6 +90,7 @@ type Daemon struct {
 	over      []runs.Run       // that ended, and are not in the book yet
 	lost      map[string]*lost // runs of which it is not known whether they made a point
 	crew      map[crewKey]*worker
+	all       map[*worker]bool // that have not ended
 	plan      Plan
 	stopping  bool
 	stopAt    time.Time // real: when what runs is interrupted
@@ -158,7 +160,7 @@ func New(o Options) (*Daemon, error) {
 	}
 	d := &Daemon{Options: o, lock: lock, systemd: findSystemd(o.Getenv), events: make(chan message, 256), done: make(chan struct{}), config: o.Config,
 		facts: map[string]Fact{}, storages: map[string][]string{}, looking: map[string]bool{}, away: map[string]Away{}, attempts: map[string]int{},
-		tags: map[string]string{}, places: map[string]runs.Repository{}, failures: map[string]int{}, suspect: map[string]bool{}, active: map[string]*active{}, lost: map[string]*lost{}, crew: map[crewKey]*worker{}}
+		tags: map[string]string{}, places: map[string]runs.Repository{}, failures: map[string]int{}, suspect: map[string]bool{}, active: map[string]*active{}, lost: map[string]*lost{}, crew: map[crewKey]*worker{}, all: map[*worker]bool{}}
 	if d.seen, err = openSeen(filepath.Join(dir, "seen.json")); err == nil {
 		d.book, err = runs.Open(filepath.Join(dir, "runs"))
 	}
@@ -166,7 +168,8 @@ func New(o Options) (*Daemon, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	d.files = fingerprint(o.Dirs)
-	d.started, d.tidied = o.Now(), time.Now()
+	// The first time an hour from now: by then the clock is right.
+	d.started, d.tidied = o.Now(), time.Now().Add(time.Hour-tidyEvery)
 	d.since, d.tick = d.started, d.started
 	for _, r := range slices.Backward(d.book.Runs(1<<20, func(r runs.Run) bool { return r.Kind == runs.Backup })) {
 		d.count(r)
@@ -304,7 +307,7 @@ func (d *Daemon) finish(cancel func()) {
 	cancel()
 	d.systemd.tell("STOPPING=1\nSTATUS=stopping")
 	d.mu.Lock()
-	for _, w := range d.crew {
+	for w := range d.all {
 		w.end()
 	}
 	left := len(d.over)
@@ -323,7 +326,7 @@ func (d *Daemon) finish(cancel func()) {
 			}
 		case <-kill.C:
 			d.mu.Lock()
-			for _, w := range d.crew {
+			for w := range d.all {
 				w.kill()
 			}
 			d.mu.Unlock()
@@ -366,7 +369,7 @@ func (d *Daemon) stopStep() bool {
 		return false
 	case d.killAt.IsZero() && !now.Before(d.stopAt):
 		d.killAt = now.Add(stopTime)
-		for _, w := range d.crew {
+		for w := range d.all {
 			for id, a := range w.runs {
 				d.Log.Warn("interrupting", "kind", a.Kind, "vm", a.VM, "repository", a.Repository, "run", id)
 				a.stopped = true
@@ -374,7 +377,7 @@ func (d *Daemon) stopStep() bool {
 			}
 		}
 	case !d.killAt.IsZero() && now.After(d.killAt):
-		for _, w := range d.crew {
+		for w := range d.all {
 			w.kill()
 		}
 	}
@@ -400,6 +403,7 @@ func (d *Daemon) reload(asked bool) bool {
 		return true
 	}
 	d.problem, d.config = "", c
+	d.retire()
 	d.findAt = time.Time{}
 	d.away, d.attempts = map[string]Away{}, map[string]int{}
 	d.Log.Info("the configuration was read", "jobs", len(c.Jobs), "repositories", len(c.Repositories))

@@ -468,6 +468,7 @@ func TestOneDaemonForAHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.until("the VM is found", func() bool { return len(s.daemon.Status().VMs) > 0 })
 	st, err := AskStatus(s.dirs)
 	if err != nil || st.Host != "hv1" || len(st.VMs) != 1 || !st.VMs[0].Protected() {
 		t.Errorf("%+v, %v", st, err)

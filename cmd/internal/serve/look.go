@@ -20,9 +20,9 @@ import (
 // lookTimeout bounds a look at a VM.
 const lookTimeout = 20 * time.Second
 
-// Look looks at a VM: it asks its QEMU or libvirt. known gives the repository of
-// a tag in bitmaps.
-func Look(ctx context.Context, v config.VM, state string, known func(tag string) (repo string)) (f Fact) {
+// Look looks at a VM: it asks its QEMU or libvirt. tags are the repositories by
+// what bitmaps call them.
+func Look(ctx context.Context, v config.VM, state string, tags map[string]string) (f Fact) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	defer func() { // it is no guest's data, and all the same from outside
@@ -42,33 +42,26 @@ func Look(ctx context.Context, v config.VM, state string, known func(tag string)
 		f.Problem = err.Error()
 		return f
 	}
-	unknown := map[string]bool{} // of which a disk does not say
-	changed := map[string]int64{}
-	repos := map[string]bool{}
 	for _, d := range m.Disks {
 		if len(d.Chain) > 0 {
 			f.Images = append(f.Images, d.Chain[0])
 		}
-		for _, b := range d.Bitmaps {
-			if span, ok := qmp.ParseBitmapName(b.Name); ok {
-				repos[span.Repo] = true
-			}
-		}
 	}
-	for tag := range repos {
+	f.Known, f.Lost = map[string]int64{}, map[string]bool{}
+	for tag, repo := range tags {
+		total, any, lost := int64(0), false, false
 		for _, d := range m.Disks {
-			if d.Skip != "" {
+			if d.Skip != "" || d.NoBitmaps != "" || slices.Contains(v.Exclude, d.Name) {
 				continue
 			}
 			n, ok := recorded(d, tag)
-			changed[tag] += n
-			unknown[tag] = unknown[tag] || !ok
+			total, any, lost = total+n, true, lost || !ok
 		}
-	}
-	f.Known = map[string]int64{}
-	for tag, n := range changed {
-		if repo := known(tag); repo != "" && !unknown[tag] {
-			f.Known[repo] = n
+		switch {
+		case lost:
+			f.Lost[repo] = true
+		case any:
+			f.Known[repo] = total
 		}
 	}
 	return f

@@ -60,7 +60,8 @@ type Away struct {
 type Fact struct {
 	At      time.Time
 	Off     bool
-	Known   map[string]int64 // bytes changed, by the repository's tag in bitmaps; of which it is not known it is not in it
+	Known   map[string]int64 // bytes changed since the last point, by repository; of which it is not known it is not in it
+	Lost    map[string]bool  // repositories of which no bitmap records it
 	Images  []string
 	Problem string // "": it could be looked at
 }
@@ -293,6 +294,9 @@ func (p *planner) cause(j config.Job, vm string, slot time.Time) string {
 	}
 	if last, ok := p.Book.NewestFor(runs.Backup, j.Name, vm); ok && last.Due.Before(slot) {
 		between := following(j.Schedules, last.Due)
+		if !last.Good() && last.Outcome != runs.Skipped {
+			words += fmt.Sprintf("; the one of %s was not made", clock(last.Due, j.TimeZone))
+		}
 		if between.Before(slot) && between.After(p.Seen(Pair{j.Name, vm})) {
 			words += fmt.Sprintf("; the one run for all since %s", clock(between, j.TimeZone))
 		}
@@ -325,6 +329,10 @@ func (p *planner) event(j config.Job, m config.Machine) (r runs.Run, ok bool) {
 	}
 	if j.When.OnShutdown && fact.Off && p.Ran[m.Name] {
 		r.Cause = "the VM was shut down"
+		return r, true
+	}
+	if j.When.OnChanged > 0 && !fact.Off && fact.Lost[j.Repository] {
+		r.Cause = "nothing records what has changed since the last point, or there is none"
 		return r, true
 	}
 	if changed, known := p.changed(j, *fact); j.When.OnChanged > 0 && known && !fact.Off && changed >= int64(j.When.OnChanged) {

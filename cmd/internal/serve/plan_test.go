@@ -231,7 +231,10 @@ func TestRetries(t *testing.T) {
 		t.Error("two waits are the same: there is no jitter")
 	}
 	// The next slot is a new beginning.
-	w.want(w.to("12 03:00").do(runs.Failed), "a@12T03:00")
+	if p := w.to("12 03:00").plan(); len(p.Begin) != 1 || p.Begin[0].Run.Cause != "03:00; the one of Wed 2026-11-11 03:00:00 UTC was not made" {
+		t.Errorf("begins %+v", p.Begin)
+	}
+	w.want(w.do(runs.Failed), "a@12T03:00")
 	w.want(w.to("12 03:02").do(runs.Done), "a@12T03:00#2")
 	w.want(w.to("12 05:00").do(runs.Done), "")
 }
@@ -462,12 +465,19 @@ func TestEvents(t *testing.T) {
 	w.to("10 13:03")
 	fact(Fact{Known: map[string]int64{"main": 20 << 20}})
 	w.want(w.do(runs.Done), "a@10T13:01#2")
+	// Nothing records what has changed: that is a reason, too, but not too often.
+	w.to("10 13:30")
+	fact(Fact{Lost: map[string]bool{"main": true}})
+	w.want(w.do(runs.Done), "")
+	w.to("10 13:34")
+	fact(Fact{Lost: map[string]bool{"main": true}})
+	w.want(w.do(runs.Done), "a@10T13:34")
 	// Off, and it has not run since the last time.
-	w.to("10 14:00")
+	w.to("10 14:30")
 	fact(Fact{Off: true})
 	w.want(w.do(runs.Done), "")
 	w.in.Ran["a"] = true
-	w.want(w.do(runs.Done), "a@10T14:00")
+	w.want(w.do(runs.Done), "a@10T14:30")
 }
 
 func TestUpkeep(t *testing.T) {

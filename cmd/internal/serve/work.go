@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -29,6 +31,7 @@ func (d *Daemon) work(ctx context.Context) {
 	}
 	d.sight(now)
 	d.findLost(now)
+	d.learnTags(now)
 	d.plan = Make(d.input(now))
 	if d.bookWoe != "" {
 		return // nothing begins that could be forgotten
@@ -43,7 +46,7 @@ func (d *Daemon) work(ctx context.Context) {
 		}
 	}
 	d.share()
-	if time.Since(d.tidied) > 24*time.Hour {
+	if time.Since(d.tidied) > tidyEvery {
 		d.tidied = time.Now()
 		d.seen.tidy(now)
 		if err := d.book.Tidy(now); err != nil {
@@ -226,15 +229,33 @@ func (d *Daemon) worker(repo string, upkeep bool) (*worker, error) {
 		return nil, err
 	}
 	w.key = key
-	d.crew[key] = w
-	w.say(Order{Do: DoOpen, Open: &Repository{Name: r.Name, Addresses: append([]string{r.Address}, r.Places...), KeyFile: r.KeyFile, CAFile: r.CAFile, WriteLimit: int64(r.WriteLimit)}})
+	d.crew[key], d.all[w] = w, true
+	w.how = howOpened(r)
+	w.say(Order{Do: DoOpen, Open: &w.how})
 	return w, nil
+}
+
+func howOpened(r config.Repository) Repository {
+	return Repository{Name: r.Name, Addresses: append([]string{r.Address}, r.Places...), KeyFile: r.KeyFile, CAFile: r.CAFile, WriteLimit: int64(r.WriteLimit)}
+}
+
+// retire lets workers that have opened a repository as it is not configured any
+// more end what they do, and gives them nothing new.
+func (d *Daemon) retire() {
+	for key, w := range d.crew {
+		if r, ok := d.repository(w.repo); ok && reflect.DeepEqual(w.how, howOpened(r)) {
+			continue
+		}
+		delete(d.crew, key)
+		w.retired = true
+		d.idle(w)
+	}
 }
 
 // share divides the host's limits among the workers that do something.
 func (d *Daemon) share() {
 	var busy []*worker
-	for _, w := range d.crew {
+	for w := range d.all {
 		if len(w.runs) > 0 {
 			busy = append(busy, w)
 		}
@@ -351,6 +372,10 @@ func (d *Daemon) idle(w *worker) {
 	if len(w.runs) > 0 || w.finds || w.ending {
 		return
 	}
+	if w.retired {
+		w.end()
+		return
+	}
 	if d.Once {
 		// What follows at once keeps it: it is asked when the plan is made.
 		t := time.AfterFunc(200*time.Millisecond, func() { d.post(func() { d.endIdle(w) }) })
@@ -450,8 +475,9 @@ func (d *Daemon) gone(w *worker, err error, now time.Time) {
 	if d.crew[w.key] == w {
 		delete(d.crew, w.key)
 	}
+	delete(d.all, w)
 	if err != nil && !(d.stopping && !d.killAt.IsZero()) {
-		d.Log.Error(w.died(err), "repository", w.repo)
+		d.Log.Error(w.died(err), "repository", w.repo, "last_words", w.stderr.all())
 	}
 	for _, l := range d.lost {
 		if l.asked && l.Repository == w.repo {
@@ -533,6 +559,27 @@ func (d *Daemon) findLost(now time.Time) {
 	}
 }
 
+// learnTags opens repositories of which it must be known what bitmaps call them, for
+// jobs that ask how much has changed.
+func (d *Daemon) learnTags(now time.Time) {
+	known := map[string]bool{}
+	for _, repo := range d.tags {
+		known[repo] = true
+	}
+	for _, j := range d.config.Jobs {
+		if j.When.OnChanged == 0 && j.When.OnlyChanged == 0 || known[j.Repository] || d.away[j.Repository].Until.After(now) {
+			continue
+		}
+		known[j.Repository] = true
+		w, err := d.worker(j.Repository, true)
+		if err != nil || w.finds || w.ready {
+			continue // the next plan tries again
+		}
+		w.finds = true
+		w.say(Order{Do: DoFind})
+	}
+}
+
 // foundRuns hears which of them made a point.
 func (d *Daemon) foundRuns(w *worker, e *Event, now time.Time) {
 	w.finds = false
@@ -576,13 +623,10 @@ func (d *Daemon) look(ctx context.Context) {
 			continue
 		}
 		d.looking[vm] = true
-		v, tags := d.machines[i].VM, map[string]string{}
-		for tag, repo := range d.tags {
-			tags[tag] = repo
-		}
+		v, tags := d.machines[i].VM, maps.Clone(d.tags)
 		at := d.Now()
 		d.workers.Go(func() {
-			f := Look(ctx, v, d.Dirs.State, func(tag string) string { return tags[tag] })
+			f := Look(ctx, v, d.Dirs.State, tags)
 			f.At = at
 			d.post(func() { d.saw(vm, f) })
 		})

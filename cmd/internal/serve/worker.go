@@ -21,13 +21,15 @@ type worker struct {
 	stderr tail
 
 	// Of the daemon's loop:
-	key    crewKey
-	runs   map[string]*active // that it was given
-	finds  bool               // it looks for runs
-	ready  bool               // the repository is open
-	ending bool               // its orders are closed
-	limits Limits             // that it was told last
-	stop   func() bool        // ends the timer that ends it when idle
+	key     crewKey
+	runs    map[string]*active // that it was given
+	finds   bool               // it looks for runs
+	ready   bool               // the repository is open
+	ending  bool               // its orders are closed
+	retired bool               // it gets nothing new
+	how     Repository         // how it was told to open it
+	limits  Limits             // that it was told last
+	stop    func() bool        // ends the timer that ends it when idle
 }
 
 // Process starts a worker's process. Its command must not be started yet; a test
@@ -180,4 +182,14 @@ func (t *tail) words() string {
 	text := bytes.TrimSpace(t.last)
 	line := text[bytes.LastIndexByte(text, '\n')+1:]
 	return string(line[:min(len(line), wordSize)])
+}
+
+// all gives all that is kept.
+func (t *tail) all() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.panic != nil {
+		return string(t.panic)
+	}
+	return string(t.last)
 }
