@@ -86,20 +86,19 @@ type Check struct {
 
 // What an Event tells.
 const (
-	Opened   = "opened"   // or not: Text says why
-	Begun    = "begun"    // a run
-	Said     = "said"     // a line of a run's log
-	Moved    = "moved"    // progress of a run
-	PointMet = "point"    // a run's point is committed, and the VM let go
-	Ended    = "ended"    // a run
-	Found    = "found"    // the answer to DoFind
-	Places   = "places"   // of the repository
-	Noted    = "noted"    // a line that belongs to no run
-	maxText  = 64 << 10   // bytes of an Event's text
-	maxLines = 100_000    // of one run
-	maxList  = 10_000     // of anything
-	noReason = "unknown " // what a worker says that says nothing
+	Opened   = "opened" // or not: Text says why
+	Begun    = "begun"  // a run
+	Said     = "said"   // a line of a run's log
+	Moved    = "moved"  // progress of a run
+	PointMet = "point"  // a run's point is committed, and the VM let go
+	Ended    = "ended"  // a run
+	Found    = "found"  // the answer to DoFind
+	Places   = "places" // of the repository
+	Noted    = "noted"  // a line that belongs to no run
 )
+
+// maxText bounds an Event's text that is kept, bytes.
+const maxText = 64 << 10
 
 // Event is a line from a worker to the daemon.
 type Event struct {
