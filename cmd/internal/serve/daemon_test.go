@@ -56,6 +56,10 @@ func puppet(dir string) {
 	}
 	err := ReadOrders(os.Stdin, func(o Order) error {
 		switch o.Do {
+		case DoOpen:
+			f, _ := os.OpenFile(filepath.Join(dir, "opened"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+			fmt.Fprintln(f, o.Open.Addresses)
+			_ = f.Close()
 		case DoInterrupt:
 			mu.Lock()
 			close(stop[o.Run.ID])
@@ -374,6 +378,30 @@ func TestReload(t *testing.T) {
 	s.configure("ok", "new")
 	s.until("it is taken", func() bool { st := s.daemon.Status(); return st.Problem == "" && len(st.VMs) == 2 })
 	s.until("the new one runs", func() bool { return len(s.ends("new")) > 0 })
+}
+
+// What runs in a repository that has moved ends there; what comes goes to the new
+// address.
+func TestRepositoryMoves(t *testing.T) {
+	s := newStage(t, "hangs")
+	s.begin()
+	s.until("one runs", func() bool { return len(s.daemon.Status().Running) == 1 })
+	b, err := os.ReadFile(filepath.Join(s.dirs.Config, "cairn.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write(strings.Replace(string(b), "/r\"", "/moved\"", 1) + "[vm.ok]\nqmp = \"/nowhere/ok\"\n")
+	s.until("the other is backed up", func() bool { return len(s.ends("ok")) > 0 })
+	if opened, _ := os.ReadFile(filepath.Join(s.dir, "opened")); string(opened) != "[/r]\n[/moved]\n" {
+		t.Errorf("opened %q", opened)
+	}
+	if st := s.daemon.Status(); len(st.Running) == 0 || st.Running[0].VM != "hangs" {
+		t.Errorf("%+v", st.Running)
+	}
+	s.end()
+	if n := strings.Count(s.log.String(), "outcome=interrupted"); n != 1 {
+		t.Errorf("%d were interrupted:\n%s", n, s.log)
+	}
 }
 
 // A repository that is away fails the runs that meet it, and no others; when it is
