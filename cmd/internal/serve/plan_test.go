@@ -545,3 +545,11 @@ func TestRareAndFrequentSchedules(t *testing.T) {
 		t.Errorf("the year's slot is %s", slot)
 	}
 }
+
+func TestPart(t *testing.T) {
+	for _, c := range []struct{ limit, n, want int64 }{{0, 3, 0}, {90, 3, 30}, {1, 4, 1}} {
+		if got := part(c.limit, c.n); got != c.want {
+			t.Errorf("%d among %d: %d", c.limit, c.n, got)
+		}
+	}
+}
