@@ -113,15 +113,14 @@ schedule = "hourly"
 	}
 	time.Sleep(h.until(last))
 	h.waitFor("every VM has its last point", max(3*hour, time.Minute), func() bool {
-		n := 0
+		have := map[string]bool{}
 		for _, r := range h.book() {
 			if r.Kind == "backup" && r.good() && !r.Due.Before(last) {
-				n++
+				have[r.VM] = true
 			}
 		}
-		return n >= vms
+		return len(have) == vms
 	})
-	ended := h.now()
 	h.started()
 	if code := h.stop(); code != 0 {
 		t.Errorf("exit code %d", code)
@@ -129,7 +128,7 @@ schedule = "hourly"
 	close(done)
 	<-writer
 	h.watching.Wait()
-	made, caught := h.judge(list, first, ended)
+	made, caught := h.judge(list, first, last)
 	h.must(0, "check", "--quiet")
 	t.Logf("seed %d: %d VMs, %d hours of %s, %d kills (%d lives): %d points, %d hours made up for by a later run, %d writes of guests; most RSS: daemon %d MiB, largest worker %d MiB, all workers %d MiB, together %d MiB",
 		seed, vms, hours, hour, kills, h.lives, made, caught, wrote.Load(), h.peaks["daemon"]>>20, h.peaks["worker"]>>20, h.peaks["workers"]>>20, h.peaks["all"]>>20)
@@ -142,7 +141,7 @@ schedule = "hourly"
 }
 
 // judge holds the book against the clock and the repository.
-func (h *host) judge(vms []*vm, first, ended time.Time) (made, caught int) {
+func (h *host) judge(vms []*vm, first, last time.Time) (made, caught int) {
 	t := h.t
 	t.Helper()
 	book := h.book()
@@ -187,8 +186,11 @@ func (h *host) judge(vms []*vm, first, ended time.Time) (made, caught int) {
 	}
 	for _, v := range vms {
 		missed := 0
-		for due := first.UTC(); due.Before(ended.Add(-30 * time.Minute)); due = due.Add(time.Hour) {
+		for due := first.UTC(); !due.After(last) || missed > 0; due = due.Add(time.Hour) {
 			r, ok := good[v.name][due]
+			if !ok && due.After(last.Add(3*time.Hour)) {
+				break
+			}
 			if !ok {
 				missed++
 				continue

@@ -403,7 +403,7 @@ const nearest = 8
 func (w *serveWorker) find(ctx context.Context, list []runs.Run) {
 	answer := serve.Event{Event: serve.Found, Found: map[string]*serve.FoundRun{}}
 	err := func() error {
-		_, cat, err := w.open(ctx)
+		repo, cat, err := w.open(ctx)
 		if err != nil {
 			return err
 		}
@@ -422,7 +422,11 @@ func (w *serveWorker) find(ctx context.Context, list []runs.Run) {
 					return ctx.Err()
 				}
 				if err == nil && m.Run == r.ID { // one that cannot be read is not known to be its
-					answer.Found[r.ID] = &serve.FoundRun{Point: *pointOf(m), Warnings: m.Warnings}
+					found := &serve.FoundRun{Point: *pointOf(m), Warnings: m.Warnings}
+					if repo.Store.MayRead() == nil && !w.catalogued(ctx, cat, m) {
+						found.Warnings = append(found.Warnings, "the catalogue of files was not made any more; make it with: cairn catalogue "+pointName(m))
+					}
+					answer.Found[r.ID] = found
 					break
 				}
 			}
@@ -433,6 +437,12 @@ func (w *serveWorker) find(ctx context.Context, list []runs.Run) {
 		answer.Text = err.Error()
 	}
 	w.tell(answer)
+}
+
+// catalogued says whether a point has a catalogue of files.
+func (w *serveWorker) catalogued(ctx context.Context, cat *wire.Catalogue, m *restorepoint.Manifest) bool {
+	_, state, _ := cat.FilesState(ctx, m.ID) // of one that is damaged check tells
+	return state != stateNone
 }
 
 // pointOf gives what the book of runs has of a point.
