@@ -171,10 +171,14 @@ func (h *host) started() {
 // kill kills the daemon and sees its workers end with it.
 func (h *host) kill() {
 	h.t.Helper()
+	workers := children(h.daemon.Process.Pid)
 	if err := h.daemon.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		h.t.Error(err)
 	}
 	<-h.ended
+	for _, pid := range workers {
+		h.waitFor("a worker ends with the daemon", 10*time.Second, func() bool { return rss(pid) == 0 })
+	}
 }
 
 // stop ends the daemon as systemd does, and gives its exit code.

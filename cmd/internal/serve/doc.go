@@ -27,6 +27,9 @@
 // Nothing is decided by how long ago something was by the clock alone: a clock
 // that jumps ahead makes one run due per VM, and one that jumps back none twice.
 //
+// The host's limits of reading and writing are divided among the workers that do
+// something, evenly, whenever that changes; a repository's and a job's are its own.
+//
 // A guest's data is only read in workers: whatever it makes them do, the daemon
 // goes on. A worker dies with the daemon; the guardian of each run (package job)
 // then cleans up in the VM.
