@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -148,4 +149,38 @@ func mountOf(file string, dev uint64) string {
 		at = filepath.Dir(at)
 	}
 	return at
+}
+
+// looksAtOnce bounds how many VMs are looked at at once.
+const looksAtOnce = 4
+
+// look looks at VMs, beside the loop.
+func (d *Daemon) look(ctx context.Context) {
+	for _, vm := range d.plan.Look {
+		i := slices.IndexFunc(d.machines, func(m config.Machine) bool { return m.Name == vm })
+		if d.looking[vm] || i < 0 || len(d.looking) >= looksAtOnce {
+			continue
+		}
+		d.looking[vm] = true
+		v, tags := d.machines[i].VM, maps.Clone(d.tags)
+		at := d.Now()
+		d.workers.Go(func() {
+			f := Look(ctx, v, d.Dirs.State, tags)
+			f.At = at
+			d.post(func() { d.saw(vm, f) })
+		})
+	}
+}
+
+func (d *Daemon) saw(vm string, f Fact) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.looking, vm)
+	d.facts[vm] = f
+	if f.Problem == "" {
+		d.storages[vm] = storages(f.Images)
+		if !f.Off {
+			d.seen.ran(vm, true)
+		}
+	}
 }
