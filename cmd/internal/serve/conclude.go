@@ -85,8 +85,10 @@ func (d *Daemon) write(r runs.Run, now time.Time) {
 	}
 	level("end", args...)
 	if r.Good() && r.Kind == runs.Backup {
-		if d.facts[r.VM].Off {
-			d.seen.ran(r.VM, false)
+		for _, slot := range r.Slots() {
+			if d.facts[r.VM].Off {
+				d.seen.ran(slot.Job, r.VM, false)
+			}
 		}
 		delete(d.facts, r.VM) // what had changed is stored
 	}

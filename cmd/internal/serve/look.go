@@ -167,20 +167,22 @@ func (d *Daemon) look(ctx context.Context) {
 		d.workers.Go(func() {
 			f := Look(ctx, v, d.Dirs.State, tags)
 			f.At = at
-			d.post(func() { d.saw(vm, f) })
+			d.post(func() { d.saw(v, f) })
 		})
 	}
 }
 
-func (d *Daemon) saw(vm string, f Fact) {
+func (d *Daemon) saw(v config.VM, f Fact) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.looking, vm)
-	d.facts[vm] = f
+	delete(d.looking, v.Name)
+	d.facts[v.Name] = f
 	if f.Problem == "" {
-		d.storages[vm] = storages(f.Images)
-		if !f.Off {
-			d.seen.ran(vm, true)
+		d.storages[v.Name] = storages(f.Images)
+		for _, j := range d.config.Jobs {
+			if j.When.OnShutdown && !f.Off && j.Fits(v) {
+				d.seen.ran(j.Name, v.Name, true)
+			}
 		}
 	}
 }

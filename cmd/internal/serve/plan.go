@@ -29,7 +29,7 @@ type Input struct {
 	Facts    map[string]Fact      // by VM; what was not looked at is not in it
 	Storages map[string][]string  // by VM; of which images are not known it is not in it
 	Away     map[string]Away      // repositories that could not be opened
-	Ran      map[string]bool      // VMs that ran since on_shutdown was last answered
+	Ran      map[string]bool      // by ranKey: VMs that ran since a job answered their last shutdown
 	Seen     func(Pair) time.Time // since when a job and a VM are known together
 	Book     Book
 	Active   []Active
@@ -327,7 +327,7 @@ func (p *planner) event(j config.Job, m config.Machine) (r runs.Run, ok bool) {
 			return r, false
 		}
 	}
-	if j.When.OnShutdown && fact.Off && p.Ran[m.Name] {
+	if j.When.OnShutdown && fact.Off && p.Ran[ranKey(j.Name, m.Name)] {
 		r.Cause = "the VM was shut down"
 		return r, true
 	}

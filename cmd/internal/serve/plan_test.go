@@ -476,7 +476,7 @@ func TestEvents(t *testing.T) {
 	w.to("10 14:30")
 	fact(Fact{Off: true})
 	w.want(w.do(runs.Done), "")
-	w.in.Ran["a"] = true
+	w.in.Ran["events a"] = true
 	w.want(w.do(runs.Done), "a@10T14:30")
 }
 

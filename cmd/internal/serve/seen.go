@@ -15,8 +15,8 @@ import (
 type seen struct {
 	path    string
 	changed bool
-	Pairs   map[string]map[string]sighting `json:"pairs"` // by job and VM
-	Ran     map[string]bool                `json:"ran,omitempty"`
+	Pairs   map[string]map[string]sighting `json:"pairs"`         // by job and VM
+	Ran     map[string]bool                `json:"ran,omitempty"` // by ranKey
 }
 
 // sighting is since when, and of which schedule.
@@ -76,16 +76,20 @@ func (s *seen) note(p Pair, schedule string, now time.Time) {
 // since gives when a pair was first there.
 func (s *seen) since(p Pair) time.Time { return s.Pairs[p.Job][p.VM].Since }
 
-// ran takes down whether a VM runs, or ran since its last shutdown was answered.
-func (s *seen) ran(vm string, yes bool) {
-	if s.Ran[vm] == yes {
+// ranKey names a job and a VM: neither name has a space.
+func ranKey(job, vm string) string { return job + " " + vm }
+
+// ran takes down whether a VM runs, or ran since a job answered its last shutdown.
+func (s *seen) ran(job, vm string, yes bool) {
+	key := ranKey(job, vm)
+	if s.Ran[key] == yes {
 		return
 	}
 	s.changed = true
 	if yes {
-		s.Ran[vm] = true
+		s.Ran[key] = true
 	} else {
-		delete(s.Ran, vm)
+		delete(s.Ran, key)
 	}
 }
 
