@@ -40,13 +40,13 @@ type Options struct {
 
 // Real times.
 const (
-	idleTime  = 5 * time.Second  // of a worker
-	pollTime  = 5 * time.Second  // between looks at the configuration's files
-	stopTime  = 90 * time.Second // for what was interrupted to clean up
-	beatTime  = time.Minute      // at most between two plans, by the clock of schedules
-	tidyEvery = 24 * time.Hour
-	findVMs   = time.Minute     // between two searches for VMs, by the same
-	findLimit = 2 * time.Minute // of one, real
+	idleTime    = 5 * time.Second  // of a worker
+	pollTime    = 5 * time.Second  // between looks at the configuration's files
+	stopTime    = 90 * time.Second // for what was interrupted to clean up
+	beatTime    = time.Minute      // at most between two plans, by the clock of schedules
+	tidyEvery   = 24 * time.Hour
+	searchEvery = time.Minute     // between two searches for VMs, by the same
+	searchLimit = 2 * time.Minute // of one, real
 )
 
 // ErrRunning: another daemon has this host's state.

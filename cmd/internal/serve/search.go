@@ -13,10 +13,10 @@ func (d *Daemon) search(ctx context.Context) {
 	if d.finding {
 		return
 	}
-	d.finding, d.findAt = true, d.Now().Add(findVMs)
+	d.finding, d.findAt = true, d.Now().Add(searchEvery)
 	c := d.config
 	d.workers.Go(func() {
-		ctx, cancel := context.WithTimeout(ctx, findLimit)
+		ctx, cancel := context.WithTimeout(ctx, searchLimit)
 		defer cancel()
 		all, warnings, failed := c.FindNow(ctx, d.Domains)
 		d.post(func() { d.found(c, all, warnings, failed) })
