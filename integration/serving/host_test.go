@@ -36,7 +36,7 @@ type host struct {
 }
 
 // newHost makes a host whose hours take so long, and a repository. Its clock shows
-// two minutes before an hour.
+// half an hour before an hour.
 func newHost(t *testing.T, hour time.Duration) *host {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "cairn-serving-") // short: sockets are made below it
@@ -75,10 +75,10 @@ func newHost(t *testing.T, hour time.Duration) *host {
 	return h
 }
 
-// reset lets the clock show two minutes before an hour, if it is a fast one.
+// reset lets the clock show half an hour before an hour, if it is a fast one.
 func (h *host) reset() {
 	h.zero = time.Now()
-	h.shows = h.zero.UTC().Truncate(time.Hour).Add(58 * time.Minute)
+	h.shows = h.zero.UTC().Truncate(time.Hour).Add(30 * time.Minute)
 	if h.scale == 1 { // the host's clock
 		h.shows = h.zero
 	}
