@@ -192,9 +192,9 @@ func (a *app) printStatus(s runs.Status) error {
 		}
 		at := ""
 		if r.Total > 0 {
-			at = fmt.Sprintf(" %d%%", 100*min(r.Done, r.Total)/r.Total)
+			at = fmt.Sprintf(", %d%%", 100*min(r.Done, r.Total)/r.Total)
 		}
-		fmt.Fprintf(a.stdout, "running: %s of %s since %s%s: %s\n", r.Kind, safe(name), since(s.Now, r.Started), at, safe(r.Step))
+		fmt.Fprintf(a.stdout, "running: %s of %s for %s%s: %s\n", r.Kind, safe(name), since(s.Now, r.Started), at, safe(r.Step))
 	}
 	for _, r := range s.Waiting {
 		fmt.Fprintf(a.stdout, "waiting: %s of %s, due %s: %s\n", r.Kind, safe(strings.TrimSpace(r.VM+" "+r.Job)), r.Due.Local().Format(runTime), safe(r.Reason))
