@@ -143,6 +143,10 @@ type message struct {
 
 // New takes a host's state. Close gives it back.
 func New(o Options) (*Daemon, error) {
+	clock := o.Now
+	// What the clock shows, without the count of the time since the host's start:
+	// that stands while the host sleeps, and does not see that the clock was set.
+	o.Now = func() time.Time { return clock().Round(0) }
 	dir := StateDir(o.Dirs)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err

@@ -561,3 +561,47 @@ func TestStorageNames(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// A clock that was ten years ahead, and is set right, holds nothing up: neither VMs
+// that are looked for, nor a repository that was away then.
+func TestClockSetBack(t *testing.T) {
+	s := newStage(t, "ok")
+	ahead := 10 * 365 * 24 * time.Hour
+	var mu sync.Mutex
+	s.options = func(o *Options) {
+		o.Now = func() time.Time {
+			mu.Lock()
+			defer mu.Unlock()
+			return s.now().Add(ahead)
+		}
+	}
+	away := filepath.Join(s.dir, "away")
+	if err := os.WriteFile(away, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.begin()
+	s.until("it is away", func() bool { return s.daemon.Status().Repositories[0].Problem != "" })
+	if err := os.Remove(away); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	ahead = 0
+	mu.Unlock()
+	s.until("it is backed up", func() bool {
+		r, ok := s.daemon.Book().LastGood(runs.Backup, "ok")
+		return ok && r.Started.Before(s.now().Add(time.Hour))
+	})
+	n := len(s.ends("ok"))
+	s.until("and again", func() bool { return len(s.ends("ok")) > n+1 })
+	good := map[time.Time]int{}
+	for _, r := range s.ends("ok") {
+		if r.Good() {
+			good[r.Due]++
+		}
+	}
+	for due, n := range good {
+		if n != 1 {
+			t.Errorf("%d points for %s", n, due)
+		}
+	}
+}

@@ -15,6 +15,9 @@ func (d *Daemon) work(ctx context.Context) {
 	now := d.Now()
 	if gap := now.Sub(d.tick); gap > alone || gap < 0 { // the host slept, or the clock was set
 		d.since = now
+		if gap < 0 { // what was to be waited for by it is tried now
+			d.away, d.attempts, d.findAt = map[string]Away{}, map[string]int{}, time.Time{}
+		}
 	}
 	d.tick = now
 	d.rewrite(now)
