@@ -18,7 +18,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZ_SECONDS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-demo build deb demo test test-s3 test-long campaign-kill campaign-power campaign-scale campaign-web campaign-sim campaign-rgw fuzz-short lint bench clean
+.PHONY: help deps deps-demo build deb demo test test-s3 test-long campaign-kill campaign-power campaign-scale campaign-web campaign-serve campaign-sim campaign-rgw fuzz-short lint bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,11 @@ test-long: deps ## all tests with the race detector and the long variants (CAIRN
 
 campaign-kill: deps ## kill cairn CAIRN_KILLS (10000) times at random instants, by CAIRN_KILL_SEED (else the clock); hours
 	CAIRN_KILLS=$${CAIRN_KILLS:-10000} CGO_ENABLED=0 nice -n 19 $(GOTEST) -count=1 -timeout 48h ./integration/killing -run 'TestKills' -v
+
+# CAIRN_SERVE_HOUR is what one of them takes; CAIRN_SERVE_SEED says when it is killed.
+campaign-serve: deps ## cairn serve: 200 VMs, hourly, 24 hours by a fast clock, 20 kills (CAIRN_SERVE_VMS, _HOURS, _KILLS; half an hour, 6 GiB)
+	CAIRN_SERVE_VMS=$${CAIRN_SERVE_VMS:-200} CAIRN_SERVE_HOURS=$${CAIRN_SERVE_HOURS:-24} CAIRN_SERVE_KILLS=$${CAIRN_SERVE_KILLS:-20} CAIRN_SERVE_HOUR=$${CAIRN_SERVE_HOUR:-75s} \
+		CGO_ENABLED=0 go test -count=1 -v -timeout 6h ./integration/serving -run 'TestServing$$'
 
 # CAIRN_CUT_SEED chooses other cuts; a failed one says how it is replayed.
 campaign-power: deps ## power cuts: 3,000 on real file systems, 1,000,000 on a disk in memory (about 15 minutes; root)

@@ -21,6 +21,22 @@ func NewLimiter(bytesPerSecond int64) *Limiter {
 	return &Limiter{rate.NewLimiter(rate.Limit(bytesPerSecond), limitBurst)}
 }
 
+// NewShared makes a limiter for several runs, whose rate Set changes.
+func NewShared(bytesPerSecond int64) *Limiter {
+	l := &Limiter{rate.NewLimiter(rate.Inf, limitBurst)}
+	l.Set(bytesPerSecond)
+	return l
+}
+
+// Set changes the rate, also for reads that wait; 0 or less is no limit.
+func (l *Limiter) Set(bytesPerSecond int64) {
+	if bytesPerSecond <= 0 {
+		l.l.SetLimit(rate.Inf)
+		return
+	}
+	l.l.SetLimit(rate.Limit(bytesPerSecond))
+}
+
 // Limit gives a source whose ReadAt keeps to the limit: a backup then leaves
 // the VM's storage time for the guest. Samples are small and not limited.
 func (l *Limiter) Limit(s Source) Source {

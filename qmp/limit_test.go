@@ -29,3 +29,21 @@ func TestLimitHoldsReadsBack(t *testing.T) {
 		t.Error("no limit is a limit")
 	}
 }
+
+// TestSharedLimit: the disks of several runs share one limit, whose rate changes.
+func TestSharedLimit(t *testing.T) {
+	l := NewShared(0)
+	a, b := l.Limit(zeroSource{}), l.Limit(zeroSource{})
+	if _, err := a.ReadAt(context.Background(), make([]byte, 8*limitBurst), 0); err != nil { // no limit
+		t.Fatal(err)
+	}
+	l.Set(1)
+	if _, err := a.ReadAt(context.Background(), make([]byte, limitBurst), 0); err != nil { // what may be read at once
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := b.ReadAt(ctx, make([]byte, limitBurst), 0); err == nil {
+		t.Error("the other one had a limit of its own")
+	}
+}

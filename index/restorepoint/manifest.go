@@ -34,6 +34,7 @@ type Manifest struct {
 	Tags        []string    `json:"tags,omitempty"`
 	Warnings    []string    `json:"warnings,omitempty"`
 	CopiedFrom  *Origin     `json:"copied_from,omitempty"` // nil: it was made here
+	Run         string      `json:"run,omitempty"`         // of `cairn serve` that made it: one that was killed is known by it
 }
 
 // Origin is where a point was made that was copied from repository to

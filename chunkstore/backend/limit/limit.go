@@ -11,10 +11,38 @@ import (
 // burst is what may go out at once, in bytes.
 const burst = 1 << 20
 
+// Limiter is what several places keep to together.
+type Limiter struct{ rate *rate.Limiter }
+
+// NewLimiter makes one of bytesPerSecond; 0 or less is no limit.
+func NewLimiter(bytesPerSecond int64) *Limiter {
+	l := &Limiter{rate.NewLimiter(rate.Inf, burst)}
+	l.Set(bytesPerSecond)
+	return l
+}
+
+// Set changes the rate; 0 or less is no limit. It may be called while places put.
+func (l *Limiter) Set(bytesPerSecond int64) {
+	if bytesPerSecond <= 0 {
+		l.rate.SetLimit(rate.Inf)
+		return
+	}
+	l.rate.SetLimit(rate.Limit(bytesPerSecond))
+}
+
 // place limits another one.
 type place struct {
 	backend.Backend
 	limiter *rate.Limiter
+}
+
+// Through limits what is put into a place together with other places; a nil
+// limiter is no limit.
+func Through(b backend.Backend, l *Limiter) backend.Backend {
+	if l == nil {
+		return b
+	}
+	return place{b, l.rate}
 }
 
 // New limits what is put into a place to bytesPerSecond, together and not for

@@ -32,3 +32,29 @@ func TestPutWaits(t *testing.T) {
 		t.Fatalf("what had to wait was put: %v", err)
 	}
 }
+
+// TestShared: two places that share a limiter are limited together, and a new rate
+// holds at once.
+func TestShared(t *testing.T) {
+	l := NewLimiter(0)
+	a, b := Through(mem.New(), l), Through(mem.New(), l)
+	ctx := context.Background()
+	for _, p := range []backend.Backend{a, b} { // without a limit
+		if err := p.Put(ctx, "a/first", make([]byte, 8*burst)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.Set(1 << 10)
+	if err := a.Put(ctx, "a/second", make([]byte, burst)); err != nil { // what may go out at once
+		t.Fatal(err)
+	}
+	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	if err := b.Put(short, "a/second", make([]byte, burst)); err == nil {
+		t.Fatal("the other one had a burst of its own")
+	}
+	l.Set(0)
+	if err := b.Put(ctx, "a/third", make([]byte, 8*burst)); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -78,6 +78,17 @@ func (s *Spread) ParityReads() int {
 	return n
 }
 
+// Away gives the places that were away when the repository was opened, or that
+// stopped answering since. It asks nobody.
+func (s *Spread) Away() (specs []string) {
+	for _, m := range s.members {
+		if m.Place == nil || m.away() {
+			specs = append(specs, m.Spec)
+		}
+	}
+	return specs
+}
+
 // Warnings says what a person should know: which places are away, and what
 // went wrong since the places were opened.
 func (s *Spread) Warnings() []string {

@@ -43,19 +43,33 @@ type app struct {
 	quiet        bool
 	writeLimit   int64 // bytes a second into the repository; 0: none
 
+	after func(time.Duration) <-chan time.Time // waits by the clock of now
+	tell  progress.Tell                        // hears of progress; nil: nobody
+
 	repos []*wire.Repo    // that were opened
 	said  map[string]bool // warnings of their places
 }
 
+// Clock is what the time is, and how it is waited for.
+type Clock struct {
+	Now   func() time.Time
+	After func(time.Duration) <-chan time.Time
+}
+
 // Run is the program: it gives the exit code.
 func Run(ctx context.Context, version string, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	return RunBy(ctx, Clock{time.Now, time.After}, version, args, stdin, stdout, stderr)
+}
+
+// RunBy is Run by a clock: the program of tests that let a day go by in minutes.
+func RunBy(ctx context.Context, clock Clock, version string, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	exe, err := os.Executable()
 	if err != nil {
 		exe = "/proc/self/exe"
 	}
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv, now: time.Now, exe: exe, version: version, find: wire.Find, lines: new(sync.Mutex)}
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv, now: clock.Now, after: clock.After, exe: exe, version: version, find: wire.Find, lines: new(sync.Mutex)}
 	a.inside = func(ctx context.Context, vm job.VM) (push.Session, error) {
 		s, err := job.DialInside(ctx, vm, version)
 		if err != nil {
@@ -165,6 +179,9 @@ beginning of its ID. More, also what to do on the worst day: cairn help
 		a.engineCmd(),
 		a.repairCmd(),
 		a.placeCmd(),
+		a.serveCmd(),
+		a.serveWorkerCmd(),
+		a.unlessServedCmd(),
 		a.demoCmd(),
 		a.guardianCmd(),
 		a.manualCmd(),
@@ -230,7 +247,7 @@ func (a *app) say(format string, args ...any) {
 
 // reporter draws progress where somebody can see it.
 func (a *app) reporter() progress.Reporter {
-	var r progress.Reporter
+	r := progress.Reporter{Tell: a.tell}
 	if a.json {
 		if !a.quiet {
 			r.JSON = a.stdout

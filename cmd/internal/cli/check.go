@@ -149,29 +149,36 @@ func (a *app) check(ctx context.Context, f checkFlags) error {
 		o.From = mirror
 	}
 	return a.withCatalogue(ctx, commandCache, func(repo *wire.Repo, cat *wire.Catalogue) error {
-		start := a.now()
-		o.Known = cat.Known(ctx)
-		if f.filesTime > 0 && repo.Store.MayRead() == nil {
-			o.Files = cat.FindFiles(f.filesTime)
-		}
-		var places error
-		if repo.Store.Config.Layout() != nil {
-			places = a.checkPlaces(ctx, repo, o.ReadData, f.repair)
-			if places != nil && !errors.Is(places, job.ErrDamage) && !errors.Is(places, errWarnings) {
-				return places
-			}
-		}
-		a.beginShare(o.Share, f, repo.Store.Config.ID)
-		r, err := job.Check(ctx, repo.Store, cat, o)
-		if err != nil {
-			return err
-		}
-		a.endShare(o.Share, repo.Store.Config.ID)
-		if o.ReadData && repo.Store.MayRead() != nil {
-			a.say("note: guests' data was read as it is stored, each pack against its name; this key cannot open it and hold each chunk against its ID: one of kind restore or all can")
-		}
-		return cmp.Or(a.concludeCheck(r, a.now().Sub(start)), places)
+		_, err := a.checkRepository(ctx, repo, cat, o, f)
+		return err
 	})
+}
+
+// checkRepository is check of an opened repository, with what it found; nil if it
+// did not come to its end.
+func (a *app) checkRepository(ctx context.Context, repo *wire.Repo, cat *wire.Catalogue, o job.CheckOptions, f checkFlags) (*job.Report, error) {
+	start := a.now()
+	o.Known = cat.Known(ctx)
+	if f.filesTime > 0 && repo.Store.MayRead() == nil {
+		o.Files = cat.FindFiles(f.filesTime)
+	}
+	var places error
+	if repo.Store.Config.Layout() != nil {
+		places = a.checkPlaces(ctx, repo, o.ReadData, f.repair)
+		if places != nil && !errors.Is(places, job.ErrDamage) && !errors.Is(places, errWarnings) {
+			return nil, places
+		}
+	}
+	a.beginShare(o.Share, f, repo.Store.Config.ID)
+	r, err := job.Check(ctx, repo.Store, cat, o)
+	if err != nil {
+		return nil, err
+	}
+	a.endShare(o.Share, repo.Store.Config.ID)
+	if o.ReadData && repo.Store.MayRead() != nil {
+		a.say("note: guests' data was read as it is stored, each pack against its name; this key cannot open it and hold each chunk against its ID: one of kind restore or all can")
+	}
+	return r, cmp.Or(a.concludeCheck(r, a.now().Sub(start)), places)
 }
 
 func percent(portion float64) string {

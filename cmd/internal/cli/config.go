@@ -12,6 +12,7 @@ import (
 
 	"cairn/cmd/internal/config"
 	"cairn/cmd/internal/metrics"
+	"cairn/cmd/internal/serve"
 	"cairn/qmp/libvirt"
 )
 
@@ -160,7 +161,7 @@ func listDomains(ctx context.Context, uri string) (names []string, err error) {
 }
 
 func (a *app) jobMessage(j config.Job, all []config.Machine) jobMessage {
-	m := jobMessage{Name: j.Name, VMs: []string{}, Repository: j.Repository, Schedule: []string{}, When: whenText(j), Keep: j.KeepText, NextRuns: append([]time.Time{}, j.Coming(a.now(), 3)...)}
+	m := jobMessage{Name: j.Name, VMs: []string{}, Repository: j.Repository, Schedule: []string{}, When: serve.When(j), Keep: j.KeepText, NextRuns: append([]time.Time{}, j.Coming(a.now(), 3)...)}
 	for _, vm := range j.Machines(all) {
 		m.VMs = append(m.VMs, vm.Name)
 	}
@@ -168,21 +169,6 @@ func (a *app) jobMessage(j config.Job, all []config.Machine) jobMessage {
 		m.Schedule = append(m.Schedule, s.String())
 	}
 	return m
-}
-
-// whenText says in words what makes a job run.
-func whenText(j config.Job) string {
-	var words []string
-	for _, s := range j.Schedules {
-		words = append(words, s.Describe())
-	}
-	if j.When.OnShutdown {
-		words = append(words, "when a VM is shut down")
-	}
-	if j.When.OnChanged > 0 {
-		words = append(words, "when "+j.When.OnChanged.String()+" changed")
-	}
-	return strings.Join(words, "; ")
 }
 
 // printConfig shows what was understood.

@@ -50,25 +50,31 @@ those stay (some 50 small ones, or 250).`,
 			if a.repo == "" {
 				return usagef("no repository named: use -r REPOSITORY or CAIRN_REPOSITORY")
 			}
-			var bad []error
-			err := wire.CheckEngines(c.Context(), a.repo, a.now(), func(e wire.Engine, v *engine.Verdict) error {
-				if !v.Good() {
-					bad = append(bad, fmt.Errorf("%w: %s: %s", wire.ErrEngine, e.Spec, v.Reasons()))
-				}
-				if a.json {
-					return a.printJSON(map[string]any{"message_type": "engine", "place": e.Spec, "good": v.Good(), "verdict": v})
-				}
-				if e.Spec != a.repo && !(a.quiet && v.Good()) {
-					fmt.Fprintf(a.stdout, "%s\n", e.Spec)
-				}
-				a.printVerdict(a.stdout, v)
-				return nil
-			})
+			bad, err := a.checkEngines(c.Context(), a.repo)
 			return errors.Join(append(bad, err)...)
 		},
 	})
 	c.AddCommand(a.undeleteCmd())
 	return c
+}
+
+// checkEngines checks the object storage of a repository and shows what was
+// found; bad are those that did not pass.
+func (a *app) checkEngines(ctx context.Context, spec string) (bad []error, err error) {
+	err = wire.CheckEngines(ctx, spec, a.now(), func(e wire.Engine, v *engine.Verdict) error {
+		if !v.Good() {
+			bad = append(bad, fmt.Errorf("%w: %s: %s", wire.ErrEngine, e.Spec, v.Reasons()))
+		}
+		if a.json {
+			return a.printJSON(map[string]any{"message_type": "engine", "place": e.Spec, "good": v.Good(), "verdict": v})
+		}
+		if e.Spec != spec && !(a.quiet && v.Good()) {
+			fmt.Fprintf(a.stdout, "%s\n", e.Spec)
+		}
+		a.printVerdict(a.stdout, v)
+		return nil
+	})
+	return bad, err
 }
 
 // undeleteCmd undoes what a thief of a host's credentials did.

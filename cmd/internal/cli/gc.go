@@ -36,8 +36,13 @@ type gcMessage struct {
 	Seconds       float64 `json:"seconds"`
 }
 
+// usualGC is what gc does when nothing else is asked for.
+func usualGC() gc.Options {
+	return gc.Options{RewriteBelow: 0.5, Wait: time.Hour, FenceAfter: 24 * time.Hour, KeepFailed: 7 * 24 * time.Hour}
+}
+
 func (a *app) gcCmd() *cobra.Command {
-	o := gc.Options{RewriteBelow: 0.5, Wait: time.Hour, FenceAfter: 24 * time.Hour, KeepFailed: 7 * 24 * time.Hour}
+	o := usualGC()
 	rewrite, alone := 50, false
 	c := &cobra.Command{
 		Use:   "gc",
@@ -95,28 +100,34 @@ removed at all, but for --alone.`,
 }
 
 func (a *app) gc(ctx context.Context, repo *wire.Repo, cat *wire.Catalogue, o gc.Options) error {
+	_, err := a.collect(ctx, repo, cat, o)
+	return err
+}
+
+// collect is gc, with what it did.
+func (a *app) collect(ctx context.Context, repo *wire.Repo, cat *wire.Catalogue, o gc.Options) (*gc.Result, error) {
 	host, _ := os.Hostname() // only a label
 	o.About = "cairn gc on " + host
 	o.Progress = a.reporter().Items
 	o.Waiting = func(n int) { a.say("waiting for backups that run: %d", n) }
 	start := a.now()
 	if err := repo.RolledBack(); err != nil && !o.DryRun { // what the gone ones need may be garbage to those that are left
-		return fmt.Errorf("nothing is removed: %w", err)
+		return nil, fmt.Errorf("nothing is removed: %w", err)
 	}
 	r, err := job.GC(ctx, repo.Store, cat, cat.Known(ctx), o, func(s string) { a.say("warning: %s", s) })
 	if err == nil && !o.DryRun {
 		_, err = repo.Sweep(a.now())
 	}
 	if err != nil && !errors.Is(err, gc.ErrRunning) {
-		return err
+		return r, err
 	}
 	if perr := a.printGC(r, o.DryRun, err != nil, a.now().Sub(start)); perr != nil {
-		return perr
+		return r, perr
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %w", errWarnings, err)
+		return r, fmt.Errorf("%w: %w", errWarnings, err)
 	}
-	return nil
+	return r, nil
 }
 
 func (a *app) printGC(r *gc.Result, dry, unfinished bool, took time.Duration) error {

@@ -17,23 +17,19 @@ import (
 
 	"cairn/cmd/internal/config"
 	"cairn/cmd/internal/library"
-	"cairn/cmd/internal/runs"
+	"cairn/cmd/internal/metrics"
 	"cairn/cmd/internal/web"
+	"cairn/cmd/internal/webdav"
+	"cairn/cmd/internal/wire"
 )
-
-// daemon is what the web page and the metrics see of cairn serve.
-type daemon interface {
-	Status() runs.Status
-	Book() *runs.Book
-}
 
 // serveWeb serves the page that [web] asks for, until ctx ends. Without that table
 // there is none.
-func (a *app) serveWeb(ctx context.Context, c *config.Config, d daemon) error {
+func (a *app) serveWeb(ctx context.Context, c *config.Config, d daemon, log *slog.Logger) error {
 	if c.Web == nil {
 		return nil
 	}
-	log := slog.New(slog.NewTextHandler(a.stderr, nil)).With("part", "web")
+	log = log.With("part", "web")
 	lib := library.Open(ctx, library.Options{Repositories: c.Repositories, Dirs: a.dirs(), Book: d.Book(), Log: log})
 	defer lib.Close()
 	doors, err := a.openDoors(c.Web, log)
@@ -43,9 +39,9 @@ func (a *app) serveWeb(ctx context.Context, c *config.Config, d daemon) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, door := range doors {
 		o := web.Options{Status: d.Status, Book: d.Book(), Library: lib, Token: door.token, Names: door.names, Secure: door.secure, Find: a.find, Log: log,
-			Mount: a.mounts(c, d, lib)}
+			Mount: a.mounts(c, d, lib, log)}
 		if c.Web.OpenMetrics {
-			o.Open = []string{"/metrics", "/healthz"}
+			o.Open = open
 		}
 		g.Go(func() error { return web.Serve(ctx, door.listener, web.New(o), log) })
 	}
@@ -53,9 +49,24 @@ func (a *app) serveWeb(ctx context.Context, c *config.Config, d daemon) error {
 }
 
 // mounts are what is served beside the pages, behind the same token.
-func (a *app) mounts(_ *config.Config, _ daemon, _ *library.Library) map[string]http.Handler {
-	return map[string]http.Handler{}
+func (a *app) mounts(c *config.Config, d daemon, lib *library.Library, log *slog.Logger) map[string]http.Handler {
+	out := map[string]http.Handler{}
+	m := metrics.Handler(d.Status, d.Book())
+	for _, path := range open {
+		out[path] = m
+	}
+	if c.Web.WebDAV {
+		out[davPath+"/"] = webdav.Handler(lib, webdav.Options{Prefix: davPath, Derive: wire.Derive(a.find),
+			Report: func(err error) { log.Warn("what WebDAV was asked for could not be read", "error", err.Error()) }})
+	}
+	return out
 }
+
+// open are the paths that open_metrics opens: nobody's files are in them.
+var open = []string{"/metrics", "/healthz", "/livez", "/readyz"}
+
+// davPath is where restore points are shared.
+const davPath = "/dav"
 
 // door is one place at which the page is.
 type door struct {

@@ -23,6 +23,7 @@ import (
 
 	"cairn/cmd/internal/config"
 	"cairn/cmd/internal/runs"
+	"cairn/cmd/internal/serve"
 )
 
 // fakeDaemon is a cairn serve that knows nothing.
@@ -104,7 +105,7 @@ func TestServeWeb(t *testing.T) {
 		a := &app{stderr: &errs, stdout: &bytes.Buffer{}, getenv: os.Getenv, now: time.Now}
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
-		go func() { ended <- a.serveWeb(ctx, c, fakeDaemon{book}) }()
+		go func() { ended <- a.serveWeb(ctx, c, fakeDaemon{book}, serve.NewLog(a.stderr, false, false)) }()
 		url := ""
 		for range 200 {
 			if m := regexp.MustCompile(`url=(\S+)`).FindStringSubmatch(errs.String()); m != nil {
@@ -184,14 +185,14 @@ func TestServeWebRefuses(t *testing.T) {
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "page.sock")
 	a := &app{stderr: &bytes.Buffer{}, stdout: &bytes.Buffer{}, getenv: os.Getenv, now: time.Now}
-	err := a.serveWeb(t.Context(), &config.Config{Web: &config.Web{Listen: []string{"unix:" + socket, "0.0.0.0:0"}}}, fakeDaemon{mustBook(t)})
+	err := a.serveWeb(t.Context(), &config.Config{Web: &config.Web{Listen: []string{"unix:" + socket, "0.0.0.0:0"}}}, fakeDaemon{mustBook(t)}, serve.NewLog(a.stderr, false, false))
 	if err == nil || !strings.Contains(err.Error(), "no certificate") {
 		t.Error(err)
 	}
 	if _, err := os.Stat(socket); err == nil {
 		t.Error("the socket stays")
 	}
-	if err := a.serveWeb(t.Context(), &config.Config{}, fakeDaemon{mustBook(t)}); err != nil {
+	if err := a.serveWeb(t.Context(), &config.Config{}, fakeDaemon{mustBook(t)}, serve.NewLog(a.stderr, false, false)); err != nil {
 		t.Errorf("without [web]: %v", err)
 	}
 }

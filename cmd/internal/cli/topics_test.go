@@ -16,9 +16,6 @@ import (
 	"cairn/cmd/internal/topics"
 )
 
-// notYet are commands that the texts name before they are there.
-var notYet = []string{"serve"}
-
 // words of a shell's line, as far as the texts use its grammar: quotes, and an
 // end at a pipe, a redirection, an "and" or a comment.
 func shellWords(line string) (words []string) {
@@ -192,9 +189,6 @@ func checkText(t *testing.T, name, text string, flags map[string]bool) (commands
 			continue
 		}
 		commands++
-		if slices.Contains(notYet, words[0]) {
-			continue
-		}
 		if err := judge(words); err != nil {
 			t.Errorf("%s:%d: %s: %v", name, i+3, strings.TrimSpace(line), err)
 		}
@@ -207,7 +201,7 @@ func checkText(t *testing.T, name, text string, flags map[string]bool) (commands
 		root := (&app{getenv: func(string) string { return "" }}).root()
 		root.InitDefaultHelpCmd()
 		c, _, err := root.Find(words)
-		if slices.Contains(notYet, m[1]) || m[1] == "completion" {
+		if m[1] == "completion" {
 			continue
 		}
 		if err != nil || c == root {
@@ -226,7 +220,7 @@ func checkText(t *testing.T, name, text string, flags map[string]bool) (commands
 		}
 	}
 	for _, m := range flagInProse.FindAllStringSubmatch(joined, -1) {
-		if !flags[m[1]] && m[1] != "once" { // cairn serve --once
+		if !flags[m[1]] {
 			t.Errorf("%s: no command has the flag --%s", name, m[1])
 		}
 	}
@@ -261,7 +255,7 @@ func TestReadmeNamesWhatIs(t *testing.T) {
 	commands := 0
 	check := func(line string) {
 		words := commandOf(line)
-		if words == nil || slices.Contains(notYet, words[0]) || strings.Contains(line, "|") {
+		if words == nil || strings.Contains(line, "|") {
 			return // "bash|zsh|fish" is no command line
 		}
 		commands++

@@ -6,6 +6,7 @@ import (
 
 	"cairn/cmd/internal/config"
 	"cairn/cmd/internal/job"
+	"cairn/cmd/internal/serve"
 	"cairn/qmp"
 )
 
@@ -73,10 +74,4 @@ func parseDisk(value string) (config.Disk, error) {
 }
 
 // jobVM gives a registered VM as a job wants it.
-func jobVM(v config.VM) job.VM {
-	vm := job.VM{Name: v.Name, QMP: v.QMP, Libvirt: v.Libvirt, Domain: v.Domain, Agent: v.Agent, Inside: v.Inside, Exclude: v.Exclude}
-	for _, d := range v.Disks {
-		vm.Disks = append(vm.Disks, job.VMDisk(d))
-	}
-	return vm
-}
+func jobVM(v config.VM) job.VM { return serve.JobVM(v) }

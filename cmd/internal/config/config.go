@@ -17,7 +17,7 @@ type Config struct {
 	Discoveries  []Discovery  `json:"discoveries"`
 	Jobs         []Job        `json:"jobs"`
 	Notify       *Notify      `json:"notify,omitempty"` // nil: nobody is told
-	Web          *Web         `json:"web,omitempty"` // nil: there is no page
+	Web          *Web         `json:"web,omitempty"`    // nil: there is no page
 }
 
 // What holds for a host that says nothing else.
@@ -51,6 +51,17 @@ type Repository struct {
 	CAFile      string   `json:"ca_file,omitempty"`
 	Concurrency int      `json:"concurrency,omitempty"` // VMs of this host that write to it at once; 0: as the host
 	WriteLimit  Rate     `json:"write_limit,omitempty"` // shared by them; 0 is none
+	Upkeep
+}
+
+// Upkeep is what `cairn serve` does for a repository by itself. A schedule that
+// is nil never comes.
+type Upkeep struct {
+	GC        []schedule.Schedule `json:"gc,omitempty"`
+	Check     []schedule.Schedule `json:"check,omitempty"`
+	CheckData Percent             `json:"check_data,omitempty"`   // of the packs that one check reads; 0: none
+	CheckRate Rate                `json:"check_rate,omitempty"`   // at which it reads them; 0 is no limit
+	Engine    []schedule.Schedule `json:"engine_check,omitempty"` // of buckets
 }
 
 // Machine is a VM and from where it is known.

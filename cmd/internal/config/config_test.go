@@ -97,3 +97,26 @@ func TestNames(t *testing.T) {
 		}
 	}
 }
+
+// What is said of a repository's upkeep holds; else it is looked after weekly.
+func TestUpkeep(t *testing.T) {
+	c, err := Load(folder(t, map[string]string{"cairn.toml": "[repository.a]\naddress = \"/a\"\n[repository.b]\naddress = \"/b\"\n" +
+		"gc = \"never\"\ncheck = [\"daily\", \"Sun 12:00\"]\ncheck_data = \"0%\"\ncheck_rate = \"1 GiB/s\"\nengine_check = \"monthly\"\n"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := c.Repositories[0], c.Repositories[1]
+	if len(a.GC) != 1 || a.GC[0].String() != defaultGC || a.CheckData != 5 || a.CheckRate != 50<<20 || len(a.Engine) != 1 {
+		t.Errorf("by itself: %+v", a.Upkeep)
+	}
+	if len(b.GC) != 0 || len(b.Check) != 2 || b.CheckData != 0 || b.CheckRate != 1<<30 || b.Engine[0].String() != "monthly" {
+		t.Errorf("as written: %+v", b.Upkeep)
+	}
+	meansTheSame(t, c)
+	for text, want := range map[string]string{"5": "write a share in percent, like 5%", "101%": "it must be from 0% to 100%", "-1%": "write a share in percent, like 5%"} {
+		d := folder(t, map[string]string{"cairn.toml": basis + "check_data = \"" + text + "\"\n"})
+		if got := messages(t, d); !strings.Contains(got, "check_data: \""+text+"\": "+want) {
+			t.Errorf("%s: %s", text, got)
+		}
+	}
+}

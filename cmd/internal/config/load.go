@@ -243,8 +243,54 @@ func (l *loader) repository(c *Config, t *table) {
 	r.CAFile = t.absolute("ca_file", "/etc/cairn/ca.pem")
 	r.Concurrency = t.count("concurrency", 1, maxConcurrency)
 	r.WriteLimit = parsed(t, "write_limit", "50 MiB/s", ParseRate)
+	r.Upkeep = t.upkeep(c.Host.TimeZone)
 	t.done()
 	c.Repositories = append(c.Repositories, r)
+}
+
+// Upkeep of a repository that says nothing of it. One day after the other, so
+// that the space that a check finds whole is what gc then works on.
+const (
+	defaultGC        = "Sun 04:00"
+	defaultCheck     = "Sat 04:00"
+	defaultEngine    = "Fri 04:00"
+	defaultCheckData = 5 // percent: a repository in 20 weeks
+	defaultCheckRate = 50 << 20
+)
+
+// never is a schedule that does not come.
+const never = "never"
+
+// upkeep reads when a repository is looked after.
+func (t *table) upkeep(zone *time.Location) (u Upkeep) {
+	u.GC = t.due("gc", defaultGC, zone)
+	u.Check = t.due("check", defaultCheck, zone)
+	u.Engine = t.due("engine_check", defaultEngine, zone)
+	u.CheckData, u.CheckRate = defaultCheckData, defaultCheckRate
+	if t.has("check_data") {
+		u.CheckData = parsed(t, "check_data", "5%", ParsePercent)
+	}
+	if t.has("check_rate") {
+		u.CheckRate = parsed(t, "check_rate", "50 MiB/s", ParseRate)
+	}
+	return u
+}
+
+// due reads schedules that are there also if nothing is written; never is none.
+func (t *table) due(key, usual string, zone *time.Location) []schedule.Schedule {
+	if !t.has(key) {
+		s, err := schedule.Parse(usual, zone)
+		if err != nil {
+			panic("internal error: " + err.Error())
+		}
+		t.asked = append(t.asked, key)
+		return []schedule.Schedule{s}
+	}
+	if t.items[key] == never {
+		t.asked = append(t.asked, key)
+		return nil
+	}
+	return t.schedules(key, zone)
 }
 
 // checkAddress refuses what no service can open the same way from wherever it is

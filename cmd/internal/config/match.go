@@ -67,6 +67,13 @@ const maxFound = 10_000
 // its own is not found a second time. A discovery that fails finds nothing, and
 // is told of.
 func (c *Config) Find(ctx context.Context, domains Domains) (all []Machine, warnings []Problem) {
+	all, warnings, _ = c.FindNow(ctx, domains)
+	return all, warnings
+}
+
+// FindNow is Find that also names the discoveries that failed: what they found
+// before may be there still.
+func (c *Config) FindNow(ctx context.Context, domains Domains) (all []Machine, warnings []Problem, failed []string) {
 	all = slices.Clone(c.VMs)
 	for _, d := range c.Discoveries {
 		warn := func(format string, args ...any) {
@@ -75,6 +82,7 @@ func (c *Config) Find(ctx context.Context, domains Domains) (all []Machine, warn
 		found, err := d.find(ctx, domains)
 		if err != nil {
 			warn("nothing was found: %v", err)
+			failed = append(failed, d.Name)
 			continue
 		}
 		for _, v := range found[:min(len(found), maxFound)] {
@@ -95,7 +103,7 @@ func (c *Config) Find(ctx context.Context, domains Domains) (all []Machine, warn
 		}
 	}
 	slices.SortFunc(all, func(a, b Machine) int { return cmp.Compare(a.Name, b.Name) })
-	return all, warnings
+	return all, warnings, failed
 }
 
 // same says whether a VM that was found is this one.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/BurntSushi/toml"
+
+	"cairn/cmd/internal/schedule"
 )
 
 // Write writes the configuration as one file that means the same, with a comment
@@ -30,6 +32,11 @@ func (c *Config) Write(w io.Writer, now time.Time) error {
 		p.set("ca_file", r.CAFile)
 		p.set("concurrency", r.Concurrency)
 		p.set("write_limit", r.WriteLimit)
+		p.due("gc", r.GC)
+		p.due("check", r.Check)
+		p.set("check_data", r.CheckData)
+		p.set("check_rate", r.CheckRate)
+		p.due("engine_check", r.Engine)
 	}
 	for _, m := range c.VMs {
 		p.machine(m)
@@ -114,6 +121,15 @@ func (p *printer) set(key string, value any) {
 	if err := toml.NewEncoder(&p.out).Encode(map[string]any{key: value}); err != nil && p.err == nil {
 		p.err = err
 	}
+}
+
+// due writes schedules, and never where there are none.
+func (p *printer) due(key string, list []schedule.Schedule) {
+	if len(list) == 0 {
+		p.set(key, never)
+		return
+	}
+	p.set(key, texts(list))
 }
 
 func texts[T fmt.Stringer](list []T) (out []string) {

@@ -59,6 +59,30 @@ func ParseRate(text string) (Rate, error) {
 	return Rate(n), err
 }
 
+// Percent is a share, 0 to 100.
+type Percent float64
+
+var percentText = regexp.MustCompile(`^([0-9]{1,3}(?:\.[0-9]{1,4})?) ?%$`)
+
+// ParsePercent reads "5%".
+func ParsePercent(text string) (Percent, error) {
+	parts := percentText.FindStringSubmatch(text)
+	if parts == nil {
+		return 0, errors.New("write a share in percent, like 5%")
+	}
+	n, err := strconv.ParseFloat(parts[1], 64)
+	if err != nil || n > 100 {
+		return 0, errors.New("it must be from 0% to 100%")
+	}
+	return Percent(n), nil
+}
+
+// String writes it as ParsePercent reads it.
+func (p Percent) String() string { return strconv.FormatFloat(float64(p), 'f', -1, 64) + "%" }
+
+// MarshalText writes it as ParsePercent reads it.
+func (p Percent) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
 // exactly writes a size with the largest unit that leaves no rest.
 func exactly(n int64) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}

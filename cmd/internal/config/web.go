@@ -30,6 +30,8 @@ type Web struct {
 	Hosts []string `json:"hosts,omitempty"`
 	// OpenMetrics lets /metrics and /healthz be read without the token.
 	OpenMetrics bool `json:"open_metrics,omitempty"`
+	// WebDAV shares the restore points below /dav/.
+	WebDAV bool `json:"webdav,omitempty"`
 }
 
 // UnixSocket gives the path of a socket's address.
@@ -119,6 +121,7 @@ func (l *loader) web(c *Config, tables []*table) {
 			w.Hosts = append(w.Hosts, strings.ToLower(i.text))
 		}
 		w.OpenMetrics = t.flag("open_metrics")
+		w.WebDAV = t.flag("webdav")
 		t.done()
 		c.Web = w
 	}
@@ -133,4 +136,5 @@ func (p *printer) web(w Web) {
 	p.set("tls_key", w.Key)
 	p.set("hosts", w.Hosts)
 	p.set("open_metrics", w.OpenMetrics)
+	p.set("webdav", w.WebDAV)
 }

@@ -38,6 +38,8 @@ type Backup struct {
 	// Limits in bytes a second, 0 for none: of reading from QEMU, kept here, and of
 	// writing to the repository, which the store keeps.
 	ReadLimit, WriteLimit int64
+	SharedRead            *qmp.Limiter  // beside it, with other runs; nil: none
+	RunID                 string        // in the manifest; "": none
 	Objects               []string      // names or globs of the guest's system objects that are told of the backup; none: all
 	AgentTimeout          time.Duration // how long the inside agent may take for each of preparing, quiescing and thawing; 0: DefaultAgentTimeout
 	Version               string        // of cairn, for the inside agent's log

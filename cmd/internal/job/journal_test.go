@@ -45,3 +45,27 @@ func TestJournalStaysWhileSomethingIsLeft(t *testing.T) {
 		next.close()
 	}
 }
+
+// Two runs of one VM are refused also within one process, as in a worker of cairn
+// serve.
+func TestOneRunOfAVMInAProcess(t *testing.T) {
+	dir := t.TempDir()
+	first, err := openJournal(dir, "web01")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openJournal(dir, "web01"); !errors.Is(err, ErrBusy) {
+		t.Errorf("a second run: %v", err)
+	}
+	other, err := openJournal(dir, "web02")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.close()
+	first.close()
+	again, err := openJournal(dir, "web01")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.close()
+}

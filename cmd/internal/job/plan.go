@@ -52,7 +52,7 @@ func (b *Backup) probe(ctx context.Context) error {
 		return fmt.Errorf("VM %s: QEMU %s lacks what a backup needs: %s", b.VM.Name, b.machine.Version, strings.Join(missing, ", "))
 	}
 	b.manifest = restorepoint.Manifest{
-		Version: restorepoint.ManifestVersion, VM: restorepoint.VM{Name: b.VM.Name, UUID: b.machine.UUID}, Host: Hostname(), Tags: b.Tags,
+		Version: restorepoint.ManifestVersion, VM: restorepoint.VM{Name: b.VM.Name, UUID: b.machine.UUID}, Host: Hostname(), Tags: b.Tags, Run: b.RunID,
 		Machine: b.describeMachine(),
 	}
 	if d, ok := b.host.(domain); ok {

@@ -359,7 +359,7 @@ func (b *Backup) read(ctx context.Context, session *chunkstore.Session, fleece f
 	defer end()
 	for i := range b.plans {
 		p := &b.plans[i]
-		read, err := readDisk(ctx, session, p.builder, limiter.Limit(sources[i]), p.parent != nil, b.pace, add)
+		read, err := readDisk(ctx, session, p.builder, limiter.Limit(b.SharedRead.Limit(sources[i])), p.parent != nil, b.pace, add)
 		st.BytesRead += read
 		if p.decision.Incremental {
 			st.BytesDirty += sources[i].DirtyBytes()

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -94,7 +95,7 @@ func TestUnitsVerify(t *testing.T) {
 	tool(t, "install", "-d", filepath.Join(root, "run"), filepath.Join(root, "usr/lib/systemd/system"))
 	units := func() []string {
 		list, err := filepath.Glob(filepath.Join(root, "lib/systemd/system/*"))
-		if err != nil || len(list) != 6 {
+		if err != nil || len(list) != 9 {
 			t.Fatalf("units: %v, %v", list, err)
 		}
 		return list
@@ -119,7 +120,8 @@ func TestUnitsVerify(t *testing.T) {
 		}
 		return string(out)
 	}
-	for _, name := range []string{"cairn-backup@web01.service", "cairn-backup@web01.timer", "cairn-check.service", "cairn-check.timer", "cairn-gc.service", "cairn-gc.timer"} {
+	for _, name := range []string{"cairn-backup@web01.service", "cairn-backup@web01.timer", "cairn-check.service", "cairn-check.timer", "cairn-gc.service", "cairn-gc.timer",
+		"cairn.service", "cairn-once.service", "cairn-once.timer"} {
 		if out := verify(name); out != "" {
 			t.Errorf("%s: %s", name, out)
 		}
@@ -129,6 +131,28 @@ func TestUnitsVerify(t *testing.T) {
 	}
 	if out := verify("wrong.service"); !strings.Contains(out, "ProtectSytem") || !strings.Contains(out, "/nowhere/cairn") {
 		t.Errorf("the judge sees nothing wrong in a wrong unit: %q", out)
+	}
+}
+
+// maxExposure is how open a service may be by systemd's own judgement, 0 to 100:
+// those that touch QEMU's files and any user's disks cannot be closed further.
+const maxExposure = 45
+
+// The services are closed as far as their work lets them be.
+func TestUnitsAreClosed(t *testing.T) {
+	needs(t, "systemd-analyze")
+	for _, name := range []string{"cairn.service", "cairn-once.service", "cairn-gc.service", "cairn-check.service"} {
+		out, err := exec.CommandContext(t.Context(), "systemd-analyze", "security", "--offline=yes", "--threshold="+strconv.Itoa(maxExposure), filepath.Join("host", name)).CombinedOutput()
+		if err != nil {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+	}
+	for _, words := range []string{"KillMode=process", "OOMPolicy=continue", "NoNewPrivileges=yes", "SystemCallFilter=@system-service"} {
+		for _, name := range []string{"cairn.service", "cairn-once.service"} {
+			if b, err := os.ReadFile(filepath.Join("host", name)); err != nil || !strings.Contains(string(b), "\n"+words+"\n") {
+				t.Errorf("%s has no %s: %v", name, words, err)
+			}
+		}
 	}
 }
 

@@ -174,7 +174,7 @@ func TestCleanDebian(t *testing.T) {
 		t.Errorf("the program: %s", out)
 	}
 	for name, command := range map[string]string{
-		"units":   "systemd-analyze verify --man=no --recursive-errors=no cairn-backup@web01.service cairn-backup@web01.timer cairn-check.timer cairn-gc.timer cairn-check.service cairn-gc.service",
+		"units":   "systemd-analyze verify --man=no --recursive-errors=no cairn-backup@web01.service cairn-backup@web01.timer cairn-check.timer cairn-gc.timer cairn-check.service cairn-gc.service cairn.service cairn-once.service cairn-once.timer",
 		"pages":   "for p in $(dpkg -L cairn | grep 'man[17]/.*gz$'); do LC_ALL=C.UTF-8 man --warnings -E UTF-8 -l $p >/dev/null || echo $p; done",
 		"lint":    "for p in $(dpkg -L cairn | grep 'man[17]/.*gz$'); do zcat $p | mandoc -Tlint -Wwarning || echo $p; done",
 		"md5sums": "dpkg -V cairn",

@@ -23,12 +23,18 @@ type Bar struct {
 	line  *progressbar.ProgressBar
 	json  io.Writer
 	items bool // not bytes
+	tell  Tell
 }
+
+// Tell hears how far a piece of work is, every half a second at most; of what is
+// counted, items or bytes. total is 0 while it is not known.
+type Tell func(work string, done, total int64, bytes bool)
 
 // Reporter makes Bars for one command.
 type Reporter struct {
 	Terminal io.Writer // nil: not a terminal, nothing is drawn
 	JSON     io.Writer // nil: no JSON lines
+	Tell     Tell      // nil: nobody is told
 }
 
 // Start begins a piece of work of total bytes; total may be 0 while it is not
@@ -36,7 +42,7 @@ type Reporter struct {
 func (r Reporter) Start(name string, total int64) *Bar { return r.start(name, total, false) }
 
 func (r Reporter) start(name string, total int64, items bool) *Bar {
-	b := &Bar{name: name, total: total, start: time.Now(), json: r.JSON, items: items}
+	b := &Bar{name: name, total: total, start: time.Now(), json: r.JSON, items: items, tell: r.Tell}
 	if r.Terminal != nil {
 		b.line = progressbar.NewOptions64(max(total, 1), progressbar.OptionSetDescription(name), progressbar.OptionSetWriter(r.Terminal),
 			progressbar.OptionShowBytes(!items), progressbar.OptionShowTotalBytes(!items), progressbar.OptionUseIECUnits(!items),
@@ -66,9 +72,14 @@ func (b *Bar) Add(n int64) {
 	if b.line != nil {
 		_ = b.line.Set64(min(b.done, max(b.total, 1))) // a broken terminal must not stop a backup
 	}
-	if now := time.Now(); b.json != nil && now.Sub(b.last) >= interval {
+	if now := time.Now(); (b.json != nil || b.tell != nil) && now.Sub(b.last) >= interval {
 		b.last = now
-		b.report(now)
+		if b.json != nil {
+			b.report(now)
+		}
+		if b.tell != nil {
+			b.tell(b.name, b.done, b.total, !b.items)
+		}
 	}
 }
 

@@ -41,6 +41,7 @@ type Book struct {
 	open    map[string]Run
 	last    map[key]Run // by VM or repository; ended
 	good    map[key]Run
+	slots   map[slotKey]Run // ended, skipped ones too; the newest
 	damaged int
 	cut     bool // runs were ended that are neither in memory nor counted
 	day     string
@@ -56,12 +57,21 @@ type key struct {
 
 func keyOf(r Run) key { return key{r.Kind, cmp.Or(r.VM, r.Repository)} }
 
+// slotKey is what is due: a job for a VM, or what is done for a job's points or
+// a repository.
+type slotKey struct {
+	kind     Kind
+	job      string
+	what     string
+	goodOnly bool
+}
+
 // Open reads the book in dir, and makes it if there is none.
 func Open(dir string) (*Book, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	b := &Book{dir: dir, open: map[string]Run{}, last: map[key]Run{}, good: map[key]Run{}, changed: make(chan struct{})}
+	b := &Book{dir: dir, open: map[string]Run{}, last: map[key]Run{}, good: map[key]Run{}, slots: map[slotKey]Run{}, changed: make(chan struct{})}
 	if err := b.readKept(); err != nil {
 		return nil, err
 	}
@@ -121,6 +131,14 @@ func (b *Book) newest(r Run) {
 	if r.Good() {
 		b.good[keyOf(r)] = r
 	}
+	for _, s := range r.Slots() {
+		own := r
+		own.Job, own.Due = s.Job, s.Due
+		b.slots[slotKey{r.Kind, s.Job, keyOf(r).name, false}] = own
+		if r.Good() {
+			b.slots[slotKey{r.Kind, s.Job, keyOf(r).name, true}] = own
+		}
+	}
 }
 
 // Begin writes that a run begins.
@@ -155,10 +173,13 @@ func (b *Book) write(r Run) error {
 	if err := b.toDay(at.UTC().Format(dayFormat)); err != nil {
 		return fmt.Errorf("the book of runs: %w", err)
 	}
-	if _, err := b.file.Write(append(line, '\n')); err != nil {
-		return fmt.Errorf("the book of runs: %w", err)
+	_, err = b.file.Write(append(line, '\n'))
+	if err == nil {
+		err = b.file.Sync()
 	}
-	if err := b.file.Sync(); err != nil {
+	if err != nil { // a part of the line may be there: the next write ends it
+		_ = b.file.Close()
+		b.file = nil
 		return fmt.Errorf("the book of runs: %w", err)
 	}
 	b.take(r)
@@ -270,6 +291,25 @@ func (b *Book) LastGood(kind Kind, name string) (Run, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r, ok := b.good[key{kind, name}]
+	return r, ok
+}
+
+// NewestFor gives the newest run that ended, also one that was skipped, of a kind
+// that a job asked for ("" if none), of a VM or a repository. If it was for several
+// jobs it is given as this one's.
+func (b *Book) NewestFor(kind Kind, job, name string) (Run, bool) {
+	return b.newestFor(kind, job, name, false)
+}
+
+// NewestGoodFor is NewestFor of those that were good.
+func (b *Book) NewestGoodFor(kind Kind, job, name string) (Run, bool) {
+	return b.newestFor(kind, job, name, true)
+}
+
+func (b *Book) newestFor(kind Kind, job, name string, good bool) (Run, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r, ok := b.slots[slotKey{kind, job, name, good}]
 	return r, ok
 }
 
@@ -420,6 +460,7 @@ func (b *Book) tidy(now time.Time, most int64) error {
 type kept struct {
 	Last []Run `json:"last"`
 	Good []Run `json:"good"`
+	For  []Run `json:"for,omitempty"` // the newest of each job
 }
 
 // writeKept needs b.mu.
@@ -430,6 +471,9 @@ func (b *Book) writeKept() error {
 	}
 	for _, r := range b.good {
 		k.Good = append(k.Good, r)
+	}
+	for _, r := range b.slots {
+		k.For = append(k.For, r)
 	}
 	body, err := json.Marshal(k)
 	if err != nil {
@@ -452,11 +496,11 @@ func (b *Book) readKept() error {
 		b.damaged++
 		return nil
 	}
-	for _, r := range append(k.Last, k.Good...) {
+	// Oldest first: the newest of each stays.
+	all := slices.Concat(k.For, k.Last, k.Good)
+	slices.SortStableFunc(all, func(x, y Run) int { return x.Ended.Compare(y.Ended) })
+	for _, r := range all {
 		b.newest(r)
-	}
-	for _, r := range k.Last { // not a good one that is older
-		b.last[keyOf(r)] = r
 	}
 	return nil
 }

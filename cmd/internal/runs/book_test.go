@@ -170,3 +170,58 @@ func FuzzBook(f *testing.F) {
 		}
 	})
 }
+
+// A run is known to each job that it was for, also behind one that was skipped,
+// and when its day is gone.
+func TestBookKnowsEachJobsNewest(t *testing.T) {
+	dir := t.TempDir()
+	b := open(t, dir)
+	both := began("web", noon.AddDate(-2, 0, 0))
+	both.Also = []Slot{{"weekly", both.Due.Add(-time.Hour)}}
+	skipped := began("web", noon)
+	for _, r := range []Run{ended(both, Done), ended(skipped, Skipped)} {
+		must(t, b.Begin(r))
+		must(t, b.End(r))
+	}
+	look := func(when string) {
+		t.Helper()
+		if r, ok := b.NewestFor(Backup, "weekly", "web"); !ok || r.ID != both.ID || r.Job != "weekly" || !r.Due.Equal(both.Due.Add(-time.Hour)) {
+			t.Errorf("%s: weekly: %+v", when, r)
+		}
+		if r, ok := b.NewestFor(Backup, "nightly", "web"); !ok || r.ID != skipped.ID {
+			t.Errorf("%s: nightly: %+v", when, r)
+		}
+		if r, ok := b.NewestGoodFor(Backup, "nightly", "web"); !ok || r.ID != both.ID {
+			t.Errorf("%s: nightly's good: %+v", when, r)
+		}
+		if r, ok := b.Last(Backup, "web"); !ok || r.ID != both.ID {
+			t.Errorf("%s: last: %+v", when, r)
+		}
+	}
+	look("written")
+	b = open(t, dir)
+	look("read")
+	must(t, b.Tidy(noon))
+	b = open(t, dir)
+	look("tidied")
+}
+
+// What a full disk cut is ended before the next line.
+func TestBookGoesOnBehindAFailedWrite(t *testing.T) {
+	dir := t.TempDir()
+	b := open(t, dir)
+	must(t, b.Begin(began("web", noon)))
+	if _, err := b.file.WriteString(`{"id":"half`); err != nil {
+		t.Fatal(err)
+	}
+	must(t, b.file.Close()) // so that the next write fails
+	if err := b.Begin(began("db", noon)); err == nil {
+		t.Fatal("written into a closed file")
+	}
+	r := ended(began("mail", noon), Done)
+	must(t, b.End(r))
+	b = open(t, dir)
+	if got, ok := b.Last(Backup, "mail"); !ok || got.ID != r.ID || b.Damaged() != 1 {
+		t.Errorf("found %+v; %d damaged", got, b.Damaged())
+	}
+}

@@ -34,12 +34,13 @@ const (
 type Run struct {
 	ID         string    `json:"id"` // 16 hexadecimal digits
 	Kind       Kind      `json:"kind"`
-	Job        string    `json:"job,omitempty"` // "" if no job asked for it
-	VM         string    `json:"vm,omitempty"`  // of a backup
-	Repository string    `json:"repository"`    // its name in the configuration
-	Due        time.Time `json:"due"`           // when it should have begun
-	Cause      string    `json:"cause"`         // in plain words: "hourly", "missed while the host was off", "20 GiB changed"
-	Attempt    int       `json:"attempt"`       // 1 is the first
+	Job        string    `json:"job,omitempty"`  // "" if no job asked for it
+	VM         string    `json:"vm,omitempty"`   // of a backup
+	Repository string    `json:"repository"`     // its name in the configuration
+	Due        time.Time `json:"due"`            // when it should have begun
+	Also       []Slot    `json:"also,omitempty"` // what this run was for as well
+	Cause      string    `json:"cause"`          // in plain words: "hourly", "missed while the host was off", "20 GiB changed"
+	Attempt    int       `json:"attempt"`        // 1 is the first
 	Started    time.Time `json:"started"`
 	Ended      time.Time `json:"ended,omitzero"` // zero while it runs
 	Outcome    Outcome   `json:"outcome,omitempty"`
@@ -53,6 +54,15 @@ type Run struct {
 	// end. Only Book.Log gives it.
 	Log []string `json:"log,omitempty"`
 }
+
+// Slot is a moment at which a job was due.
+type Slot struct {
+	Job string    `json:"job"`
+	Due time.Time `json:"due"`
+}
+
+// Slots gives the moments that a run was for.
+func (r Run) Slots() []Slot { return append([]Slot{{r.Job, r.Due}}, r.Also...) }
 
 // Point is what a backup made, as in `cairn backup --json`.
 type Point struct {

@@ -27,6 +27,8 @@ type Repo struct {
 	Dirs  config.Dirs
 
 	place   Place
+	through backend.Backend // the place, limited
+	keys    *seal.Keyring
 	witness *witness
 }
 
@@ -38,6 +40,11 @@ func OpenRepo(ctx context.Context, path string, secret Secret, dirs config.Dirs)
 // OpenLimited is OpenRepo with at most writeLimit bytes a second written to
 // the repository; 0 is no limit.
 func OpenLimited(ctx context.Context, path string, secret Secret, dirs config.Dirs, writeLimit int64) (*Repo, error) {
+	return OpenShared(ctx, path, secret, dirs, writeLimit, nil)
+}
+
+// OpenShared is OpenLimited with a limiter that other repositories may share.
+func OpenShared(ctx context.Context, path string, secret Secret, dirs config.Dirs, writeLimit int64, shared *limit.Limiter) (*Repo, error) {
 	place, c, err := openPlace(ctx, path)
 	if err != nil {
 		return nil, err
@@ -52,8 +59,20 @@ func OpenLimited(ctx context.Context, path string, secret Secret, dirs config.Di
 	if err != nil {
 		return nil, fmt.Errorf("open repository %s: %w", path, err)
 	}
-	store := chunkstore.NewStore(limit.New(place, writeLimit), c, keys)
-	return &Repo{Path: path, Store: store, Dirs: dirs, place: place, witness: bearWitness(ctx, store, dirs)}, nil
+	through := limit.Through(limit.New(place, writeLimit), shared)
+	store := chunkstore.NewStore(through, c, keys)
+	return &Repo{Path: path, Store: store, Dirs: dirs, place: place, through: through, keys: keys, witness: bearWitness(ctx, store, dirs)}, nil
+}
+
+// Limited gives a store of the repository that writes at most so many bytes a
+// second, beside what limits the repository; 0: the repository's own store.
+func (r *Repo) Limited(writeLimit int64) *chunkstore.Store {
+	if writeLimit <= 0 {
+		return r.Store
+	}
+	s := chunkstore.NewStore(limit.New(r.through, writeLimit), r.Store.Config, r.keys)
+	s.SignAs(r.witness.host)
+	return s
 }
 
 // openPlace opens a repository's place and reads what needs no key.

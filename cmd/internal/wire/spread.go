@@ -101,6 +101,14 @@ func (r *Repo) Warnings() []string {
 	return all
 }
 
+// Away gives the places that do not answer, of how many. It asks nobody.
+func (r *Repo) Away() (away []string, of int) {
+	if p, ok := r.place.(*spreadPlace); ok {
+		return p.Away(), len(r.Store.Config.Layout().Places)
+	}
+	return nil, 1
+}
+
 // Degraded says whether something was stored on fewer places than it should
 // be, or is gone.
 func (r *Repo) Degraded() bool {
