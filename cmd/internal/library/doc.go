@@ -12,8 +12,8 @@
 //   - The index of this host is never locked exclusively: it is read once, shared,
 //     when a repository is opened for the first time, or not at all if it is in use.
 //
-// Memory: a Snapshot of 10,000 points is some 6 MB (TestTenThousandPoints says what
-// it is), and each repository has caches of FrameCache and the catalogue's nodes
+// Memory: a Snapshot of 10,000 points is some 4 MiB (TestTenThousandPoints says what
+// it is), with what the catalogue keeps of them some 6 MiB, and each repository has caches of FrameCache and the catalogue's nodes
 // (16 MiB).
 //
 // Beside the points it keeps how large each repository was on each day, in a file of

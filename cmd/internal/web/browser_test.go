@@ -39,6 +39,7 @@ func browser(t *testing.T) *webtest.Chrome {
 	must(t, c.Size(1280, 900, false))
 	must(t, c.Dark(false))
 	must(t, c.Go("about:blank"))
+	t.Cleanup(func() { must(t, c.Go("about:blank")) }) // before the test's server ends
 	c.Said()
 	return c
 }

@@ -79,7 +79,11 @@ func serve(t *testing.T, change func(*Options)) client {
 
 func listen(t *testing.T, h http.Handler) client {
 	s := httptest.NewServer(h)
-	t.Cleanup(s.Close)
+	t.Cleanup(func() {
+		s.Listener.Close()
+		s.CloseClientConnections() // a browser's stream of events would keep Close waiting
+		s.Close()
+	})
 	c := client{t: t, url: s.URL, header: http.Header{}, http: s.Client()}
 	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return c
