@@ -50,7 +50,7 @@ type RepairReport struct {
 	Packs      int       `json:"packs"`
 	Away       []string  `json:"places_away"`
 	Incomplete []string  `json:"packs_incomplete"` // fewer than k shards: cannot be made anew
-	Leftover   int       `json:"packs_leftover"`   // the same, of a run that died: no point needs them
+	Leftover   int       `json:"packs_leftover"`   // the same, of a run that died or was decided against
 	Undecided  []string  `json:"objects_undecided"`
 	Failed     []Finding `json:"failed"`
 }
@@ -354,7 +354,7 @@ func (r *mender) pack(ctx context.Context, o *object, reached uint32) error {
 			return ctx.Err()
 		}
 		if a, err = r.withOld(ctx, o.name, order, err); err != nil {
-			r.incomplete(o.name, err)
+			r.incomplete(ctx, o.name, err)
 			return nil
 		}
 	}
@@ -379,11 +379,14 @@ func (r *mender) pack(ctx context.Context, o *object, reached uint32) error {
 }
 
 // incomplete counts a pack that cannot be made whole. One whose session has
-// no decision was never stored: its run died, or stores it just now.
-func (r *mender) incomplete(pack string, err error) {
+// no decision was never stored: its run died, or stores it just now. Nor was, as
+// a rule, one of a session that was decided against.
+func (r *mender) incomplete(ctx context.Context, pack string, err error) {
+	session := sessionOf(pack)
+	leftover := r.ended != nil && (!r.ended[session] || r.aborted(ctx, session))
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.ended != nil && !r.ended[sessionOf(pack)] {
+	if leftover {
 		r.report.Leftover++
 	} else if len(r.report.Incomplete) < maxFindings {
 		r.report.Incomplete = append(r.report.Incomplete, err.Error())
@@ -395,6 +398,16 @@ func sessionOf(pack string) string {
 	session, _, _ := strings.Cut(strings.TrimPrefix(pack, packsPrefix), "/")
 	return session
 }
+
+// aborted says whether a session was decided against, as far as can be read.
+func (s *Spread) aborted(ctx context.Context, session string) bool {
+	name := "points/" + session
+	body, err := backend.Get(ctx, s, name, maxDecision)
+	return err == nil && s.opts.Strict != nil && s.opts.Strict(name, body)
+}
+
+// maxDecision bounds a decision that is read: a point's manifest.
+const maxDecision = 64 << 20
 
 // endedSessions gives the sessions that have a decision.
 func endedSessions(all []*object) map[string]bool {
@@ -616,6 +629,9 @@ func (a *auditor) found(m *member, object string, err error) {
 
 func (a *auditor) pack(ctx context.Context, o *object) {
 	order := a.order(o.name)
+	if o.partial && a.aborted(ctx, sessionOf(o.name)) {
+		return // what a killed writer left: gc removes it
+	}
 	if a.readAll {
 		if x, err := a.assemble(ctx, o.name, order); err == nil {
 			for i, bad := range x.bad {

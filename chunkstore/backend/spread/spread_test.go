@@ -582,6 +582,33 @@ func TestIncompletePack(t *testing.T) {
 	}
 }
 
+// What a killed writer stored of a pack is no damage when gc has decided against
+// its session, either: with a place away it cannot be collected yet (found by kills,
+// seed 7000).
+func TestHalfStoredPackOfAnAbortedSession(t *testing.T) {
+	ctx := t.Context()
+	c := newCluster(t, 6, Shards{4, 2})
+	data := random(8, 100_000)
+	name := hashName(data)
+	if err := c.Put(ctx, name, data); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Put(ctx, "points/"+sessionOf(name), []byte("an abort")); err != nil {
+		t.Fatal(err)
+	}
+	order := c.order(name)
+	for i := range 4 {
+		if err := c.places[order[i]].Delete(ctx, shardName(name, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.down.Store(1 << order[0])
+	r, err := c.open(t, Shards{4, 2}).Repair(ctx, RepairOptions{})
+	if err != nil || len(r.Incomplete) != 0 || r.Leftover != 1 {
+		t.Errorf("repair: %+v, %v", r, err)
+	}
+}
+
 // A pack deleted while two places are away does not come back with them, and
 // repair removes its rest; what gc condemned is not made anew.
 func TestDeletedPacksStayDeleted(t *testing.T) {
