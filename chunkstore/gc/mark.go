@@ -65,7 +65,11 @@ func (c *collector) extend(ctx context.Context, v *chunkstore.Inventory, m *mark
 				return err
 			}
 			if gone, derr := c.store.IsDropped(ctx, p.ID); gone || derr != nil {
-				return derr // another collector was at it; what was marked stays marked
+				// Another collector was at it, or it is damaged. What was marked stays
+				// marked; but a node that was entered, and not read to its end, must be
+				// read for whoever needs it, too.
+				m.entered = map[chunk.PackRef]*set{}
+				return derr
 			}
 			return fmt.Errorf("restore point %s: %w: nothing is removed while a point cannot be read whole: see cairn check, and repair it or forget it", p.ID, err)
 		}
