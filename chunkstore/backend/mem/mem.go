@@ -55,9 +55,15 @@ func (p *Place) Put(ctx context.Context, name string, data []byte) error {
 		return fmt.Errorf("%s: %w", name, backend.ErrExist)
 	}
 	p.objects[name], p.made[name] = bytes.Clone(data), p.Now()
-	i, _ := slices.BinarySearch(p.names, name)
-	p.names = slices.Insert(p.names, i, name)
+	p.note(name)
 	return nil
+}
+
+// note takes a name, if it is new. It needs p.mu.
+func (p *Place) note(name string) {
+	if i, ok := slices.BinarySearch(p.names, name); !ok {
+		p.names = slices.Insert(p.names, i, name)
+	}
 }
 
 // ReadAt implements backend.Backend.
@@ -141,4 +147,5 @@ func (p *Place) Damage(name string, change func([]byte) []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.objects[name] = change(bytes.Clone(p.objects[name]))
+	p.note(name) // one that was deleted comes back
 }
