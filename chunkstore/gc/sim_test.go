@@ -451,7 +451,7 @@ func haste(t *testing.T) {
 // TestSimulation plays schedules. CAIRN_SIM_SEED and CAIRN_SIM_COUNT play
 // others; a seed that fails is in the error.
 func TestSimulation(t *testing.T) {
-	count, first := chunkstoretest.Number(t, "CAIRN_SIM_COUNT", 50_000), chunkstoretest.Number(t, "CAIRN_SIM_SEED", 1)
+	count, first := chunkstoretest.Number(t, "CAIRN_SIM_COUNT", 20_000), chunkstoretest.Number(t, "CAIRN_SIM_SEED", 1)
 	if testing.Short() {
 		count = min(count, 1000)
 	}
