@@ -205,6 +205,9 @@ func (a *app) printStatus(s runs.Status) error {
 		good, next, state := "never", "-", "ok"
 		if v.LastGood != nil {
 			good = since(s.Now, v.LastGood.Ended) + " ago"
+			if s.Now.Sub(v.LastGood.Ended) < time.Second {
+				good = "just now"
+			}
 		}
 		if !v.Next.IsZero() {
 			next = v.Next.Local().Format(runTime)
@@ -250,6 +253,9 @@ func (a *app) printStatus(s runs.Status) error {
 
 // since says how long ago something was.
 func since(now, then time.Time) string {
+	if now.Sub(then) < time.Second {
+		return "a moment"
+	}
 	return strings.TrimSpace(humanize.RelTime(then, now, "", ""))
 }
 
