@@ -55,11 +55,14 @@
     if (at && at.textContent !== value) at.textContent = value;
   }
 
+  const asked = new Set(); // runs for which the page was fetched
   const source = new EventSource(address);
   source.addEventListener("run", function (event) {
     const run = JSON.parse(event.data);
+    let shown = false;
     for (const item of document.querySelectorAll("[data-run]")) {
       if (item.dataset.run !== run.id) continue;
+      shown = true;
       text(item, "step", run.step);
       text(item, "progress", run.progress);
       text(item, "took", run.took);
@@ -67,6 +70,8 @@
       if (bar && run.percent >= 0) bar.value = run.percent;
       else if (bar) bar.removeAttribute("value");
     }
+    // It began behind the making of this page, and before the events began.
+    if (!shown && !asked.has(run.id)) { asked.add(run.id); renew(); }
   });
   source.addEventListener("changed", renew);
   window.addEventListener("pagehide", function () { source.close(); });
