@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"cairn/cmd/internal/durable"
 )
 
 // Bounds of a book.
@@ -479,7 +481,7 @@ func (b *Book) writeKept() error {
 	if err != nil {
 		return err
 	}
-	return writeDurably(filepath.Join(b.dir, keptName), body)
+	return durable.Replace(filepath.Join(b.dir, keptName), body)
 }
 
 func (b *Book) readKept() error {
@@ -503,28 +505,4 @@ func (b *Book) readKept() error {
 		b.newest(r)
 	}
 	return nil
-}
-
-// writeDurably replaces a file by a whole new one.
-func writeDurably(path string, body []byte) error {
-	tmp := path + ".new"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	if _, err = f.Write(body); err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

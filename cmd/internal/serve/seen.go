@@ -5,8 +5,9 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
+
+	"cairn/cmd/internal/durable"
 )
 
 // seen is the file of when a job and a VM were first known together: what was due
@@ -117,31 +118,9 @@ func (s *seen) save() error {
 	if err != nil {
 		return err
 	}
-	if err := replaceFile(s.path, body); err != nil {
+	if err := durable.Replace(s.path, body); err != nil {
 		return err
 	}
 	s.changed = false
 	return nil
-}
-
-// replaceFile replaces a file by a whole new one, durably.
-func replaceFile(path string, body []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	if _, err = f.Write(body); err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
