@@ -136,6 +136,7 @@ var (
 	encoders  = sync.Pool{New: func() any { return pack.NewEncoder() }}
 	oldBatch  sync.Pool // of *[BatchSize]byte
 	oldFrames sync.Pool // of *rawFrame
+	oldPacks  sync.Pool // of *[firstCapacity]byte: one that grew is the collector's
 )
 
 // wait waits until all stages have ended, and keeps what they worked with.
@@ -151,6 +152,18 @@ func (p *pipeline) wait() {
 			oldFrames.Put(f)
 		}
 	}
+	for len(p.packPool) > 0 {
+		if b := <-p.packPool; cap(b) == firstCapacity {
+			oldPacks.Put((*[firstCapacity]byte)(b[:firstCapacity]))
+		}
+	}
+}
+
+func newPackBuffer() []byte {
+	if b, ok := oldPacks.Get().(*[firstCapacity]byte); ok {
+		return b[:0]
+	}
+	return make([]byte, 0, firstCapacity)
 }
 
 func newBatchBuffer() []byte {
@@ -499,7 +512,7 @@ func (p *pipeline) pack() error {
 				return nil
 			}
 			if buf == nil {
-				buf = make([]byte, 0, firstCapacity)
+				buf = newPackBuffer()
 			}
 			if b, err = pack.NewBuilder(pack.KindData, p.w.store.keys, buf); err != nil {
 				return err

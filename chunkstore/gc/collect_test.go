@@ -44,15 +44,11 @@ func point(t *testing.T, a *actor, contents [simLeaves * simBlocks]int) *simPoin
 	if err := w.FlushRecords(ctx); err != nil {
 		t.Fatal(err)
 	}
-	var body simBody
+	var leaves []simBlock
 	for _, l := range locs {
-		body.Leaves = append(body.Leaves, simRef{chunkstore.PackText(w.MapPack(l.Pack)), l.Record})
+		leaves = append(leaves, simBlock{w.MapPack(l.Pack), l.Record})
 	}
-	b, err := json.Marshal(body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Commit(ctx, b); err != nil {
+	if err := w.Commit(ctx, encodeBlocks(leaves)); err != nil {
 		t.Fatal(err)
 	}
 	a.s.points = append(a.s.points, p)
@@ -133,15 +129,11 @@ func TestCopies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var b simBody
-	if err := json.Unmarshal(body, &b); err != nil {
-		t.Fatal(err)
-	}
-	ref, err := chunkstore.ParsePackText(b.Leaves[0].Pack)
+	leaves, err := decodeBlocks(body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	blocks, err := readLeaf(context.Background(), reader, ref, b.Leaves[0].Record)
+	blocks, err := readLeaf(context.Background(), reader, leaves[0])
 	if err != nil {
 		t.Fatal(err)
 	}

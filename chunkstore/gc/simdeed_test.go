@@ -2,7 +2,6 @@ package gc
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,15 +10,36 @@ import (
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
 	"cairn/chunkstore/chunk"
+	"cairn/chunkstore/pack"
 )
 
-type simBody struct {
-	Leaves []simRef `json:"leaves"`
+// simBlock says where a chunk or a record lies.
+type simBlock struct {
+	ref chunk.PackRef
+	n   int
 }
 
-type simRef struct {
-	Pack   string `json:"pack"`
-	Record int    `json:"record"`
+const simBlockSize = len(chunk.SessionID{}) + len(chunk.PackHash{}) + 1
+
+// encodeBlocks is the body of a point (its leaves) and of a leaf (its chunks).
+func encodeBlocks(list []simBlock) []byte {
+	b := make([]byte, 0, len(list)*simBlockSize)
+	for _, x := range list {
+		b = append(append(append(b, x.ref.Session[:]...), x.ref.Hash[:]...), byte(x.n))
+	}
+	return b
+}
+
+func decodeBlocks(b []byte) ([]simBlock, error) {
+	if len(b)%simBlockSize != 0 {
+		return nil, fmt.Errorf("%w: %d bytes of blocks", pack.ErrCorrupt, len(b))
+	}
+	list := make([]simBlock, len(b)/simBlockSize)
+	for i := range list {
+		x := b[i*simBlockSize:]
+		list[i] = simBlock{chunk.PackRef{Session: chunk.SessionID(x), Hash: chunk.PackHash(x[16:])}, int(x[simBlockSize-1])}
+	}
+	return list, nil
 }
 
 func collectOnce(ctx context.Context, a *actor) error {
@@ -41,24 +61,20 @@ func (s *sim) options(a *actor) Options {
 
 func simTrace(r *chunkstore.Reader) Trace {
 	return func(ctx context.Context, p chunkstore.Commit, t chunk.Tracer) error {
-		var body simBody
-		if err := json.Unmarshal(p.Body, &body); err != nil {
+		leaves, err := decodeBlocks(p.Body)
+		if err != nil {
 			return err
 		}
-		for _, l := range body.Leaves {
-			ref, err := chunkstore.ParsePackText(l.Pack)
-			if err != nil {
-				return err
-			}
-			if !t.Enter(ref, l.Record) {
+		for _, l := range leaves {
+			if !t.Enter(l.ref, l.n) {
 				continue
 			}
-			t.Record(ref, l.Record)
-			runs, err := readLeaf(ctx, r, ref, l.Record)
+			t.Record(l.ref, l.n)
+			blocks, err := readLeaf(ctx, r, l)
 			if err != nil {
 				return err
 			}
-			for _, b := range runs {
+			for _, b := range blocks {
 				t.Chunks(b.ref, b.n, 1)
 			}
 		}
@@ -66,28 +82,12 @@ func simTrace(r *chunkstore.Reader) Trace {
 	}
 }
 
-type simBlock struct {
-	ref chunk.PackRef
-	n   int
-}
-
-func readLeaf(ctx context.Context, r *chunkstore.Reader, ref chunk.PackRef, record int) ([]simBlock, error) {
-	b, err := r.ReadRecord(ctx, ref, record)
+func readLeaf(ctx context.Context, r *chunkstore.Reader, leaf simBlock) ([]simBlock, error) {
+	b, err := r.ReadRecord(ctx, leaf.ref, leaf.n)
 	if err != nil {
 		return nil, err
 	}
-	var refs []simRef
-	if err := json.Unmarshal(b, &refs); err != nil {
-		return nil, err
-	}
-	out := make([]simBlock, len(refs))
-	for i, x := range refs {
-		if out[i].ref, err = chunkstore.ParsePackText(x.Pack); err != nil {
-			return nil, err
-		}
-		out[i].n = x.Record
-	}
-	return out, nil
+	return decodeBlocks(b)
 }
 
 // standing gives the points that were not dropped, and how many were that gc
@@ -144,7 +144,7 @@ func (a *actor) backUp(ctx context.Context, w *chunkstore.Session, vm int) error
 	s, store := a.s, a.store
 	p := &simPoint{id: w.ID()}
 	var parent *simPoint
-	var base simBody
+	var base []simBlock // the parent's leaves
 	if n := len(s.by[vm]); n > 0 && s.rnd.IntN(5) > 0 {
 		parent = s.by[vm][n-1]
 		err := w.BuildOn(ctx, parent.id, func(t chunk.Tracer) error {
@@ -166,25 +166,21 @@ func (a *actor) backUp(ctx context.Context, w *chunkstore.Session, vm int) error
 		if err != nil {
 			return err
 		}
-		if err := json.Unmarshal(body, &base); err != nil {
+		if base, err = decodeBlocks(body); err != nil {
 			return err
 		}
 	}
-	body := simBody{Leaves: make([]simRef, s.leaves)}
+	leaves := make([]simBlock, s.leaves)
 	var fresh []chunk.RecordLoc
 	var at []int
 	for leaf := range s.leaves {
 		if parent != nil && s.rnd.IntN(2) == 0 {
-			body.Leaves[leaf] = base.Leaves[leaf]
+			leaves[leaf] = base[leaf]
 			continue
 		}
 		var old []chunk.Loc
 		if parent != nil {
-			ref, err := chunkstore.ParsePackText(base.Leaves[leaf].Pack)
-			if err != nil {
-				return err
-			}
-			blocks, err := readLeaf(ctx, a.reader, ref, base.Leaves[leaf].Record)
+			blocks, err := readLeaf(ctx, a.reader, base[leaf])
 			if err != nil {
 				return err
 			}
@@ -207,13 +203,9 @@ func (a *actor) backUp(ctx context.Context, w *chunkstore.Session, vm int) error
 		return err
 	}
 	for i, loc := range fresh {
-		body.Leaves[at[i]] = simRef{chunkstore.PackText(w.MapPack(loc.Pack)), loc.Record}
+		leaves[at[i]] = simBlock{w.MapPack(loc.Pack), loc.Record}
 	}
-	b, err := json.Marshal(body)
-	if err != nil {
-		return err
-	}
-	if err := w.Commit(ctx, b); err != nil {
+	if err := w.Commit(ctx, encodeBlocks(leaves)); err != nil {
 		return err
 	}
 	s.counts["commits"]++
@@ -251,17 +243,13 @@ func (a *actor) writeLeaf(ctx context.Context, w *chunkstore.Session, contents [
 	if err := w.Flush(ctx); err != nil {
 		return chunk.RecordLoc{}, err
 	}
-	var refs []simRef
+	var blocks []simBlock
 	for _, l := range locs {
 		ref, n, _, ok := w.Resolve(l, 1)
 		if !ok {
 			return chunk.RecordLoc{}, errors.New("a chunk has no pack")
 		}
-		refs = append(refs, simRef{chunkstore.PackText(ref), n})
+		blocks = append(blocks, simBlock{ref, n})
 	}
-	b, err := json.Marshal(refs)
-	if err != nil {
-		return chunk.RecordLoc{}, err
-	}
-	return w.AddRecord(func(int) ([]byte, error) { return b, nil })
+	return w.AddRecord(func(int) ([]byte, error) { return encodeBlocks(blocks), nil })
 }

@@ -1,6 +1,7 @@
 package gc
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -38,9 +39,6 @@ func (p simPlace) do(op, name string, call func() error) (err error) {
 	case n == 3:
 		s.counts["calls failed"]++
 		return errLost
-	case n == 4 && op == "put":
-		s.counts["puts repeated"]++
-		s.late = append(s.late, func() { _ = call() })
 	case n == 5 && op == "read":
 		s.counts["bodies torn"]++
 		return io.ErrUnexpectedEOF
@@ -63,7 +61,15 @@ func (s *sim) crash(a *actor) {
 }
 
 func (p simPlace) Put(ctx context.Context, name string, data []byte) error {
-	return p.do("put", name, func() error { return p.a.s.put(ctx, name, data) })
+	s := p.a.s
+	return p.do("put", name, func() error {
+		if s.rnd.IntN(600) == 0 {
+			s.counts["puts repeated"]++
+			again := bytes.Clone(data) // its owner uses the buffer for the next pack
+			s.late = append(s.late, func() { _ = s.put(ctx, name, again) })
+		}
+		return s.put(ctx, name, data)
+	})
 }
 
 func (p simPlace) ReadAt(ctx context.Context, name string, b []byte, off int64) error {

@@ -22,15 +22,11 @@ func TestTheWayThatStays(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var body simBody
-		if err := json.Unmarshal(raw, &body); err != nil {
-			t.Fatal(err)
-		}
-		leaf, err := chunkstore.ParsePackText(body.Leaves[0].Pack)
+		leaves, err := decodeBlocks(raw)
 		if err != nil {
 			t.Fatal(err)
 		}
-		blocks, err := readLeaf(ctx, a.reader, leaf, body.Leaves[0].Record)
+		blocks, err := readLeaf(ctx, a.reader, leaves[0])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,7 +56,7 @@ func TestTheWayThatStays(t *testing.T) {
 		}
 		defer w.Close()
 		loc, err := w.AddRecord(func(int) ([]byte, error) {
-			return json.Marshal(slices.Repeat([]simRef{{chunkstore.PackText(gone[0]), 0}}, simBlocks))
+			return encodeBlocks(slices.Repeat([]simBlock{{gone[0], 0}}, simBlocks)), nil
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -69,12 +65,8 @@ func TestTheWayThatStays(t *testing.T) {
 			t.Fatal(err)
 		}
 		second := &simPoint{id: w.ID(), content: first.content}
-		ref := simRef{chunkstore.PackText(w.MapPack(loc.Pack)), loc.Record}
-		raw, err = json.Marshal(simBody{Leaves: slices.Repeat([]simRef{ref}, simLeaves)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := w.Commit(ctx, raw); err != nil {
+		leaf := simBlock{w.MapPack(loc.Pack), loc.Record}
+		if err := w.Commit(ctx, encodeBlocks(slices.Repeat([]simBlock{leaf}, simLeaves))); err != nil {
 			t.Fatal(err)
 		}
 		s.points = append(s.points, second)
