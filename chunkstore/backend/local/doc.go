@@ -8,6 +8,8 @@
 // What another process wrote can be seen before it is durable, when that
 // process was killed in between: Put syncs a name that is taken, too, and each
 // folder's name once; for all else there is Sync.
+// A large object goes past the page cache where the filesystem can do that; it
+// is synced like any other.
 // The first fsync error poisons the file: it is removed and the error
 // returned; the caller may Put again from memory.
 package local

@@ -35,16 +35,17 @@ type file interface {
 type system struct{}
 
 func (system) Create(path string) (file, error) {
-	return open(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
-}
-
-func (system) Open(path string) (file, error) { return open(path, os.O_RDONLY|unix.O_NOFOLLOW) }
-
-// open keeps a nil *os.File out of a file.
-func open(path string, flags int) (file, error) {
-	f, err := os.OpenFile(path, flags, 0o600)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
+	}
+	return created{f}, nil
+}
+
+func (system) Open(path string) (file, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err // and no nil *os.File in a file
 	}
 	return f, nil
 }
