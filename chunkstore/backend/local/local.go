@@ -24,6 +24,7 @@ const maxOpen = 128
 type Dir struct {
 	root  string
 	files files
+	mark  *mark // nil: it is not known by any
 
 	mu      sync.Mutex
 	open    map[string]*entry
@@ -99,7 +100,13 @@ func (d *Dir) Put(ctx context.Context, name string, data []byte) error {
 		err = ctx.Err()
 	}
 	if err == nil {
+		err = d.here()
+	}
+	if err == nil {
 		err = d.create(path, data)
+		if aerr := d.here(); aerr != nil { // it may have gone in between, and the object lies where it was mounted
+			return aerr
+		}
 	}
 	switch {
 	case errors.Is(err, fs.ErrExist):
@@ -135,7 +142,7 @@ func (d *Dir) Size(ctx context.Context, name string) (int64, error) {
 	}
 	st, err := d.files.Lstat(path)
 	if err != nil {
-		return 0, wrapNotExist(name, err)
+		return 0, d.missing(name, err)
 	}
 	if !st.Mode().IsRegular() {
 		return 0, fmt.Errorf("%s is not a regular file", path)
@@ -184,6 +191,9 @@ func (d *Dir) List(ctx context.Context, prefix string, fn func(backend.Object) e
 		}
 		return fn(backend.Object{Name: filepath.ToSlash(rel), Size: st.Size(), Modified: st.ModTime()})
 	})
+	if err == nil {
+		err = d.here() // else it was a listing of nothing, or of a part
+	}
 	return err
 }
 
@@ -200,7 +210,7 @@ func (d *Dir) Sync(ctx context.Context, prefix string) error {
 		return err
 	}
 	if _, err := d.files.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
-		return nil // nothing was seen there
+		return d.here() // nothing was seen there
 	}
 	if err := d.makeDir(dir); err != nil {
 		return err
@@ -219,6 +229,9 @@ func (d *Dir) Delete(ctx context.Context, name string) error {
 		d.drop(name, e)
 	}
 	d.mu.Unlock()
+	if err := d.here(); err != nil {
+		return err
+	}
 	if err := d.files.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -261,9 +274,12 @@ func (d *Dir) acquire(name string) (*entry, error) {
 	}
 	d.mu.Unlock() // a place that hangs must not hang the readers of open files
 	f, err := d.files.Open(path)
+	if err != nil {
+		err = d.missing(name, err)
+	}
 	d.mu.Lock()
 	if err != nil {
-		return nil, wrapNotExist(name, err)
+		return nil, err
 	}
 	if e := d.open[name]; e != nil { // another reader was faster
 		_ = f.Close() // read only: nothing to lose
@@ -304,11 +320,4 @@ func (d *Dir) drop(name string, e *entry) {
 	if e.users == 0 {
 		_ = e.f.Close() // read only: nothing to lose
 	}
-}
-
-func wrapNotExist(name string, err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: %w", name, backend.ErrNotExist)
-	}
-	return err
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cairn/chunkstore/backend"
 	"cairn/chunkstore/backend/limit"
 	"cairn/cmd/internal/job"
 	"cairn/cmd/internal/runs"
@@ -211,6 +212,7 @@ func (w *serveWorker) run(ctx context.Context, o serve.Order) {
 			err = errWarnings
 		}
 	}
+	end.Away = end.Away || errors.Is(err, backend.ErrAway)               // it went away meanwhile
 	if end.Exit = exitCode(ctx, err); err != nil && err != errWarnings { //nolint:errorlint // alone it says nothing
 		end.Reason = strings.TrimPrefix(strings.TrimPrefix(err.Error(), errUsage.Error()+": "), errWarnings.Error()+": ")
 	}

@@ -28,6 +28,9 @@ type CheckOptions struct {
 	// Known are points that this host knows of; one that is gone without a
 	// trace of why is a finding.
 	Known []restorepoint.Summary
+	// Present is nil while the repository is there: it is asked before anything is
+	// called damage. nil: nobody is.
+	Present func(ctx context.Context) error
 	// Files finds the guest's files that suffer; nil: nobody looks.
 	Files    FileFinder
 	Progress Progress
@@ -96,7 +99,7 @@ func Check(ctx context.Context, store *chunkstore.Store, cat Catalogue, o CheckO
 		return nil, err
 	}
 	for range maxPasses {
-		if err := c.look(ctx); err != nil {
+		if err := errors.Join(c.look(ctx), c.away(ctx)); err != nil {
 			return nil, err
 		}
 		if !o.Repair || len(c.r.Findings) == 0 {
@@ -111,6 +114,25 @@ func Check(ctx context.Context, store *chunkstore.Store, cat Catalogue, o CheckO
 		}
 	}
 	return c.r, c.findFiles(ctx)
+}
+
+// away is why findings are none: the place went away meanwhile. Then all that is in
+// it looks as if it were missing or unreadable.
+func (c *checking) away(ctx context.Context) error {
+	for _, f := range c.faults {
+		if errors.Is(f.Err, backend.ErrAway) {
+			return f.Err
+		}
+	}
+	for _, f := range c.records {
+		if errors.Is(f.Err, backend.ErrAway) {
+			return f.Err
+		}
+	}
+	if c.o.Present == nil || len(c.r.Findings) == 0 || ctx.Err() != nil {
+		return nil
+	}
+	return c.o.Present(ctx)
 }
 
 // read lists the objects, and reads packs.

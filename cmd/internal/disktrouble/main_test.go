@@ -1,4 +1,4 @@
-package fulldisk
+package disktrouble
 
 import (
 	"os"
