@@ -168,7 +168,7 @@ cairn serve runs. With --once there is none to ask: see its log.`,
 
 // troubled says whether somebody should look.
 func troubled(s runs.Status) bool {
-	bad := s.Problem != ""
+	bad := s.Problem != "" || len(s.Troubles) > 0
 	for _, v := range s.VMs {
 		bad = bad || v.Late || v.Failures > 0
 	}
@@ -184,6 +184,9 @@ func troubled(s runs.Status) bool {
 func (a *app) printStatus(s runs.Status) error {
 	if s.Problem != "" {
 		fmt.Fprintf(a.stdout, "PROBLEM: %s\n", safe(s.Problem))
+	}
+	for _, t := range s.Troubles {
+		fmt.Fprintf(a.stdout, "PROBLEM: %s\n", safe(t.Text))
 	}
 	for _, r := range s.Running {
 		name := r.VM
@@ -232,8 +235,12 @@ func (a *app) printStatus(s runs.Status) error {
 		if r.LastGC != nil {
 			state = fmt.Sprintf("gc %s, %s ago, freed %s", r.LastGC.Outcome, since(s.Now, r.LastGC.Ended), bytesOf(r.LastGC.Freed))
 		}
-		if r.LastGood != nil {
-			state += fmt.Sprintf("; check %s ago: %s", since(s.Now, r.LastGood.Ended), counted(r.Findings, "finding"))
+		if c := r.LastCheck; c != nil {
+			state += fmt.Sprintf("; check %s ago: ", since(s.Now, c.Ended))
+			if !c.Good() && c.Findings == 0 { // it says nothing of the repository
+				state += string(c.Outcome) + ", before that "
+			}
+			state += counted(r.Findings, "finding")
 		}
 		if len(r.Away) > 0 {
 			state += "; away: " + safe(strings.Join(r.Away, ", "))

@@ -344,3 +344,20 @@ func TestManyProblems(t *testing.T) {
 		t.Errorf("it took %s", took)
 	}
 }
+
+// What is wrong with all jobs at once is told once.
+func TestTroubleIsToldOnce(t *testing.T) {
+	dead := "discover kvm: nothing was found: it does not answer"
+	s := runs.Status{Now: noon, Troubles: []runs.Trouble{{Key: "discover kvm", Text: dead}}}
+	for _, name := range []string{"a", "b", "c"} {
+		s.Jobs = append(s.Jobs, runs.Job{Name: name, Problem: dead})
+	}
+	s.Jobs = append(s.Jobs, runs.Job{Name: "d", Problem: "its own"})
+	var got []string
+	for _, p := range conditions(s) {
+		got = append(got, p.Kind+" "+p.Key)
+	}
+	if strings.Join(got, ", ") != "trouble trouble/discover kvm, job job/d" {
+		t.Errorf("%q", got)
+	}
+}

@@ -71,7 +71,8 @@ type Daemon struct {
 	bookWoe   string // why the book cannot be written
 	bookAgain time.Time
 	machines  []config.Machine
-	woes      []string // of discoveries
+	woes      []runs.Trouble    // of discoveries
+	unfound   map[string]string // why a discovery failed
 	finding   bool
 	findAt    time.Time
 	seen      *seen
