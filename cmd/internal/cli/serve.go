@@ -44,6 +44,8 @@ What runs when:
   forget     by a job's keep_ rules, when its backups are through
   gc, check, engine_check
              as [repository.NAME] says; by itself weekly, and never if it says so
+  catalogue  of a point that has none (its run was killed, say), when nothing else
+             is done for its repository; one at a time
 
 What was missed while the host was off is made up for: one backup of each VM,
 whatever number of them was missed (not with no_catch_up). Jobs that are due
