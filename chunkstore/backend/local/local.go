@@ -113,6 +113,8 @@ func (d *Dir) Put(ctx context.Context, name string, data []byte) error {
 		return fmt.Errorf("%s: %w", name, backend.ErrExist)
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return fmt.Errorf("%s: %w (%s): make space there and run again; nothing stored so far is lost", name, backend.ErrNoSpace, d.root)
+	case errors.Is(err, unix.EFBIG):
+		return fmt.Errorf("%s: %w: a file there may not have %d bytes: raise the limit on the size of files (ulimit -f), or use another file system", d.root, unix.EFBIG, len(data))
 	}
 	return err
 }

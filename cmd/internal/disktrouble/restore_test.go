@@ -142,6 +142,21 @@ func TestRestoreToAFullDisk(t *testing.T) {
 			t.Errorf("left there: %q", left)
 		}
 		h.run(t, exitOK, args...)
+
+		// Of files the one that is too large is named; the others are restored.
+		to := filepath.Join(h.dir, "limited")
+		said = h.limited(t, exitWarnings, "4000000", "restore", "web01@latest:/srv", "--to", to)
+		mentions(t, said, "not restored: srv/big.bin", "file too large")
+		if _, err := os.Stat(filepath.Join(to, "srv/big.bin")); err == nil {
+			t.Error("a half file is there")
+		}
+		if b := read(t, filepath.Join(to, "srv/projects/thesis.txt")); len(b) == 0 {
+			t.Error("the others are not restored")
+		}
+		h.run(t, exitWarnings, "restore", "web01@latest:/srv", "--to", to, "--resume")
+		if !bytes.Equal(read(t, filepath.Join(to, "srv/big.bin")), h.big) {
+			t.Error("the restored file is another one")
+		}
 	})
 	t.Run("files", func(t *testing.T) {
 		dir := filepath.Join(h.dir, "files")

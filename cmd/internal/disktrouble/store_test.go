@@ -35,6 +35,9 @@ func TestCopyToAFullRepository(t *testing.T) {
 		there.sound(t)
 	}
 	grow("64m")
+	said := h.limited(t, exitFailed, "5000000", "copy", "web01@latest", "--to", there.repo) // as a quota has it
+	mentions(t, said, there.repo, "file too large", "ulimit -f")
+	there.sound(t)
 	h.run(t, exitOK, "copy", "web01@latest", "--to", there.repo)
 	if !bytes.Equal(there.image(t), want) {
 		t.Error("the copied disk is another one")
