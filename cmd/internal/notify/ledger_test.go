@@ -187,11 +187,14 @@ func TestEveryKindOfProblem(t *testing.T) {
 	for _, k := range []runs.Kind{runs.GC, runs.Check, runs.Forget, runs.Engine} {
 		h.end(runs.Run{Kind: k, Job: "nightly", Outcome: runs.Failed, Reason: "x"})
 	}
+	h.end(runs.Run{Kind: runs.Catalogue, VM: "web", Of: "a point", Outcome: runs.Failed, Reason: "x"}) // the point is whole
+	h.s.Troubles = []runs.Trouble{{Key: "discover kvm", Text: "discover kvm: nothing was found"}}
 	h.step(l, 0)
-	want := "new audit/web/main, new config, new damage/main, new failure/check/main, new failure/engine/main, new failure/forget/nightly/main, new failure/gc/main, new job/nightly, new places/main, new repository/main"
+	want := "new audit/web/main, new config, new damage/main, new failure/check/main, new failure/engine/main, new failure/forget/nightly/main, new failure/gc/main, new job/nightly, new places/main, new repository/main, new trouble/discover kvm"
 	if got := h.step(l, time.Minute); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
+	h.s.Troubles = nil
 	h.s.Problem, h.s.Jobs[0].Problem, h.s.Repositories[0] = "", "", runs.Repository{Name: "main"}
 	h.end(runs.Run{Kind: runs.Backup, VM: "web", Outcome: runs.Done, Point: &runs.Point{}})
 	for _, k := range []runs.Kind{runs.GC, runs.Check, runs.Forget, runs.Engine} {
