@@ -10,4 +10,7 @@
 // folder's name once; for all else there is Sync.
 // The first fsync error poisons the file: it is removed and the error
 // returned; the caller may Put again from memory.
+//
+// A place that is known by an object (KnowBy) is backend.ErrAway while that is not
+// there: an empty folder is what a disk leaves that is not mounted any more.
 package local

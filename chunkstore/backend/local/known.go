@@ -21,6 +21,7 @@ type mark struct {
 
 	mu   sync.Mutex
 	seen fs.FileInfo // when its bytes were last compared
+	gone int         // how often it was not there
 }
 
 // maxMark bounds a mark, bytes.
@@ -40,6 +41,16 @@ func (d *Dir) KnowBy(ctx context.Context, name string) error {
 	return nil
 }
 
+// Absences is how often the place was asked for something and was away.
+func (d *Dir) Absences() int {
+	if d.mark == nil {
+		return 0
+	}
+	d.mark.mu.Lock()
+	defer d.mark.mu.Unlock()
+	return d.mark.gone
+}
+
 // here is nil while the place shows its mark; backend.ErrAway.
 func (d *Dir) here() error {
 	m := d.mark
@@ -52,6 +63,15 @@ func (d *Dir) here() error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if err := d.look(m, path); err != nil {
+		m.gone++
+		return err
+	}
+	return nil
+}
+
+// look needs m.mu.
+func (d *Dir) look(m *mark, path string) error {
 	st, err := d.files.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

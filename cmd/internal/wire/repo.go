@@ -181,6 +181,22 @@ func (r *Repo) Present(ctx context.Context) error {
 	return nil
 }
 
+// Watch gives what later says whether the place has shown the repository all the time
+// since: nil, or backend.ErrAway.
+func (r *Repo) Watch() func(context.Context) error {
+	dir, one := r.place.(*local.Dir)
+	before := 0
+	if one {
+		before = dir.Absences()
+	}
+	return func(ctx context.Context) error {
+		if one && dir.Absences() != before {
+			return fmt.Errorf("%w, or was for a while: repository %s: its file system was not mounted; see that it stays, and run again", backend.ErrAway, r.Path)
+		}
+		return r.Present(ctx)
+	}
+}
+
 // IndexDir is where this host's index of the repository lies.
 func (r *Repo) IndexDir() string { return filepath.Join(r.Dirs.Cache, r.Store.Config.ID, "index") }
 
