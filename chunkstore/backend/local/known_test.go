@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"cairn/chunkstore/backend"
 )
 
@@ -121,3 +123,47 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
+
+// Replace puts other bytes under a name; where that fails before they are stored, the
+// old ones stay, also for who had them open.
+func TestReplace(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "repo")
+	d, err := Create(root)
+	must(t, err)
+	defer d.Close()
+	ctx := t.Context()
+	is := func(want string) {
+		t.Helper()
+		b, err := backend.Get(ctx, d, "packs/a", 100)
+		if err != nil || string(b) != want {
+			t.Errorf("%q, %v, want %q", b, err, want)
+		}
+	}
+	must(t, d.Put(ctx, "packs/a", []byte("bad")))
+	is("bad")
+	must(t, d.Replace(ctx, "packs/a", []byte("good")))
+	is("good")
+	whole := d.files
+	d.files = full{whole}
+	if err := d.Replace(ctx, "packs/a", []byte("never")); !errors.Is(err, backend.ErrNoSpace) {
+		t.Errorf("full: %v", err)
+	}
+	d.files = whole
+	is("good")
+	entries, err := os.ReadDir(filepath.Join(root, "packs"))
+	if err != nil || len(entries) != 1 {
+		t.Errorf("left: %v, %v", entries, err)
+	}
+}
+
+// full is files of a disk that is full.
+type full struct{ files }
+
+func (f full) Create(path string) (file, error) {
+	made, err := f.files.Create(path)
+	return fullFile{made}, err
+}
+
+type fullFile struct{ file }
+
+func (fullFile) Write(p []byte) (int, error) { return len(p) / 2, unix.ENOSPC }

@@ -95,6 +95,26 @@ func (d *Dir) path(name string) (string, error) {
 
 // Put implements backend.Backend.
 func (d *Dir) Put(ctx context.Context, name string, data []byte) error {
+	return d.put(ctx, name, data, d.create)
+}
+
+// Replaces implements backend.Replacer.
+func (d *Dir) Replaces() bool { return true }
+
+// Replace implements backend.Replacer.
+func (d *Dir) Replace(ctx context.Context, name string, data []byte) error {
+	return d.put(ctx, name, data, func(path string, data []byte) error {
+		d.mu.Lock()
+		if e := d.open[name]; e != nil {
+			d.drop(name, e)
+		}
+		d.mu.Unlock()
+		return d.make(path, data, true)
+	})
+}
+
+// put does what Put and Replace have in common.
+func (d *Dir) put(ctx context.Context, name string, data []byte, create func(path string, data []byte) error) error {
 	path, err := d.path(name)
 	if err == nil {
 		err = ctx.Err()
@@ -103,7 +123,7 @@ func (d *Dir) Put(ctx context.Context, name string, data []byte) error {
 		err = d.here()
 	}
 	if err == nil {
-		err = d.create(path, data)
+		err = create(path, data)
 		if aerr := d.here(); aerr != nil { // it may have gone in between, and the object lies where it was mounted
 			return aerr
 		}

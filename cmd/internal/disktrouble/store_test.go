@@ -105,6 +105,39 @@ func TestRepairInAFullRepository(t *testing.T) {
 	}
 }
 
+// TestRepairWhereDeletingFreesNothing: a snapshot of the file system holds what is
+// deleted, and there is no room for a good pack beside the damaged one: that stays, for
+// a part of it may be readable.
+func TestRepairWhereDeletingFreesNothing(t *testing.T) {
+	h := newHost(t)
+	want := h.image(t)
+	dir := filepath.Join(h.dir, "place")
+	grow := small(t, dir, "64m")
+	mirror := h.repo
+	if out, err := exec.CommandContext(t.Context(), "cp", "-a", mirror, dir+"/repo").CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v: %s", err, out)
+	}
+	h.repo = filepath.Join(dir, "repo")
+	data, _ := h.packs(t)
+	b := read(t, data)
+	b[len(b)/2] ^= 1
+	must(t, os.Chmod(data, 0o600))
+	must(t, os.WriteFile(data, b, 0o600))
+	must(t, os.Link(data, filepath.Join(dir, "snapshot")))
+	grow(used(t, dir, 64))
+	repair := []string{"check", "--read-data", "--repair", "--from", mirror}
+	mentions(t, h.run(t, exitDamage, repair...), filepath.Base(data), h.repo, "the place is full", "make space there and run again")
+	if got, err := os.ReadFile(data); err != nil || !bytes.Equal(got, b) {
+		t.Errorf("the damaged pack is gone, or another one: %v", err)
+	}
+	grow("64m")
+	h.run(t, exitWarnings, repair...)
+	h.sound(t)
+	if !bytes.Equal(h.image(t), want) {
+		t.Error("the disk is another one")
+	}
+}
+
 // packs gives the repository's only data pack and its only map pack.
 func (h *host) packs(t *testing.T) (data, maps string) {
 	t.Helper()
