@@ -147,9 +147,11 @@ func sizeLimit(name string) int64 {
 //
 // A bad record or configuration stays, and its good copy lies beside it: in the moment in which
 // a point's manifest is not there another one could decide against the session.
-// Of a bad pack the object is deleted first, as no name is ever written over: a
-// crash in between leaves it missing, never wrong, and when the new one cannot
-// be stored the old bytes are put back, of which a part may be readable.
+// Of a bad pack the object is deleted before the good one has its name, as no name is
+// ever written over: a crash in between leaves it missing, never wrong, and when the
+// new one cannot be stored the old bytes are put back, of which a part may be readable.
+// In a folder the good one is stored before that: what is deleted there may free no
+// room (a snapshot holds it), and both would be lost.
 func (m *Mending) Replace(ctx context.Context, name string, good []byte, missing bool) error {
 	s := m.store
 	if !s.good(name, good) {
@@ -200,6 +202,14 @@ func (m *Mending) copy(ctx context.Context, name string, good []byte) error {
 func (s *Store) overwrite(ctx context.Context, name, at string, old, good []byte) error {
 	// From here on an end of the caller's patience would leave it missing.
 	ctx = context.WithoutCancel(ctx)
+	if ok, err := backend.Replace(ctx, s.place, at, good); ok && err == nil {
+		return s.stored(ctx, name, at)
+	} else if ok {
+		if _, there := s.place.Size(ctx, at); errors.Is(there, backend.ErrNotExist) {
+			err = errors.Join(err, s.place.Put(ctx, at, old))
+		}
+		return err
+	}
 	if err := s.place.Delete(ctx, at); err != nil {
 		if _, there := s.place.Size(ctx, at); !errors.Is(there, backend.ErrNotExist) {
 			return err

@@ -27,7 +27,9 @@ var (
 
 // Names of objects. Part of the on-disk format, do not change.
 const (
-	configName       = "config"
+	// ConfigName is the object that makes a place a repository. It never changes.
+	ConfigName       = "config"
+	configName       = ConfigName
 	keysPrefix       = "keys/"
 	packsPrefix      = "packs/"
 	intentsPrefix    = "sessions/"

@@ -561,6 +561,64 @@ func TestFreeSpace(t *testing.T) {
 	closing(t, x)
 }
 
+// TestFullWhileItCatchesUp: the disk is full at each question for its free space in
+// turn, while an index is brought to a store's state, new and old. The error names
+// the folder; the next Open, with room, has all.
+func TestFullWhileItCatchesUp(t *testing.T) {
+	s := newStore(t, mem.New())
+	old := t.TempDir()
+	x, _ := opening(t, old, s)
+	first, _ := backup(t, s, x, 1)
+	points := []restorepoint.Summary{first}
+	closing(t, x)
+	other, _ := opening(t, t.TempDir(), s) // another host's
+	for seed := uint64(2); seed < 5; seed++ {
+		p, _ := backup(t, s, other, seed)
+		points = append(points, p)
+	}
+	closing(t, other)
+	for name, prepare := range map[string]func(t *testing.T) string{
+		"new": func(t *testing.T) string { return t.TempDir() },
+		"old": func(t *testing.T) string {
+			dir := t.TempDir()
+			if err := os.CopyFS(dir, os.DirFS(old)); err != nil {
+				t.Fatal(err)
+			}
+			return dir
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for n := 1; ; n++ {
+				dir, left := prepare(t), n
+				opts := Options{free: func(string) (uint64, error) {
+					if left--; left <= 0 {
+						return reserveFree - 1, nil
+					}
+					return minFree, nil
+				}}
+				x, err := Open(t.Context(), dir, s, opts)
+				if err != nil && (!errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), dir)) {
+					t.Fatalf("full at question %d: %v", n, err)
+				}
+				full := err != nil
+				if !full {
+					closing(t, x)
+				}
+				x, _ = opening(t, dir, s)
+				checkKnows(t, x, s, points...)
+				closing(t, x)
+				if !full {
+					t.Logf("%d questions", n-1)
+					if n < 4 {
+						t.Error("it asks too seldom")
+					}
+					return
+				}
+			}
+		})
+	}
+}
+
 // checkBroken makes sure that a failed index knows nothing, and closes it
 // such that the next one is built anew.
 func checkBroken(t testing.TB, x *Index) {

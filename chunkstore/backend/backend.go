@@ -14,6 +14,8 @@ var (
 	ErrExist    = errors.New("object exists already")
 	// ErrNoSpace: the place is full. Nothing was created.
 	ErrNoSpace = errors.New("the place is full")
+	// ErrAway: the place is not where it was. Nothing is known of what is in it.
+	ErrAway = errors.New("the place is away")
 )
 
 // Object names an object and its size in bytes. Where a pack lies in several

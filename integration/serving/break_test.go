@@ -256,6 +256,8 @@ func TestOnceAndUnits(t *testing.T) {
 	if kinds["backup"] < 4 || kinds["forget"] < 2 {
 		t.Errorf("the book has %v", kinds)
 	}
+	h.must(0, "backup", list[0].name, "--no-catalogue") // a command finds the same VMs
+	h.must(2, "backup", "nobody")
 	h.must(0, "unless-served", "gc")
 	h.must(1, "serve", "status")
 

@@ -253,6 +253,7 @@ type run struct {
 	Kind    string    `json:"kind"`
 	Job     string    `json:"job"`
 	VM      string    `json:"vm"`
+	Of      string    `json:"of"`
 	Due     time.Time `json:"due"`
 	Cause   string    `json:"cause"`
 	Attempt int       `json:"attempt"`

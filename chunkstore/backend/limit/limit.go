@@ -82,6 +82,21 @@ func (p place) wait(ctx context.Context, bytes int) error {
 	return nil
 }
 
+// Replaces implements backend.Replacer for what it limits.
+func (p place) Replaces() bool {
+	r, ok := p.Backend.(backend.Replacer)
+	return ok && r.Replaces()
+}
+
+// Replace implements backend.Replacer for what it limits, where that does.
+func (p place) Replace(ctx context.Context, name string, data []byte) error {
+	if err := p.wait(ctx, len(data)); err != nil {
+		return err
+	}
+	_, err := backend.Replace(ctx, p.Backend, name, data)
+	return err
+}
+
 // Syncs implements backend.Syncer for what it limits.
 func (p place) Syncs() bool { return backend.Syncs(p.Backend) }
 

@@ -16,7 +16,10 @@ const tmpPrefix = ".tmp-"
 
 // create makes path with data, durably, or fails with fs.ErrExist. It is the
 // one place of the store that creates files (a test holds it to that).
-func (d *Dir) create(path string, data []byte) (err error) {
+func (d *Dir) create(path string, data []byte) error { return d.make(path, data, false) }
+
+// make is create that with replace takes away what has the name, when data is stored.
+func (d *Dir) make(path string, data []byte, replace bool) (err error) {
 	dir := filepath.Dir(path)
 	if err := d.makeDir(dir); err != nil {
 		return err
@@ -41,6 +44,11 @@ func (d *Dir) create(path string, data []byte) (err error) {
 	}
 	if err != nil {
 		return err
+	}
+	if replace {
+		if err := d.files.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	err = d.files.Link(tmp, path)
 	if err != nil && !errors.Is(err, fs.ErrExist) {

@@ -12,4 +12,7 @@
 // is synced like any other.
 // The first fsync error poisons the file: it is removed and the error
 // returned; the caller may Put again from memory.
+//
+// A place that is known by an object (KnowBy) is backend.ErrAway while that is not
+// there: an empty folder is what a disk leaves that is not mounted any more.
 package local

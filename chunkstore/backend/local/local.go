@@ -24,6 +24,7 @@ const maxOpen = 128
 type Dir struct {
 	root  string
 	files files
+	mark  *mark // nil: it is not known by any
 
 	mu      sync.Mutex
 	open    map[string]*entry
@@ -94,18 +95,46 @@ func (d *Dir) path(name string) (string, error) {
 
 // Put implements backend.Backend.
 func (d *Dir) Put(ctx context.Context, name string, data []byte) error {
+	return d.put(ctx, name, data, d.create)
+}
+
+// Replaces implements backend.Replacer.
+func (d *Dir) Replaces() bool { return true }
+
+// Replace implements backend.Replacer.
+func (d *Dir) Replace(ctx context.Context, name string, data []byte) error {
+	return d.put(ctx, name, data, func(path string, data []byte) error {
+		d.mu.Lock()
+		if e := d.open[name]; e != nil {
+			d.drop(name, e)
+		}
+		d.mu.Unlock()
+		return d.make(path, data, true)
+	})
+}
+
+// put does what Put and Replace have in common.
+func (d *Dir) put(ctx context.Context, name string, data []byte, create func(path string, data []byte) error) error {
 	path, err := d.path(name)
 	if err == nil {
 		err = ctx.Err()
 	}
 	if err == nil {
-		err = d.create(path, data)
+		err = d.here()
+	}
+	if err == nil {
+		err = create(path, data)
+		if aerr := d.here(); aerr != nil { // it may have gone in between, and the object lies where it was mounted
+			return aerr
+		}
 	}
 	switch {
 	case errors.Is(err, fs.ErrExist):
 		return fmt.Errorf("%s: %w", name, backend.ErrExist)
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return fmt.Errorf("%s: %w (%s): make space there and run again; nothing stored so far is lost", name, backend.ErrNoSpace, d.root)
+	case errors.Is(err, unix.EFBIG):
+		return fmt.Errorf("%s: %w: a file there may not have %d bytes: raise the limit on the size of files (ulimit -f), or use another file system", d.root, unix.EFBIG, len(data))
 	}
 	return err
 }
@@ -135,7 +164,7 @@ func (d *Dir) Size(ctx context.Context, name string) (int64, error) {
 	}
 	st, err := d.files.Lstat(path)
 	if err != nil {
-		return 0, wrapNotExist(name, err)
+		return 0, d.missing(name, err)
 	}
 	if !st.Mode().IsRegular() {
 		return 0, fmt.Errorf("%s is not a regular file", path)
@@ -184,6 +213,9 @@ func (d *Dir) List(ctx context.Context, prefix string, fn func(backend.Object) e
 		}
 		return fn(backend.Object{Name: filepath.ToSlash(rel), Size: st.Size(), Modified: st.ModTime()})
 	})
+	if err == nil {
+		err = d.here() // else it was a listing of nothing, or of a part
+	}
 	return err
 }
 
@@ -200,7 +232,7 @@ func (d *Dir) Sync(ctx context.Context, prefix string) error {
 		return err
 	}
 	if _, err := d.files.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
-		return nil // nothing was seen there
+		return d.here() // nothing was seen there
 	}
 	if err := d.makeDir(dir); err != nil {
 		return err
@@ -219,6 +251,9 @@ func (d *Dir) Delete(ctx context.Context, name string) error {
 		d.drop(name, e)
 	}
 	d.mu.Unlock()
+	if err := d.here(); err != nil {
+		return err
+	}
 	if err := d.files.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -261,9 +296,12 @@ func (d *Dir) acquire(name string) (*entry, error) {
 	}
 	d.mu.Unlock() // a place that hangs must not hang the readers of open files
 	f, err := d.files.Open(path)
+	if err != nil {
+		err = d.missing(name, err)
+	}
 	d.mu.Lock()
 	if err != nil {
-		return nil, wrapNotExist(name, err)
+		return nil, err
 	}
 	if e := d.open[name]; e != nil { // another reader was faster
 		_ = f.Close() // read only: nothing to lose
@@ -304,11 +342,4 @@ func (d *Dir) drop(name string, e *entry) {
 	if e.users == 0 {
 		_ = e.f.Close() // read only: nothing to lose
 	}
-}
-
-func wrapNotExist(name string, err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: %w", name, backend.ErrNotExist)
-	}
-	return err
 }

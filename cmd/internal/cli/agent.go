@@ -37,7 +37,7 @@ binary there; "cairn-agent unit" prints its service.`,
 		Args:              args(1, 1),
 		ValidArgsFunction: a.completeFirst(a.completeVMs),
 		RunE: func(c *cobra.Command, argv []string) error {
-			vm, err := a.vm(argv[0])
+			vm, err := a.vm(c.Context(), argv[0])
 			if err != nil {
 				return err
 			}
@@ -82,7 +82,7 @@ func (a *app) agentStatusCmd() *cobra.Command {
 		Args:              args(1, 1),
 		ValidArgsFunction: a.completeFirst(a.completeVMs),
 		RunE: func(c *cobra.Command, argv []string) error {
-			vm, err := a.vm(argv[0])
+			vm, err := a.vm(c.Context(), argv[0])
 			if err != nil {
 				return err
 			}

@@ -11,6 +11,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"cairn/cmd/internal/config"
 	"cairn/cmd/internal/job"
 	"cairn/cmd/internal/wire"
 	"cairn/index"
@@ -69,6 +70,9 @@ Filesystems that were not frozen are read whole, and so is all of a guest that
 hibernates. For a disk image to the last bit (deleted files, forensics) use
 --every-block; it reads the disk whole if the last point left something out.
 
+VMs are those of cairn vm ls, of tables [vm.NAME] of the configuration, and those
+that its [discover.NAME] find now.
+
 A VM that is off, with nobody at its monitor's socket, is backed up from its
 image files: those that its last point names, or cairn vm add … --disk. It may
 be started meanwhile; the run then begins once more, with the running VM.
@@ -88,10 +92,9 @@ it is left out: it is made from guest data, which that key cannot read.`,
 		Args:              args(1, -1),
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(c *cobra.Command, names []string) error {
-			for _, name := range names { // refuse a misspelt one before work begins
-				if _, err := a.dirs().VM(name); err != nil {
-					return err
-				}
+			vms, err := a.vms(c.Context(), names...) // a misspelt one is refused before work begins
+			if err != nil {
+				return err
 			}
 			if auditPercent < 0 || auditPercent > 100 {
 				return usagef("--audit %g: a share in percent, 0 to 100", auditPercent)
@@ -130,8 +133,8 @@ it is left out: it is made from guest data, which that key cannot read.`,
 				if !everyBlock {
 					b.Spare = wire.Spare
 				}
-				files := a.catalogueAfter(c.Context(), cat, !noCatalogue && a.canCatalogue(repo), catalogueTime, len(names))
-				err = a.backupAll(c.Context(), b, names, files)
+				files := a.catalogueAfter(c.Context(), cat, !noCatalogue && a.canCatalogue(repo), catalogueTime, len(vms))
+				err = a.backupAll(c.Context(), b, vms, files)
 				if cerr := ix.Close(); cerr != nil {
 					a.say("the index on this host could not be closed cleanly and will be rebuilt: %v", cerr)
 				}
@@ -183,16 +186,16 @@ func (a *app) indexOptions(wait time.Duration) index.Options {
 
 // backupAll backs up one VM after the other; one that fails does not keep the
 // others from being tried.
-func (a *app) backupAll(ctx context.Context, b job.Backup, names []string, files *cataloguer) error {
+func (a *app) backupAll(ctx context.Context, b job.Backup, vms []config.VM, files *cataloguer) error {
 	var errs []error
 	warned := false
-	for _, name := range names {
+	for _, vm := range vms {
 		if ctx.Err() != nil {
 			break
 		}
-		m, err := a.backupOne(ctx, b, name)
+		m, err := a.backupOne(ctx, b, vm)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: no restore point was made: %w", name, err))
+			errs = append(errs, fmt.Errorf("%s: no restore point was made: %w", vm.Name, err))
 			continue
 		}
 		warned = warned || len(m.Warnings) > 0
@@ -212,12 +215,9 @@ func (a *app) backupAll(ctx context.Context, b job.Backup, names []string, files
 	return nil
 }
 
-func (a *app) backupOne(ctx context.Context, run job.Backup, name string) (*restorepoint.Manifest, error) {
-	var err error
-	if run.VM, err = a.vm(name); err != nil {
-		return nil, err
-	}
-	run.Step = func(format string, args ...any) { a.say(name+": "+format, args...) }
+func (a *app) backupOne(ctx context.Context, run job.Backup, vm config.VM) (*restorepoint.Manifest, error) {
+	run.VM = jobVM(vm)
+	run.Step = func(format string, args ...any) { a.say(vm.Name+": "+format, args...) }
 	run.Progress, run.Now = a.reporter().Work, a.now
 	again := run
 	m, err := run.Run(ctx)

@@ -74,7 +74,7 @@ func (a *app) vmBitmaps(c *cobra.Command, argv []string, f bitmapsFlags) error {
 }
 
 func (a *app) runningBitmaps(c *cobra.Command, name string, f bitmapsFlags, repo string) ([]job.DiskBitmap, error) {
-	vm, err := a.vm(name)
+	vm, err := a.vm(c.Context(), name)
 	if err != nil {
 		return nil, err
 	}

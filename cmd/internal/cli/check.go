@@ -158,7 +158,7 @@ func (a *app) check(ctx context.Context, f checkFlags) error {
 // did not come to its end.
 func (a *app) checkRepository(ctx context.Context, repo *wire.Repo, cat *wire.Catalogue, o job.CheckOptions, f checkFlags) (*job.Report, error) {
 	start := a.now()
-	o.Known = cat.Known(ctx)
+	o.Known, o.Watch = cat.Known(ctx), repo.Watch
 	if f.filesTime > 0 && repo.Store.MayRead() == nil {
 		o.Files = cat.FindFiles(f.filesTime)
 	}

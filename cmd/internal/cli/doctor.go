@@ -53,9 +53,7 @@ func (a *app) doctorCmd() *cobra.Command {
 		RunE: func(c *cobra.Command, argv []string) error {
 			vms, err := a.dirs().VMs()
 			if len(argv) == 1 {
-				var v config.VM
-				v, err = a.dirs().VM(argv[0])
-				vms = []config.VM{v}
+				vms, err = a.vms(c.Context(), argv[0])
 			}
 			if err != nil {
 				return err

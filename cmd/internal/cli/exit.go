@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"cairn/chunkstore"
+	"cairn/chunkstore/backend"
 	"cairn/chunkstore/gc"
 	"cairn/chunkstore/pack"
 	"cairn/chunkstore/seal"
@@ -62,7 +63,7 @@ func exitCode(ctx context.Context, err error) int {
 		return child.code
 	case ctx.Err() != nil, errors.Is(err, context.Canceled):
 		return exitInterrupted
-	case errors.Is(err, chunkstore.ErrNoRepository):
+	case errors.Is(err, chunkstore.ErrNoRepository), errors.Is(err, backend.ErrAway):
 		return exitNoRepository
 	case errors.Is(err, seal.ErrWrongSecret), errors.Is(err, wire.ErrSecret), errors.Is(err, seal.ErrKind):
 		return exitWrongKey

@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"cairn/cmd/internal/config"
 	"cairn/cmd/internal/job"
 )
 
@@ -19,7 +21,7 @@ process thaws the guest, as in a backup.`,
 		Args:              args(1, 1),
 		ValidArgsFunction: a.completeFirst(a.completeVMs),
 		RunE: func(c *cobra.Command, argv []string) error {
-			vm, err := a.vm(argv[0])
+			vm, err := a.vm(c.Context(), argv[0])
 			if err != nil {
 				return err
 			}
@@ -40,11 +42,16 @@ process thaws the guest, as in a backup.`,
 	}
 }
 
-// vm gives a registered VM as a job wants it.
-func (a *app) vm(name string) (job.VM, error) {
-	v, err := a.dirs().VM(name)
+// vms gives VMs that are registered, or that the configuration discovers.
+func (a *app) vms(ctx context.Context, names ...string) ([]config.VM, error) {
+	return a.dirs().FindVMs(ctx, names, listDomains)
+}
+
+// vm gives one as a job wants it.
+func (a *app) vm(ctx context.Context, name string) (job.VM, error) {
+	list, err := a.vms(ctx, name)
 	if err != nil {
 		return job.VM{}, err
 	}
-	return jobVM(v), nil
+	return jobVM(list[0]), nil
 }

@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -213,10 +214,15 @@ func (a *app) restorePath(ctx context.Context, cat *wire.Catalogue, point, p, to
 		last = c.Bytes
 	})
 	bar.Done()
-	if err != nil && done.Files+done.Links > 0 {
-		a.say("%d files are restored; the same command with --resume goes on from there", done.Files)
-	}
 	if err != nil {
+		again := "run the same command again"
+		if done.Files+done.Dirs+done.Links+done.Others > 0 {
+			again = "the same command with --resume goes on from there"
+			a.say("%d files are restored; %s", done.Files, again)
+		}
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			return fmt.Errorf("%s: %w: make room there; then %s", to, err, again)
+		}
 		return err
 	}
 	return a.printCopied(point+":"+p, path.Join(to, name), done)

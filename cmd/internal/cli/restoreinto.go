@@ -124,10 +124,11 @@ or run a second VM from the point: cairn boot POINT`, err, v.Name)
 }
 
 func (a *app) restoreInto(ctx context.Context, cat *wire.Catalogue, t intoTarget) error {
-	vm, err := a.dirs().VM(t.vm)
+	vms, err := a.vms(ctx, t.vm)
 	if err != nil {
 		return err
 	}
+	vm := vms[0]
 	v, m, err := guestView(ctx, cat, t.point)
 	if err != nil {
 		return err

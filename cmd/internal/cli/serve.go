@@ -44,6 +44,8 @@ What runs when:
   forget     by a job's keep_ rules, when its backups are through
   gc, check, engine_check
              as [repository.NAME] says; by itself weekly, and never if it says so
+  catalogue  of a point that has none (its run was killed, say), when nothing else
+             is done for its repository; one at a time
 
 What was missed while the host was off is made up for: one backup of each VM,
 whatever number of them was missed (not with no_catch_up). Jobs that are due
@@ -168,7 +170,7 @@ cairn serve runs. With --once there is none to ask: see its log.`,
 
 // troubled says whether somebody should look.
 func troubled(s runs.Status) bool {
-	bad := s.Problem != ""
+	bad := s.Problem != "" || len(s.Troubles) > 0
 	for _, v := range s.VMs {
 		bad = bad || v.Late || v.Failures > 0
 	}
@@ -184,6 +186,9 @@ func troubled(s runs.Status) bool {
 func (a *app) printStatus(s runs.Status) error {
 	if s.Problem != "" {
 		fmt.Fprintf(a.stdout, "PROBLEM: %s\n", safe(s.Problem))
+	}
+	for _, t := range s.Troubles {
+		fmt.Fprintf(a.stdout, "PROBLEM: %s\n", safe(t.Text))
 	}
 	for _, r := range s.Running {
 		name := r.VM
@@ -232,8 +237,12 @@ func (a *app) printStatus(s runs.Status) error {
 		if r.LastGC != nil {
 			state = fmt.Sprintf("gc %s, %s ago, freed %s", r.LastGC.Outcome, since(s.Now, r.LastGC.Ended), bytesOf(r.LastGC.Freed))
 		}
-		if r.LastGood != nil {
-			state += fmt.Sprintf("; check %s ago: %s", since(s.Now, r.LastGood.Ended), counted(r.Findings, "finding"))
+		if c := r.LastCheck; c != nil {
+			state += fmt.Sprintf("; check %s ago: ", since(s.Now, c.Ended))
+			if !c.Good() && c.Findings == 0 { // it says nothing of the repository
+				state += string(c.Outcome) + ", before that "
+			}
+			state += counted(r.Findings, "finding")
 		}
 		if len(r.Away) > 0 {
 			state += "; away: " + safe(strings.Join(r.Away, ", "))

@@ -31,7 +31,7 @@ func TestStatusIsReadable(t *testing.T) {
 	bad := runs.Run{Ended: now.Add(-time.Hour), Reason: "it hangs\x1b[2J"}
 	s := runs.Status{Now: now, Problem: "the configuration has errors",
 		VMs:          []runs.VM{{Name: "a", Jobs: []string{"daily"}, LastGood: &good, Late: true}, {Name: "b"}, {Name: "c", Jobs: []string{"daily"}, Last: &bad, Failures: 2}},
-		Repositories: []runs.Repository{{Name: "main", Address: "/r", Away: []string{"/mnt/d2"}, Findings: 1, LastGood: &bad}},
+		Repositories: []runs.Repository{{Name: "main", Address: "/r", Away: []string{"/mnt/d2"}, Findings: 1, LastCheck: &bad}},
 		Running:      []runs.Live{{Run: runs.Run{Kind: runs.Backup, VM: "d", Started: now.Add(-time.Minute)}, Step: "reading", Done: 1, Total: 4}},
 		Waiting:      []runs.Run{{Kind: runs.Backup, VM: "e", Job: "daily", Due: now, Reason: "its window opens"}}}
 	var out strings.Builder

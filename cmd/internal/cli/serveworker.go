@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"cairn/chunkstore"
+	"cairn/chunkstore/backend"
 	"cairn/chunkstore/backend/limit"
 	"cairn/cmd/internal/job"
 	"cairn/cmd/internal/runs"
@@ -211,6 +214,7 @@ func (w *serveWorker) run(ctx context.Context, o serve.Order) {
 			err = errWarnings
 		}
 	}
+	end.Away = end.Away || errors.Is(err, backend.ErrAway)               // it went away meanwhile
 	if end.Exit = exitCode(ctx, err); err != nil && err != errWarnings { //nolint:errorlint // alone it says nothing
 		end.Reason = strings.TrimPrefix(strings.TrimPrefix(err.Error(), errUsage.Error()+": "), errWarnings.Error()+": ")
 	}
@@ -247,6 +251,8 @@ func (w *serveWorker) do(ctx context.Context, a *app, repo *wire.Repo, cat *wire
 		return err
 	case o.Run.Kind == runs.Check && o.Check != nil:
 		return a.serveCheck(ctx, repo, cat, *o.Check, end)
+	case o.Run.Kind == runs.Catalogue && o.Catalogue != nil:
+		return w.catalogueOf(ctx, a, repo, cat, o.Catalogue.Point)
 	case o.Run.Kind == runs.Engine:
 		bad, err := a.checkEngines(ctx, repo.Path)
 		end.Findings = len(bad)
@@ -337,6 +343,7 @@ func (w *serveWorker) backup(ctx context.Context, a *app, repo *wire.Repo, cat *
 		return errWarnings
 	}
 	if err != nil { // the point is whole
+		end.Point.NoCatalogue = true
 		end.Warnings = append(end.Warnings, err.Error())
 		return errWarnings
 	}
@@ -368,6 +375,31 @@ func (w *serveWorker) catalogueFiles(ctx context.Context, a *app, repo *wire.Rep
 	}
 	a.say("catalogue of files: %s", howMade(p.Root))
 	return nil
+}
+
+// catalogueOf makes the catalogue of a point that has none; of one that was forgotten
+// meanwhile there is nothing to be made.
+func (w *serveWorker) catalogueOf(ctx context.Context, a *app, repo *wire.Repo, cat *wire.Catalogue, point string) error {
+	if err := repo.Store.MayRead(); err != nil {
+		return err
+	}
+	id, err := chunkstore.ParseSessionID(point)
+	if err != nil {
+		return err
+	}
+	gone, err := repo.Store.IsDropped(ctx, id)
+	if err != nil {
+		return err
+	}
+	m, err := cat.Manifest(ctx, point)
+	if gone || errors.Is(err, backend.ErrNotExist) {
+		a.say("the point %s is forgotten", point[:8])
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return w.catalogueFiles(ctx, a, repo, cat, m)
 }
 
 // tellEvery is how often the state of the repository is told.
@@ -415,9 +447,10 @@ func (w *serveWorker) find(ctx context.Context, list []runs.Run) {
 					return ctx.Err()
 				}
 				if err == nil && m.Run == r.ID { // one that cannot be read is not known to be its
-					found := &serve.FoundRun{Point: *pointOf(m), Warnings: m.Warnings}
+					found := &serve.FoundRun{Point: *pointOf(m), Warnings: slices.Clone(m.Warnings)}
 					if repo.Store.MayRead() == nil && !w.catalogued(ctx, cat, m) {
-						found.Warnings = append(found.Warnings, "the catalogue of files was not made any more; make it with: cairn catalogue "+pointName(m))
+						found.Point.NoCatalogue = true
+						found.Warnings = append(found.Warnings, "the catalogue of files was not made any more: it is made when nothing else is done (or now, with: cairn catalogue "+pointName(m)+")")
 					}
 					answer.Found[r.ID] = found
 					break

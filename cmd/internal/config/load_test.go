@@ -642,3 +642,31 @@ func checkLoad(t *testing.T, text string) {
 		t.Errorf("shown:\n%s\ngot  %s\nwant %s", shown.String(), b, a)
 	}
 }
+
+// The VMs of a command are those of cairn serve: of files, of tables, and discovered.
+func TestFindVMs(t *testing.T) {
+	d := folder(t, map[string]string{"cairn.toml": "[vm.tabled]\nqmp = \"/run/tabled.qmp\"\n[discover.kvm]\nlibvirt = \"qemu:///system\"\nexclude = [\"vdb\"]\nexcept = [\"secret\"]\n",
+		"vms.d/filed.toml": "name = \"filed\"\nqmp = \"/run/filed.qmp\"\n"})
+	asked := 0
+	domains := func(context.Context, string) ([]string, error) {
+		asked++
+		return []string{"found", "more", "secret"}, nil
+	}
+	list, err := d.FindVMs(t.Context(), []string{"tabled", "filed"}, domains)
+	if err != nil || len(list) != 2 || asked != 0 {
+		t.Fatalf("%+v, %v; libvirt was asked %d times", list, err, asked)
+	}
+	list, err = d.FindVMs(t.Context(), []string{"filed", "found", "more"}, domains)
+	if err != nil || len(list) != 3 || list[1].Libvirt != "qemu:///system" || list[1].Domain != "found" || !slices.Equal(list[2].Exclude, []string{"vdb"}) || asked != 1 {
+		t.Errorf("%+v, %v; libvirt was asked %d times", list, err, asked)
+	}
+	for _, name := range []string{"nowhere", "secret"} {
+		if _, err = d.FindVMs(t.Context(), []string{name}, domains); !errors.Is(err, ErrUnknownVM) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	_, err = d.FindVMs(t.Context(), []string{"found"}, func(context.Context, string) ([]string, error) { return nil, errors.New("no socket") })
+	if !errors.Is(err, ErrUnknownVM) || !strings.Contains(err.Error(), "discover kvm") || !strings.Contains(err.Error(), "no socket") {
+		t.Errorf("libvirt does not answer: %v", err)
+	}
+}

@@ -71,10 +71,10 @@ func (c *Config) Find(ctx context.Context, domains Domains) (all []Machine, warn
 	return all, warnings
 }
 
-// FindNow is Find that also names the discoveries that failed: what they found
-// before may be there still.
-func (c *Config) FindNow(ctx context.Context, domains Domains) (all []Machine, warnings []Problem, failed []string) {
-	all = slices.Clone(c.VMs)
+// FindNow is Find that also gives the discoveries that failed, with what is said of
+// that in the warnings: what they found before may be there still.
+func (c *Config) FindNow(ctx context.Context, domains Domains) (all []Machine, warnings []Problem, failed map[string]string) {
+	all, failed = slices.Clone(c.VMs), map[string]string{}
 	for _, d := range c.Discoveries {
 		warn := func(format string, args ...any) {
 			warnings = append(warnings, Problem{d.Where, "discover " + d.Name + ": " + fmt.Sprintf(format, args...)})
@@ -82,7 +82,7 @@ func (c *Config) FindNow(ctx context.Context, domains Domains) (all []Machine, w
 		found, err := d.find(ctx, domains)
 		if err != nil {
 			warn("nothing was found: %v", err)
-			failed = append(failed, d.Name)
+			failed[d.Name] = warnings[len(warnings)-1].Text
 			continue
 		}
 		for _, v := range found[:min(len(found), maxFound)] {
@@ -109,6 +109,22 @@ func (c *Config) FindNow(ctx context.Context, domains Domains) (all []Machine, w
 // same says whether a VM that was found is this one.
 func (m Machine) same(v VM) bool {
 	return m.Name == v.Name || v.Libvirt != "" && m.Libvirt == v.Libvirt && m.Domain == v.Domain || v.QMP != "" && m.QMP == v.QMP
+}
+
+// MayFeed says whether a job may be for VMs that a discovery finds, as far as that can
+// be told without finding them. known are VMs that are found without it.
+func (d Discovery) MayFeed(j Job, known []Machine) bool {
+	return slices.ContainsFunc(j.VMs, func(p Pattern) bool {
+		glob, tags := p.glob()
+		switch {
+		case tags:
+			return slices.ContainsFunc(d.Tags, func(tag string) bool { ok, err := path.Match(glob, tag); return err == nil && ok })
+		case strings.ContainsAny(glob, `*?[\`):
+			return true
+		}
+		v := VM{Name: glob, Tags: d.Tags}
+		return d.wants(v) && !fitsAny(j.Except, v) && !slices.ContainsFunc(known, func(m Machine) bool { return m.Name == glob })
+	})
 }
 
 func (d Discovery) wants(v VM) bool {

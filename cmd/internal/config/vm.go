@@ -1,6 +1,7 @@
 package config
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -125,6 +126,45 @@ func (d Dirs) VM(name string) (VM, error) {
 		return VM{}, Problems(l.problems)
 	}
 	return v, nil
+}
+
+// FindVMs is VM for several names, which also finds those that only a discovery of
+// the configuration finds now, as cairn serve does.
+func (d Dirs) FindVMs(ctx context.Context, names []string, domains Domains) (list []VM, err error) {
+	var all []Machine // as they are now; asked for once
+	for _, name := range names {
+		v, err := d.VM(name)
+		if errors.Is(err, ErrUnknownVM) {
+			v, err = d.discovered(ctx, name, domains, &all, err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, v)
+	}
+	return list, nil
+}
+
+// discovered finds a VM by the discoveries, or says with unknown which of them could
+// not be asked.
+func (d Dirs) discovered(ctx context.Context, name string, domains Domains, all *[]Machine, unknown error) (VM, error) {
+	c, err := Load(d)
+	if err != nil || len(c.Discoveries) == 0 {
+		return VM{}, unknown
+	}
+	var failed []Problem
+	if *all == nil {
+		*all, failed = c.Find(ctx, domains)
+	}
+	for _, m := range *all {
+		if m.Name == name {
+			return m.VM, nil
+		}
+	}
+	for _, p := range failed {
+		unknown = fmt.Errorf("%w\n%s", unknown, p.Text)
+	}
+	return VM{}, unknown
 }
 
 // tabled gives the VM of a table of the configuration. The commands need no

@@ -28,6 +28,9 @@ type CheckOptions struct {
 	// Known are points that this host knows of; one that is gone without a
 	// trace of why is a finding.
 	Known []restorepoint.Summary
+	// Watch is called first, and gives what is asked before anything is called damage:
+	// whether the repository has been there all the time. nil: nobody is asked.
+	Watch func() func(ctx context.Context) error
 	// Files finds the guest's files that suffer; nil: nobody looks.
 	Files    FileFinder
 	Progress Progress
@@ -64,6 +67,7 @@ type checking struct {
 	whole   map[chunk.PackRef]bool // looked at because something was wrong with them, in vain
 	records map[string]*chunkstore.Fault
 	points  []*checkedPoint
+	there   func(context.Context) error // what Watch gave; nil: nobody is asked
 }
 
 // checkedPoint is a point with what it lacks. There may be many thousands:
@@ -92,11 +96,14 @@ func Check(ctx context.Context, store *chunkstore.Store, cat Catalogue, o CheckO
 	}
 	c := &checking{store: store, cat: cat, o: o, r: newReport(),
 		faults: map[chunk.PackRef]*chunkstore.Fault{}, whole: map[chunk.PackRef]bool{}}
+	if o.Watch != nil {
+		c.there = o.Watch()
+	}
 	if err := c.read(ctx); err != nil {
 		return nil, err
 	}
 	for range maxPasses {
-		if err := c.look(ctx); err != nil {
+		if err := errors.Join(c.look(ctx), c.away(ctx)); err != nil {
 			return nil, err
 		}
 		if !o.Repair || len(c.r.Findings) == 0 {
@@ -111,6 +118,15 @@ func Check(ctx context.Context, store *chunkstore.Store, cat Catalogue, o CheckO
 		}
 	}
 	return c.r, c.findFiles(ctx)
+}
+
+// away is why findings are none: the place was away meanwhile. Then all that is in it
+// looks as if it were missing or unreadable.
+func (c *checking) away(ctx context.Context) error {
+	if c.there == nil || len(c.r.Findings) == 0 || ctx.Err() != nil {
+		return nil
+	}
+	return c.there(ctx)
 }
 
 // read lists the objects, and reads packs.

@@ -26,8 +26,14 @@ func (c *checking) repair(ctx context.Context) (mended int, err error) {
 		return 0, nil
 	}
 	m, err := c.store.Mend(ctx, []byte("cairn check --repair"))
-	if err != nil {
-		return 0, err
+	switch {
+	case ctx.Err() != nil:
+		return 0, context.Cause(ctx)
+	case err != nil: // the place is full, say: what was found is told all the same
+		for i := range c.r.Findings {
+			c.r.Findings[i].Next = notRepaired + err.Error()
+		}
+		return 0, nil
 	}
 	defer func() { err = errors.Join(err, m.Close(ctx)) }()
 	tried := map[string]bool{}
@@ -49,7 +55,7 @@ func (c *checking) repair(ctx context.Context) (mended int, err error) {
 			return mended, context.Cause(ctx)
 		}
 		if err != nil {
-			f.Next = "it could not be repaired: " + err.Error()
+			f.Next = notRepaired + err.Error()
 			continue
 		}
 		c.r.Repaired = append(c.r.Repaired, done)
@@ -65,6 +71,9 @@ func (c *checking) repair(ctx context.Context) (mended int, err error) {
 	}
 	return mended, nil
 }
+
+// notRepaired is before why an object was not made good.
+const notRepaired = "it could not be repaired: "
 
 // errNoSource: nothing has the object.
 var errNoSource = errors.New("this place keeps no redundancy of it; name a mirror with --from")

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"cairn/cmd/internal/job/image"
 	"cairn/cmd/internal/job/machine"
@@ -50,7 +51,10 @@ type RestoredVM struct {
 
 // Run restores the disks, and at last writes what starts the VM. What cannot
 // be started is found before anything is written.
-func (v *VMRestore) Run(ctx context.Context) (*RestoredVM, error) {
+//
+// When it fails or is interrupted, the files that it made are gone again, so that
+// the same command can be run again.
+func (v *VMRestore) Run(ctx context.Context) (_ *RestoredVM, err error) {
 	dir, err := emptyFolder(v.Folder)
 	if err != nil {
 		return nil, err
@@ -63,6 +67,20 @@ func (v *VMRestore) Run(ctx context.Context) (*RestoredVM, error) {
 		return nil, err
 	}
 	out := plan.out
+	var made []string
+	defer func() {
+		if err == nil {
+			return
+		}
+		if errors.Is(err, syscall.ENOSPC) && !errors.Is(err, image.ErrFull) {
+			err = fmt.Errorf("%w: make room in %s, and run the command again", err, dir)
+		}
+		for _, name := range made {
+			if rerr := os.Remove(name); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+				err = errors.Join(err, rerr)
+			}
+		}
+	}()
 	for _, d := range plan.options.Disks {
 		disk, err := v.Open(d.Name)
 		if err != nil {
@@ -72,13 +90,16 @@ func (v *VMRestore) Run(ctx context.Context) (*RestoredVM, error) {
 		if err != nil {
 			return nil, fmt.Errorf("disk %s: %w", d.Name, err)
 		}
+		made = append(made, d.Path) // one that failed has left nothing
 		out.Disks[d.Name], out.Files[d.Name] = r, d.Path
 	}
 	if plan.options.NVRAM != "" {
+		made = append(made, plan.options.NVRAM)
 		if err := os.WriteFile(plan.options.NVRAM, v.Manifest.Machine.NVRAM, 0o600); err != nil {
 			return nil, err
 		}
 	}
+	made = append(made, out.Start)
 	return out, os.WriteFile(out.Start, []byte(plan.text), plan.mode)
 }
 
@@ -93,7 +114,7 @@ func emptyFolder(path string) (string, error) {
 		return "", err
 	}
 	if len(list) > 0 {
-		return "", fmt.Errorf("%s is not empty: name a new folder for the VM, or empty this one (a restore that failed leaves disks in it, and no %s)", path, startScript)
+		return "", fmt.Errorf("%s is not empty: name a new folder for the VM, or empty this one (a restore that was killed leaves disks in it, and no %s)", path, startScript)
 	}
 	return dir, nil
 }

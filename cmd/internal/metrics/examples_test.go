@@ -192,15 +192,15 @@ func TestRulesFire(t *testing.T) {
 		{"CairnRepositoryUnreachable", func(s *runs.Status, _ *runs.Book) { s.Repositories[0].Problem = "x" }, "3h"},
 		{"CairnPlacesAway", func(s *runs.Status, _ *runs.Book) { s.Repositories[0].Away = []string{"/d2"} }, "3h"},
 		{"CairnDamageFound", func(s *runs.Status, _ *runs.Book) { s.Repositories[0].Findings = 1 }, "3h"},
-		{"CairnCheckOld", func(s *runs.Status, _ *runs.Book) { s.Repositories[0].LastGood = old(15 * day) }, "3h"},
+		{"CairnCheckOld", func(s *runs.Status, _ *runs.Book) { s.Repositories[0].LastCheck = old(15 * day) }, "3h"},
 		// One that fails does not make it younger.
 		{"CairnCheckOld", func(s *runs.Status, b *runs.Book) {
 			r := runs.Run{ID: "check", Kind: runs.Check, Repository: "main", Started: noon, Ended: noon.Add(-15 * day), Outcome: runs.Done}
 			end(t, b, r)
 			r.Ended, r.Outcome = noon, runs.Failed
-			s.Repositories[0].LastGood = &r
+			s.Repositories[0].LastCheck = &r
 		}, "3h"},
-		{"CairnNeverChecked", func(s *runs.Status, _ *runs.Book) { s.Repositories[0].LastGood = nil }, "9d"},
+		{"CairnNeverChecked", func(s *runs.Status, _ *runs.Book) { s.Repositories[0].LastCheck = nil }, "9d"},
 		{"CairnGCOld", func(s *runs.Status, _ *runs.Book) { s.Repositories[0].LastGC = old(31 * day) }, "3h"},
 	}
 	tested := map[string]bool{"CairnBookDamaged": true}      // by TestDamagedBookFires

@@ -52,7 +52,7 @@ func good(n int) runs.Status {
 		Jobs: []runs.Job{{Name: "nightly", Repository: "main"}}}
 	check := runs.Run{Kind: runs.Check, Ended: noon.Add(-24 * time.Hour), Outcome: runs.Done}
 	gc := runs.Run{Kind: runs.GC, Ended: noon.Add(-24 * time.Hour), Outcome: runs.Done}
-	s.Repositories = []runs.Repository{{Name: "main", Address: "/backup", Places: 1, Points: 40, Bytes: 1 << 40, LastGC: &gc, LastGood: &check}}
+	s.Repositories = []runs.Repository{{Name: "main", Address: "/backup", Places: 1, Points: 40, Bytes: 1 << 40, LastGC: &gc, LastCheck: &check}}
 	for i := range n {
 		r := ended(fmt.Sprintf("vm%04d", i), runs.Done, point("incremental", "x"), noon.Add(-time.Hour))
 		s.VMs = append(s.VMs, runs.VM{Name: r.VM, Jobs: []string{"nightly"}, Last: &r, LastGood: &r, Next: noon.Add(time.Hour)})

@@ -84,7 +84,7 @@ func newHistory(book *runs.Book, since time.Time) *history {
 
 // The values of labels; others are "other".
 var (
-	kinds    = []runs.Kind{runs.Backup, runs.Forget, runs.GC, runs.Check, runs.Engine}
+	kinds    = []runs.Kind{runs.Backup, runs.Forget, runs.GC, runs.Check, runs.Engine, runs.Catalogue}
 	outcomes = []runs.Outcome{runs.Done, runs.Warned, runs.Failed, runs.Skipped, runs.Interrupted}
 )
 

@@ -214,7 +214,7 @@ func (o sink) repositories(s runs.Status) {
 		if r.Bytes > 0 {
 			o.set("cairn_repository_bytes", float64(r.Bytes), name)
 		}
-		check := o.lastGood(runs.Check, r.Name, r.LastGood)
+		check := o.lastGood(runs.Check, r.Name, r.LastCheck)
 		o.moment("cairn_repository_last_check_timestamp_seconds", "cairn_repository_last_check_age_seconds", check, s.Now, name)
 		gc := o.lastGood(runs.GC, r.Name, r.LastGC)
 		o.moment("cairn_repository_last_gc_timestamp_seconds", "cairn_repository_last_gc_age_seconds", gc, s.Now, name)

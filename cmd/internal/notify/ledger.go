@@ -196,6 +196,7 @@ func (l *ledger) since(book *runs.Book) (fresh []runs.Run, newest runs.Run) {
 func (l *ledger) run(r runs.Run, now time.Time) (changed bool) {
 	found := r.Kind == runs.Check && r.Findings > 0
 	switch {
+	case r.Kind == runs.Catalogue: // its point is whole, and its backup has told
 	case found:
 		changed = l.begin(damage(r.Repository, r.Findings, r.Ended), now)
 		changed = l.end(failureKey(r), r.Ended, now) || changed

@@ -187,11 +187,14 @@ func TestEveryKindOfProblem(t *testing.T) {
 	for _, k := range []runs.Kind{runs.GC, runs.Check, runs.Forget, runs.Engine} {
 		h.end(runs.Run{Kind: k, Job: "nightly", Outcome: runs.Failed, Reason: "x"})
 	}
+	h.end(runs.Run{Kind: runs.Catalogue, VM: "web", Of: "a point", Outcome: runs.Failed, Reason: "x"}) // the point is whole
+	h.s.Troubles = []runs.Trouble{{Key: "discover kvm", Text: "discover kvm: nothing was found"}}
 	h.step(l, 0)
-	want := "new audit/web/main, new config, new damage/main, new failure/check/main, new failure/engine/main, new failure/forget/nightly/main, new failure/gc/main, new job/nightly, new places/main, new repository/main"
+	want := "new audit/web/main, new config, new damage/main, new failure/check/main, new failure/engine/main, new failure/forget/nightly/main, new failure/gc/main, new job/nightly, new places/main, new repository/main, new trouble/discover kvm"
 	if got := h.step(l, time.Minute); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
+	h.s.Troubles = nil
 	h.s.Problem, h.s.Jobs[0].Problem, h.s.Repositories[0] = "", "", runs.Repository{Name: "main"}
 	h.end(runs.Run{Kind: runs.Backup, VM: "web", Outcome: runs.Done, Point: &runs.Point{}})
 	for _, k := range []runs.Kind{runs.GC, runs.Check, runs.Forget, runs.Engine} {
@@ -342,5 +345,22 @@ func TestManyProblems(t *testing.T) {
 	}
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("it took %s", took)
+	}
+}
+
+// What is wrong with all jobs at once is told once.
+func TestTroubleIsToldOnce(t *testing.T) {
+	dead := "discover kvm: nothing was found: it does not answer"
+	s := runs.Status{Now: noon, Troubles: []runs.Trouble{{Key: "discover kvm", Text: dead}}}
+	for _, name := range []string{"a", "b", "c"} {
+		s.Jobs = append(s.Jobs, runs.Job{Name: name, Problem: dead})
+	}
+	s.Jobs = append(s.Jobs, runs.Job{Name: "d", Problem: "its own"})
+	var got []string
+	for _, p := range conditions(s) {
+		got = append(got, p.Kind+" "+p.Key)
+	}
+	if strings.Join(got, ", ") != "trouble trouble/discover kvm, job job/d" {
+		t.Errorf("%q", got)
 	}
 }

@@ -17,6 +17,7 @@ const (
 	KindAudit      = "audit" // a bitmap that lied
 	KindConfig     = "config"
 	KindJob        = "job"
+	KindTrouble    = "trouble"    // a libvirt that does not answer, say
 	KindRepository = "repository" // it cannot be opened
 	KindPlaces     = "places"     // of a repository, that are away
 	KindTest       = "test"
@@ -105,8 +106,12 @@ func conditions(s runs.Status) (list []Problem) {
 			list = append(list, Problem{Key: "late/" + v.Name, Kind: KindLate, VM: clean(v.Name), Since: at, Text: clean(text)})
 		}
 	}
+	for _, t := range s.Troubles {
+		list = append(list, Problem{Key: "trouble/" + t.Key, Kind: KindTrouble, Since: at, Text: clean(t.Text)})
+	}
 	for _, j := range s.Jobs {
-		if j.Problem != "" {
+		told := slices.ContainsFunc(s.Troubles, func(t runs.Trouble) bool { return t.Text == j.Problem }) // once for all jobs
+		if j.Problem != "" && !told {
 			list = append(list, Problem{Key: "job/" + j.Name, Kind: KindJob, Since: at, Text: clean(fmt.Sprintf("job %s: %s", j.Name, j.Problem))})
 		}
 	}
@@ -134,8 +139,8 @@ const timeText = "2006-01-02 15:04 UTC"
 func ofRepository(r runs.Repository, at time.Time) (list []Problem) {
 	if r.Findings > 0 {
 		since := at
-		if r.LastGood != nil {
-			since = r.LastGood.Ended
+		if r.LastCheck != nil {
+			since = r.LastCheck.Ended
 		}
 		list = append(list, damage(r.Name, r.Findings, since))
 	}

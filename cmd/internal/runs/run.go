@@ -16,6 +16,8 @@ const (
 	GC     Kind = "gc"     // of one repository
 	Check  Kind = "check"  // of one repository: the weekly check and the scrub
 	Engine Kind = "engine" // is the bucket's engine still as good as it was
+	// Catalogue is of one point's files: it was not made with the point.
+	Catalogue Kind = "catalogue"
 )
 
 // Outcome is how a run ended.
@@ -35,7 +37,8 @@ type Run struct {
 	ID         string    `json:"id"` // 16 hexadecimal digits
 	Kind       Kind      `json:"kind"`
 	Job        string    `json:"job,omitempty"`  // "" if no job asked for it
-	VM         string    `json:"vm,omitempty"`   // of a backup
+	VM         string    `json:"vm,omitempty"`   // of a backup, or of the point whose catalogue is made
+	Of         string    `json:"of,omitempty"`   // that point
 	Repository string    `json:"repository"`     // its name in the configuration
 	Due        time.Time `json:"due"`            // when it should have begun
 	Also       []Slot    `json:"also,omitempty"` // what this run was for as well
@@ -82,6 +85,8 @@ type Point struct {
 	Audited     int64     `json:"chunks_audited"`
 	Wrong       int64     `json:"chunks_wrong"` // of the audited: the bitmap lied
 	DurationMS  int64     `json:"duration_ms"`
+	// NoCatalogue: the list of its files was not made with it, and is made up for.
+	NoCatalogue bool `json:"no_catalogue,omitempty"`
 }
 
 // Good says whether a run made what it was to make.

@@ -15,10 +15,19 @@ type Status struct {
 	Repositories []Repository `json:"repositories"`
 	Running      []Live       `json:"running"` // in the order in which they began
 	Waiting      []Run        `json:"waiting"` // due, and not begun
+	// Troubles are what is wrong around the daemon, each once, for however many jobs:
+	// a libvirt that does not answer, say.
+	Troubles []Trouble `json:"troubles,omitempty"`
 
 	// Beat is when the scheduler's loop last went round, by the clock of Now: it
 	// does so at least once a minute. Zero if nobody tells.
 	Beat time.Time `json:"beat,omitzero"`
+}
+
+// Trouble is something wrong that is no single job's.
+type Trouble struct {
+	Key  string `json:"key"` // the same for as long as it goes on
+	Text string `json:"text"`
 }
 
 // VM is one VM that the configuration names or discovers. Without a job it is
@@ -46,7 +55,7 @@ type Job struct {
 	Keep       string    `json:"keep"` // in words; "" is everything
 	VMs        []string  `json:"vms"`
 	Next       time.Time `json:"next,omitzero"`
-	Problem    string    `json:"problem,omitempty"` // a libvirt that does not answer, say
+	Problem    string    `json:"problem,omitempty"` // the one of Troubles that concerns it, say
 }
 
 // Repository is a repository of the configuration.
@@ -55,12 +64,15 @@ type Repository struct {
 	Address string `json:"address"`
 	Problem string `json:"problem,omitempty"` // it cannot be opened, say
 	// Away are the places that did not answer when it was last used.
-	Places   int      `json:"places"`
-	Away     []string `json:"away,omitempty"`
-	Points   int      `json:"points"`
-	LastGC   *Run     `json:"last_gc,omitempty"`
-	LastGood *Run     `json:"last_check,omitempty"` // the last check that ended
-	// Findings are those of the last check.
+	Places int      `json:"places"`
+	Away   []string `json:"away,omitempty"`
+	Points int      `json:"points"`
+	LastGC *Run     `json:"last_gc,omitempty"`
+	// LastCheck is the last check that ended, LastGood the last that found all well.
+	LastCheck *Run `json:"last_check,omitempty"`
+	LastGood  *Run `json:"last_good_check,omitempty"`
+	// Findings are those of the last check that came to its end: one that failed
+	// takes none back.
 	Findings int `json:"findings"`
 	// Bytes is what it takes, as last counted; 0 if nobody counted.
 	Bytes int64 `json:"bytes,omitempty"`

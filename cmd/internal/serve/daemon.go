@@ -71,7 +71,8 @@ type Daemon struct {
 	bookWoe   string // why the book cannot be written
 	bookAgain time.Time
 	machines  []config.Machine
-	woes      []string // of discoveries
+	woes      []runs.Trouble    // of discoveries
+	unfound   map[string]string // why a discovery failed
 	finding   bool
 	findAt    time.Time
 	seen      *seen
@@ -86,7 +87,8 @@ type Daemon struct {
 	attempts  map[string]int // of opening a repository that is away
 	tags      map[string]string
 	places    map[string]runs.Repository
-	failures  map[string]int // of a VM, in a row
+	failures  map[string]int   // of a VM, in a row
+	bare      map[string]*Bare // by point
 	suspect   map[string]bool
 	active    map[string]*active
 	over      []runs.Run       // that ended, and are not in the book yet
@@ -167,7 +169,7 @@ func New(o Options) (*Daemon, error) {
 	}
 	d := &Daemon{Options: o, lock: lock, systemd: findSystemd(o.Getenv), events: make(chan message, 256), done: make(chan struct{}), config: o.Config,
 		facts: map[string]Fact{}, storages: map[string][]string{}, looking: map[string]bool{}, away: map[string]Away{}, attempts: map[string]int{},
-		tags: map[string]string{}, places: map[string]runs.Repository{}, failures: map[string]int{}, suspect: map[string]bool{}, active: map[string]*active{}, lost: map[string]*lost{}, crew: map[crewKey]*worker{}, all: map[*worker]bool{}}
+		tags: map[string]string{}, places: map[string]runs.Repository{}, failures: map[string]int{}, bare: map[string]*Bare{}, suspect: map[string]bool{}, active: map[string]*active{}, lost: map[string]*lost{}, crew: map[crewKey]*worker{}, all: map[*worker]bool{}}
 	if d.seen, err = openSeen(filepath.Join(dir, "seen.json")); err == nil {
 		d.book, err = runs.Open(filepath.Join(dir, "runs"))
 	}
@@ -178,7 +180,7 @@ func New(o Options) (*Daemon, error) {
 	// The first time an hour from now: by then the clock is right.
 	d.started, d.tidied = o.Now(), time.Now().Add(time.Hour-tidyEvery)
 	d.since, d.tick = d.started, d.started
-	for _, r := range slices.Backward(d.book.Runs(1<<20, func(r runs.Run) bool { return r.Kind == runs.Backup })) {
+	for _, r := range slices.Backward(d.book.Runs(1<<20, func(r runs.Run) bool { return r.Kind == runs.Backup || r.Kind == runs.Catalogue })) {
 		d.count(r)
 	}
 	return d, nil
@@ -193,8 +195,9 @@ func (d *Daemon) Book() *runs.Book { return d.book }
 // Close gives the host's state back.
 func (d *Daemon) Close() error { return errors.Join(d.book.Close(), d.lock.Close()) }
 
-// count keeps the failures of a VM in a row.
+// count keeps the failures of a VM in a row, and which points lack a catalogue.
 func (d *Daemon) count(r runs.Run) {
+	d.countBare(r)
 	switch {
 	case r.Kind != runs.Backup:
 	case r.Good():

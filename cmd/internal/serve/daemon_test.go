@@ -32,7 +32,8 @@ func TestMain(m *testing.M) {
 }
 
 // puppet is a worker. A backup of the VM "ok" makes a point; "panic", "garbage",
-// "hangs", "deaf", "warns" and "killed" do as they are called; "far" says that the
+// "hangs", "deaf", "warns" and "killed" do as they are called; with a file "bare" what
+// was killed has made no catalogue, and with "unreadable" none can be made; "far" says that the
 // repository is not there while a file "away" is. In a file "made" are the runs that
 // made a point.
 func puppet(dir string) {
@@ -69,7 +70,8 @@ func puppet(dir string) {
 			e := Event{Event: Found, Found: map[string]*FoundRun{}}
 			for _, r := range o.Runs {
 				if bytes.Contains(b, []byte(r.ID)) {
-					e.Found[r.ID] = &FoundRun{Point: runs.Point{ID: r.ID + r.ID}}
+					_, err := os.Stat(filepath.Join(dir, "bare"))
+					e.Found[r.ID] = &FoundRun{Point: runs.Point{ID: r.ID + r.ID, NoCatalogue: err == nil}}
 				}
 			}
 			say(e)
@@ -84,6 +86,15 @@ func puppet(dir string) {
 				end := End{}
 				if _, err := os.Stat(filepath.Join(dir, "away")); err == nil {
 					say(Event{Event: Ended, Run: o.Run.ID, End: &End{Exit: 10, Reason: "no repository", Away: true}})
+					return
+				}
+				if o.Run.Kind == runs.Catalogue {
+					if _, err := os.Stat(filepath.Join(dir, "unreadable")); err == nil {
+						end.Exit, end.Reason = 1, "its filesystem cannot be read"
+					} else if o.Catalogue.Point != o.Run.Of {
+						end.Exit, end.Reason = 1, "another point"
+					}
+					say(Event{Event: Ended, Run: o.Run.ID, End: &end})
 					return
 				}
 				switch o.Run.VM {

@@ -3,6 +3,8 @@ package serve
 import (
 	"slices"
 	"time"
+
+	"cairn/cmd/internal/runs"
 )
 
 // hear takes one message. It says whether the plan may be another one now.
@@ -60,7 +62,9 @@ func (d *Daemon) hear(m message) bool {
 		return true
 	case Ended:
 		delete(w.runs, a.ID)
-		delete(d.suspect, a.VM)
+		if a.Kind == runs.Backup {
+			delete(d.suspect, a.VM)
+		}
 		end := End{Exit: 1, Reason: "the worker did not say why"}
 		if e.End != nil {
 			end = *e.End

@@ -37,6 +37,7 @@ type Input struct {
 	// Suspect are VMs whose worker died: one of them may have made it die. They run
 	// alone in their repository, so that it is no other's harm.
 	Suspect map[string]bool
+	Bare    []Bare // the one that has waited longest first
 }
 
 // Pair is a job and a VM, or a repository (with a kind as its job).

@@ -32,14 +32,15 @@ const (
 // Order is a line from the daemon to a worker. The end of the lines ends the
 // worker: at once, cleanly, if something runs.
 type Order struct {
-	Do     string      `json:"do"`
-	Open   *Repository `json:"open,omitempty"`
-	Limits *Limits     `json:"limits,omitempty"`
-	Run    runs.Run    `json:"run,omitzero"`
-	Backup *Backup     `json:"backup,omitempty"`
-	Forget *Forget     `json:"forget,omitempty"`
-	Check  *Check      `json:"check,omitempty"`
-	Runs   []runs.Run  `json:"runs,omitempty"`
+	Do        string      `json:"do"`
+	Open      *Repository `json:"open,omitempty"`
+	Limits    *Limits     `json:"limits,omitempty"`
+	Run       runs.Run    `json:"run,omitzero"`
+	Backup    *Backup     `json:"backup,omitempty"`
+	Forget    *Forget     `json:"forget,omitempty"`
+	Check     *Check      `json:"check,omitempty"`
+	Runs      []runs.Run  `json:"runs,omitempty"`
+	Catalogue *Catalogue  `json:"catalogue,omitempty"`
 }
 
 // Repository is how a repository is opened.
@@ -82,6 +83,11 @@ type Forget struct {
 type Check struct {
 	Data float64 `json:"data,omitempty"` // percent of the packs to read
 	Rate int64   `json:"rate,omitempty"`
+}
+
+// Catalogue says of which point the list of files is made.
+type Catalogue struct {
+	Point string `json:"point"`
 }
 
 // What an Event tells.

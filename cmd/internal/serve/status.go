@@ -19,7 +19,7 @@ func (d *Daemon) Status() runs.Status {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := runs.Status{Host: d.Host, Version: d.Version, Now: d.Now(), Since: d.started, Beat: d.beat, Stopping: d.stopping, Problem: cmp.Or(d.bookWoe, d.problem),
-		VMs: []runs.VM{}, Jobs: []runs.Job{}, Repositories: []runs.Repository{}, Running: []runs.Live{}, Waiting: slices.Clone(d.plan.Waiting)}
+		VMs: []runs.VM{}, Jobs: []runs.Job{}, Repositories: []runs.Repository{}, Running: []runs.Live{}, Waiting: slices.Clone(d.plan.Waiting), Troubles: slices.Clone(d.woes)}
 	if s.Waiting == nil {
 		s.Waiting = []runs.Run{}
 	}
@@ -67,10 +67,25 @@ func (d *Daemon) job(j config.Job) runs.Job {
 			out.Next = next
 		}
 	}
-	if len(d.woes) > 0 { // any of its VMs may be among those that were not found
-		out.Problem = d.woes[0]
-	}
+	out.Problem = d.woeOf(j)
 	return out
+}
+
+// woeOf says why a job may not have all its VMs, or not as they are now: a discovery
+// failed that found some of them, or might have.
+func (d *Daemon) woeOf(j config.Job) string {
+	for _, from := range d.config.Discoveries {
+		why := d.unfound[from.Name]
+		if why == "" {
+			continue
+		}
+		others := slices.DeleteFunc(slices.Clone(d.machines), func(m config.Machine) bool { return m.Discovery == from.Name })
+		its := func(m config.Machine) bool { return m.Discovery == from.Name }
+		if slices.ContainsFunc(j.Machines(d.machines), its) || from.MayFeed(j, others) {
+			return why
+		}
+	}
+	return ""
 }
 
 func (d *Daemon) repo(r config.Repository) runs.Repository {
@@ -87,9 +102,26 @@ func (d *Daemon) repo(r config.Repository) runs.Repository {
 		out.LastGC = &last
 	}
 	if last, ok := d.book.Last(runs.Check, r.Name); ok {
-		out.LastGood, out.Findings = &last, last.Findings
+		out.LastCheck, out.Findings = &last, d.findings(last)
+	}
+	if good, ok := d.book.LastGood(runs.Check, r.Name); ok {
+		out.LastGood = &good
 	}
 	return out
+}
+
+// findings gives those of the last check that came to its end.
+func (d *Daemon) findings(last runs.Run) int {
+	whole := func(r runs.Run) bool {
+		return r.Kind == runs.Check && r.Repository == last.Repository && (r.Good() || r.Exit == exitDamage)
+	}
+	if whole(last) {
+		return last.Findings
+	}
+	for _, r := range d.book.Runs(1, whole) {
+		return r.Findings
+	}
+	return 0
 }
 
 // When says in words what makes a job run.

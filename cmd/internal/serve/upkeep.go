@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"slices"
 	"time"
 
 	"cairn/cmd/internal/config"
@@ -73,6 +74,37 @@ func (p *planner) upkeep() {
 				continue
 			}
 			begin(Start{Run: run})
+		}
+	}
+	p.catalogues(at)
+}
+
+// catalogues plans the making of one catalogue that was not made with its point, when
+// nothing else is done for its repository.
+func (p *planner) catalogues(at map[string]bool) {
+	busy := map[string]bool{}
+	for _, a := range p.Active {
+		if a.Kind == runs.Catalogue {
+			return // one at a time
+		}
+		busy[a.Repository] = true
+	}
+	for _, b := range p.plan.Begin {
+		busy[b.Run.Repository] = true
+	}
+	for _, b := range p.Bare {
+		known := slices.ContainsFunc(p.Config.Repositories, func(r config.Repository) bool { return r.Name == b.Repository })
+		patient := p.Now.Sub(b.Since) < forgetAnyway // a repository may never be quiet
+		switch {
+		case !known, at[b.Repository], busy[b.Repository] && patient:
+		case b.Again.After(p.Now):
+			p.wake(b.Again)
+		case p.Away[b.Repository].Until.After(p.Now):
+			p.wake(p.Away[b.Repository].Until)
+		default:
+			p.plan.Begin = append(p.plan.Begin, Start{Run: runs.Run{Kind: runs.Catalogue, Repository: b.Repository, VM: b.VM, Of: b.Point, Due: b.Since, Attempt: b.Tries + 1,
+				Cause: "it was not made with its point"}})
+			return
 		}
 	}
 }

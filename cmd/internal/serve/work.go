@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -78,6 +79,10 @@ func (d *Daemon) sight(now time.Time) {
 func (d *Daemon) input(now time.Time) Input {
 	in := Input{Now: now, Since: d.since, Host: d.Host, Config: d.config, Machines: d.machines, Facts: d.facts, Storages: d.storages, Away: d.away,
 		Ran: d.seen.Ran, Seen: d.seen.since, Book: d.book, Busy: map[string]string{}, Suspect: d.suspect}
+	for _, b := range d.bare {
+		in.Bare = append(in.Bare, *b)
+	}
+	slices.SortFunc(in.Bare, func(a, b Bare) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Point, b.Point)) })
 	for _, a := range d.active {
 		in.Active = append(in.Active, Active{Run: a.Run, Free: a.free, Storages: a.storages})
 	}
@@ -109,6 +114,8 @@ func (d *Daemon) begin(s Start, now time.Time) bool {
 	case runs.Backup:
 		a.order.Backup = backupOf(s)
 		a.storages = d.storages[r.VM]
+	case runs.Catalogue:
+		a.order.Catalogue = &Catalogue{Point: r.Of}
 	case runs.Forget:
 		a.order.Forget = forgetOf(s)
 	case runs.Check:

@@ -227,6 +227,48 @@ func TestLiveProgressInABrowser(t *testing.T) {
 	}
 }
 
+// A run that ends, one that begins, and one that does both, behind the making of a page
+// and before its events: the page does not go on as it was.
+func TestWhatHappensBeforeTheEventsInABrowser(t *testing.T) {
+	world(t)
+	d, err := webtest.NewDaemon(t.TempDir(), time.Now)
+	must(t, err)
+	defer d.Book().Close()
+	d.Set(func(s *runs.Status) { s.VMs = []runs.VM{{Name: "web09", Jobs: []string{"nightly"}}} })
+	w := world(t)
+	h := New(Options{Status: d.Status, Book: d.Book(), Library: w.Library, Find: wire.Find})
+	between := make(chan func(), 1)
+	c := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/events") {
+			select {
+			case f := <-between:
+				f()
+			default:
+			}
+		}
+		h.ServeHTTP(w, r)
+	}))
+	b := browser(t)
+	begins := func() runs.Run {
+		r := webtest.NewRun("web09", time.Now())
+		must(t, d.Begin(r))
+		return r
+	}
+	ends := func(r runs.Run, why string) { must(t, d.End(webtest.Bad(r, why))) }
+	r := begins()
+	between <- func() { ends(r, "the first one broke") }
+	must(t, b.Go(c.url+"/"))
+	must(t, b.Until(`!document.querySelector("[data-run]") && document.querySelector("main").innerText.includes("the first one broke")`))
+	between <- func() { r = begins() }
+	must(t, b.Go(c.url+"/"))
+	must(t, b.Until(`document.querySelector("[data-run]")`))
+	ends(r, "the second one broke")
+	must(t, b.Until(`!document.querySelector("[data-run]") && document.querySelector("main").innerText.includes("the second one broke")`))
+	between <- func() { ends(begins(), "the third one broke") }
+	must(t, b.Go(c.url+"/"))
+	must(t, b.Until(`document.querySelector("main").innerText.includes("the third one broke")`))
+}
+
 // A browser saves a file under its name, logs in by the link with the token, and
 // out.
 func TestLoginAndDownloadInABrowser(t *testing.T) {

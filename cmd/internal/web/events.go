@@ -3,7 +3,10 @@ package web
 import (
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"net/http"
+	"slices"
+	"strconv"
 	"time"
 
 	"cairn/cmd/internal/runs"
@@ -25,8 +28,28 @@ const (
 	writeTime  = 20 * time.Second // for one piece of anything that is streamed
 )
 
+// stamp is another one after each beginning and each end of a run.
+func (s *site) stamp(st runs.Status) string {
+	h := fnv.New64a()
+	word := func(id string) { _, _ = h.Write([]byte(id + " ")) } // never fails
+	for _, r := range s.Book.Runs(1, nil) {
+		word(r.ID + " ended")
+	}
+	ids := make([]string, 0, len(st.Running))
+	for _, l := range st.Running {
+		ids = append(ids, l.ID)
+	}
+	slices.Sort(ids)
+	for _, id := range ids {
+		word(id)
+	}
+	return strconv.FormatUint(h.Sum64(), 36)
+}
+
 // events streams the progress of runs (server-sent events): "run" for each that
-// changed, "changed" when one began or ended, so that the page is loaded again.
+// changed, "changed" when one began or ended, so that the page is loaded again. The
+// first look is held against the stamp of the page: what began or ended behind its
+// making, and before the stream (or while it was interrupted), is a change, too.
 func (s *site) events(w http.ResponseWriter, r *http.Request) {
 	select {
 	case s.live <- struct{}{}:
@@ -37,7 +60,7 @@ func (s *site) events(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	q := r.URL.Query()
-	only, vm := q.Get("run"), q.Get("vm")
+	only, vm, seen := q.Get("run"), q.Get("vm"), q.Get("seen")
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no") // a proxy shall not keep it
 	out := http.NewResponseController(w)
@@ -88,7 +111,7 @@ func (s *site) events(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		known = now
-		if changed || first && only != "" && len(now) == 0 { // it ended before the page asked
+		if changed || first && (only != "" && len(now) == 0 || seen != "" && seen != s.stamp(st)) {
 			if !send("changed", struct{}{}) {
 				return
 			}

@@ -51,6 +51,7 @@ type frame struct {
 	Events                    string
 	Running                   int
 	Problem                   string
+	Troubles                  []runs.Trouble
 	Stopping                  bool
 	Data                      any
 }
@@ -74,9 +75,17 @@ func errAsked(format string, args ...any) error {
 // page is the handler of a page.
 func (s *site) page(f func(*http.Request) (*view, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen := s.stamp(s.Status()) // before the page is made: what comes later is not on it
 		v, err := f(r)
 		if err != nil {
 			v = s.errorView(r, err)
+		}
+		if v.events != "" {
+			sep := "?"
+			if strings.Contains(v.events, "?") {
+				sep = "&"
+			}
+			v.events += sep + "seen=" + seen
 		}
 		s.show(w, r, v)
 	})
@@ -138,7 +147,7 @@ func (s *site) frame(v *view, r *http.Request) frame {
 	f := frame{Title: v.title, Nav: v.nav, Now: s.Now(), Live: v.live, Events: v.events, Data: v.data, LoggedIn: s.Token != "" && s.knows(r)}
 	if f.LoggedIn || s.Token == "" {
 		st := s.Status()
-		f.Host, f.Version, f.Running, f.Problem, f.Stopping = st.Host, st.Version, len(st.Running), st.Problem, st.Stopping
+		f.Host, f.Version, f.Running, f.Problem, f.Troubles, f.Stopping = st.Host, st.Version, len(st.Running), st.Problem, st.Troubles, st.Stopping
 	}
 	return f
 }

@@ -11,6 +11,7 @@ import (
 
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
+	"cairn/chunkstore/backend/local"
 	"cairn/cmd/internal/config"
 	"cairn/cmd/internal/job"
 	"cairn/index"
@@ -80,17 +81,22 @@ func OpenMirror(ctx context.Context, spec string) (*job.Mirror, Place, error) {
 func OpenKeyless(ctx context.Context, path string) (place Place, id string, err error) {
 	place, err = OpenPlace(ctx, path)
 	if errors.Is(err, backend.ErrNotExist) {
-		return nil, "", fmt.Errorf("%w at %s", chunkstore.ErrNoRepository, path)
+		return nil, "", noRepository(path)
 	}
 	if err != nil {
 		return nil, "", fmt.Errorf("open repository %s: %w", path, err)
 	}
 	c, err := chunkstore.ReadConfig(ctx, place)
 	if errors.Is(err, chunkstore.ErrNoRepository) {
-		return nil, "", errors.Join(fmt.Errorf("%w at %s", err, path), place.Close())
+		return nil, "", errors.Join(noRepository(path), place.Close())
 	}
 	if err != nil {
 		return place, "damaged", nil // a finding
+	}
+	if d, ok := place.(*local.Dir); ok {
+		if err := d.KnowBy(ctx, chunkstore.ConfigName); err != nil {
+			return nil, "", errors.Join(fmt.Errorf("open repository %s: %w", path, err), place.Close())
+		}
 	}
 	return place, c.ID, nil
 }

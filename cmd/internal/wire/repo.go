@@ -79,7 +79,7 @@ func (r *Repo) Limited(writeLimit int64) *chunkstore.Store {
 func openPlace(ctx context.Context, path string) (Place, *chunkstore.Config, error) {
 	place, err := OpenPlace(ctx, path)
 	if errors.Is(err, backend.ErrNotExist) {
-		return nil, nil, fmt.Errorf("%w at %s: make one with: cairn init %s", chunkstore.ErrNoRepository, path, path)
+		return nil, nil, noRepository(path)
 	}
 	if err != nil && IsBucket(path) {
 		return nil, nil, fmt.Errorf("open repository: %w", err) // it names the place
@@ -88,14 +88,35 @@ func openPlace(ctx context.Context, path string) (Place, *chunkstore.Config, err
 		return nil, nil, fmt.Errorf("open repository %s: %w", path, err)
 	}
 	c, err := chunkstore.ReadConfig(ctx, place)
+	if d, ok := place.(*local.Dir); ok && err == nil { // several places know themselves
+		err = d.KnowBy(ctx, chunkstore.ConfigName)
+	}
 	if err == nil {
 		return place, c, nil
 	}
 	_ = place.Close() // only looked at
 	if errors.Is(err, chunkstore.ErrNoRepository) {
-		return nil, nil, fmt.Errorf("%w at %s: make one with: cairn init %s", chunkstore.ErrNoRepository, path, path)
+		return nil, nil, noRepository(path)
 	}
 	return nil, nil, fmt.Errorf("open repository %s: %w", path, err)
+}
+
+// noRepository says that there is none, and what that means: to make a new one in
+// the folder on which a disk is not mounted is the last thing to do.
+func noRepository(path string) error {
+	begin := "make one with: cairn init " + path
+	if IsBucket(path) {
+		return fmt.Errorf("%w at %s: %s", chunkstore.ErrNoRepository, path, begin)
+	}
+	entries, err := os.ReadDir(path)
+	what := "the folder holds other things"
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		what = "there is no such folder"
+	case err == nil && len(entries) == 0:
+		what = "the folder is empty"
+	}
+	return fmt.Errorf("%w at %s: %s. If there was one, its disk is not mounted (findmnt -T %s; mount it, and run again); if there never was, %s", chunkstore.ErrNoRepository, path, what, path, begin)
 }
 
 // BitmapTag gives a repository's name in bitmaps. It needs no key.
@@ -158,6 +179,22 @@ func (r *Repo) Present(ctx context.Context) error {
 		return fmt.Errorf("repository %s: %w", r.Path, err)
 	}
 	return nil
+}
+
+// Watch gives what later says whether the place has shown the repository all the time
+// since: nil, or backend.ErrAway.
+func (r *Repo) Watch() func(context.Context) error {
+	dir, one := r.place.(*local.Dir)
+	before := 0
+	if one {
+		before = dir.Absences()
+	}
+	return func(ctx context.Context) error {
+		if one && dir.Absences() != before {
+			return fmt.Errorf("%w, or was for a while: repository %s: its file system was not mounted; see that it stays, and run again", backend.ErrAway, r.Path)
+		}
+		return r.Present(ctx)
+	}
 }
 
 // IndexDir is where this host's index of the repository lies.

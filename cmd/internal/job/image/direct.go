@@ -27,8 +27,8 @@ type directFile struct {
 // openDirect opens once more what f has open, whatever its name leads to now.
 func openDirect(f *os.File) *directFile {
 	d := &directFile{file: f}
-	if g, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDWR|unix.O_DIRECT, 0); err == nil {
-		d.direct = g
+	if fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0); err == nil {
+		d.direct = os.NewFile(uintptr(fd), f.Name()) // errors name the file
 	}
 	return d
 }

@@ -36,6 +36,8 @@ type Disk struct {
 	// hole. It is called from many goroutines.
 	IDs    func(ctx context.Context, first int64, dst []chunk.ID) error
 	Hasher func() *chunk.Hasher
+
+	half bool // what was there is being written over
 }
 
 // Restored says what a restore of a disk did. Bytes.
@@ -61,20 +63,28 @@ func (r *Restored) note(format string, args ...any) {
 // has its name only when it is whole, or into the file or block device that is
 // there. What was written is read back past the page cache and compared by
 // chunk ID.
+//
+// When it fails, a new file is gone and one that it should have replaced is as it
+// was; what was written over in place is a mixture, and the error says so. ErrFull.
 func Restore(ctx context.Context, d Disk, path string, o Options, prog Progress) (Restored, error) {
 	r := Restored{BytesDisk: d.Image.Size()}
+	err := d.restore(ctx, path, o, prog, &r)
+	return r, told(err, path, d.half)
+}
+
+func (d *Disk) restore(ctx context.Context, path string, o Options, prog Progress, r *Restored) error {
 	st, err := os.Stat(path)
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return r, err
+		return err
 	case err == nil && st.Mode()&fs.ModeDevice != 0 && st.Mode()&fs.ModeCharDevice == 0:
-		return r, d.intoDevice(ctx, path, o, prog, &r)
+		return d.intoDevice(ctx, path, o, prog, r)
 	case o.Delta && err != nil:
-		return r, fmt.Errorf("--delta writes into a file that is there, and %s is not: leave --delta out", path)
+		return fmt.Errorf("--delta writes into a file that is there, and %s is not: leave --delta out", path)
 	case o.Delta:
-		return r, d.intoFile(ctx, path, o, prog, &r)
+		return d.intoFile(ctx, path, o, prog, r)
 	}
-	return r, d.toNewFile(ctx, path, o, prog, &r)
+	return d.toNewFile(ctx, path, o, prog, r)
 }
 
 // toNewFile writes a file of its own and gives it the name at the end.
@@ -146,6 +156,7 @@ func (d *Disk) intoDevice(ctx context.Context, path string, o Options, prog Prog
 	if o.Delta {
 		return d.update(ctx, t, o, prog, r)
 	}
+	d.half = true
 	if err := d.copy(ctx, t, true, prog, r); err != nil {
 		return err
 	}
@@ -185,6 +196,7 @@ func (d *Disk) intoFile(ctx context.Context, path string, o Options, prog Progre
 	}
 	if st.Size() != d.Image.Size() {
 		r.note("%s had %d bytes and now has the disk's %d", path, st.Size(), d.Image.Size())
+		d.half = true
 		if err := f.Truncate(d.Image.Size()); err != nil {
 			return err
 		}
@@ -229,7 +241,9 @@ func (d *Disk) intoQCOW2(ctx context.Context, path string, o Options, prog Progr
 // update writes what differs, and reads back the pieces that it wrote to.
 func (d *Disk) update(ctx context.Context, t target, o Options, prog Progress, r *Restored) error {
 	touched := newPieceSet(d.Image.Size())
-	if err := d.writeDifferences(ctx, t, touched, prog, r); err != nil {
+	err := d.writeDifferences(ctx, t, touched, prog, r)
+	d.half = d.half || r.BytesWritten+r.BytesZeroed > 0
+	if err != nil {
 		return err
 	}
 	if err := t.settle(); err != nil {

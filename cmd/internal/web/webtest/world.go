@@ -175,7 +175,7 @@ func (w *World) runs() error {
 			if err := w.both(check, end2); err != nil {
 				return err
 			}
-			w.Daemon.Set(func(s *runs.Status) { s.Repositories[0].LastGood = &end2 })
+			w.Daemon.Set(func(s *runs.Status) { s.Repositories[0].LastCheck, s.Repositories[0].LastGood = &end2, &end2 })
 		}
 	}
 	for i, id := range w.Points {
