@@ -80,7 +80,9 @@ func TestBucketJourney(t *testing.T) {
 	if got := run(b, exitOK, "cat", vmName+"@latest:/home/anna/bucket.txt").stdout; got != "over a bucket\n" {
 		t.Errorf("host b reads %q from host a's point", got)
 	}
-	if err := unix.Access("/dev/fuse", unix.R_OK|unix.W_OK); err == nil {
+	if err := unix.Access("/dev/fuse", unix.R_OK|unix.W_OK); err != nil {
+		t.Logf("the mount is left out: /dev/fuse: %v", err)
+	} else {
 		dir := filepath.Join(b.dir, "mnt")
 		pid := b.mountAt(t, dir)
 		if got, err := os.ReadFile(filepath.Join(dir, vmName, "latest/fs/home/anna/bucket.txt")); err != nil || string(got) != "over a bucket\n" {
