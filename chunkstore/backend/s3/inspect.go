@@ -72,7 +72,7 @@ func (i *inspection) versions(ctx context.Context) {
 	}
 	for key, n := range seen {
 		if n > 1 {
-			i.add(engine.CreateOnly, engine.Bad, "%s has %d versions: create-only is ignored in this versioned bucket", key, n)
+			i.add(engine.CreateOnly, engine.Bad, "%s has %d versions: create-only is ignored in this versioned bucket (a new one without versions and object lock may pass)", key, n)
 			return
 		}
 	}

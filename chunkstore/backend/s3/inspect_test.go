@@ -46,7 +46,7 @@ func TestCheckEngines(t *testing.T) {
 					t.Errorf("%s: %s was found bad: %s", kind, f.Name, f.Text)
 				}
 			}
-			if ignores && !strings.Contains(v.Reasons(), "create-only is ignored in this versioned bucket") {
+			if ignores && !strings.Contains(v.Reasons(), "create-only is ignored in this versioned bucket (a new one without versions") {
 				t.Errorf("%s: what is bad is not named: %s", kind, v.Reasons())
 			}
 			if kind == "default lock" && v.State("object lock") != engine.Good {

@@ -99,14 +99,16 @@ func Start(t testing.TB, e Engine) *Server {
 // run starts a server on a free port. Another process may take the port in
 // between: then it is tried again with another one.
 func (e Engine) run(binary, dir string) (*Server, error) {
-	var last error
+	var failed []error
 	for n := range 3 {
 		s := &Server{Engine: e.name, AccessKey: "lab-access-key", SecretKey: "lab-secret-Kq7zP3vXw9", Dir: filepath.Join(dir, fmt.Sprint(n)), engine: e, log: new(output), binary: binary}
-		if last = e.runOn(binary, s); last == nil {
+		err := e.runOn(binary, s)
+		if err == nil {
 			return s, nil
 		}
+		failed = append(failed, fmt.Errorf("start %d: %w", n+1, err))
 	}
-	return nil, last
+	return nil, errors.Join(failed...)
 }
 
 func (e Engine) runOn(binary string, s *Server) error {
