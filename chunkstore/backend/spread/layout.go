@@ -33,6 +33,10 @@ type Layout struct {
 	Generation int     `json:"generation"`
 	Shards     Shards  `json:"shards"`
 	Places     []Place `json:"places"`
+
+	// decided: it was noted in a door that is no place, which Save does only
+	// with what was decided.
+	decided bool
 }
 
 // identity is the object that a place holds of itself. Part of the on-disk
@@ -115,7 +119,9 @@ type OpenPlace func(ctx context.Context, spec string) (backend.Backend, error)
 // zero is generation 0, from the config.
 func Known(ctx context.Context, door backend.Backend, zero Layout) ([]Layout, error) {
 	lists := []Layout{zero}
-	err := door.List(ctx, placesPrefix, func(o backend.Object) error {
+	_, _, err := PlaceID(ctx, door)
+	decided := errors.Is(err, backend.ErrNotExist)
+	err = door.List(ctx, placesPrefix, func(o backend.Object) error {
 		body, err := backend.Get(ctx, door, o.Name, maxLayout)
 		if err != nil {
 			return err
@@ -124,6 +130,7 @@ func Known(ctx context.Context, door backend.Backend, zero Layout) ([]Layout, er
 		if err != nil {
 			return nil // the other places say the same, or better
 		}
+		l.decided = decided
 		lists = append(lists, *l)
 		return nil
 	})
@@ -152,7 +159,7 @@ func (l *Layout) parse(name string, body []byte) (*Layout, error) {
 func Open(ctx context.Context, known []Layout, open OpenPlace, o Options) (*Spread, *Layout, error) {
 	l := known[0]
 	for _, n := range slices.Backward(known) {
-		if n.Generation == 0 || n.begun(ctx, known, open, o) {
+		if n.Generation == 0 || n.decided || n.begun(ctx, known, open, o) {
 			l = n
 			break
 		}
@@ -177,25 +184,37 @@ func Open(ctx context.Context, known []Layout, open OpenPlace, o Options) (*Spre
 	return nil, nil, errors.New("the list of places was replaced too often to be true")
 }
 
-// begun says whether a list was decided as far as its new place tells: that
-// one gets its identity only then.
+// begun says whether a list was decided as far as its new places tell: those
+// that the newest older list which is known does not have. One gets its
+// identity only when a list with it was decided, so with all of them the last
+// one is. A door need not know each list: a replacement that died before it
+// was noted there was ended by the next one.
 func (l *Layout) begun(ctx context.Context, known []Layout, open OpenPlace, o Options) bool {
 	o.defaults()
-	for _, before := range known {
-		if before.Generation != l.Generation-1 {
-			continue
-		}
-		for i, p := range l.Places {
-			if p.ID != before.Places[i].ID {
-				m := l.openOne(ctx, p, open, o)
-				if c, ok := m.Place.(io.Closer); ok {
-					_ = c.Close() // only looked at
-				}
-				return m.Place != nil
-			}
+	var before *Layout
+	for i, n := range known {
+		if n.Generation < l.Generation && (before == nil || n.Generation > before.Generation) {
+			before = &known[i]
 		}
 	}
-	return false
+	if before == nil {
+		return false
+	}
+	fresh := 0
+	for i, p := range l.Places {
+		if p.ID == before.Places[i].ID {
+			continue
+		}
+		m := l.openOne(ctx, p, open, o)
+		if c, ok := m.Place.(io.Closer); ok {
+			_ = c.Close() // only looked at
+		}
+		if m.Place == nil {
+			return false
+		}
+		fresh++
+	}
+	return fresh > 0
 }
 
 // open opens the places of one generation, at once.

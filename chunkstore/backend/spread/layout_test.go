@@ -213,6 +213,95 @@ func TestReplaceCrash(t *testing.T) {
 	}
 }
 
+// A replacement that died behind the list's decision and was ended by a second
+// one leaves a list that the door does not know; with as many places away as
+// may be, the door leads to the newest list all the same (found by the
+// simulation of places, seed 1).
+func TestDoorMissesAList(t *testing.T) {
+	ctx := t.Context()
+	s := newSite(t)
+	all := s.fill(t, 2)
+	delete(s.folders, "/p4")
+	s.folders["/new"] = mem.New()
+	s.folders["/new"].Fault = func(op, _ string) error {
+		if op == "put" {
+			return errDown
+		}
+		return nil
+	}
+	sp, l := s.open(t)
+	if _, err := l.Replace(ctx, sp, "/p4", "/new", s.folders["/new"], false); !errors.Is(err, errDown) {
+		t.Fatal(err)
+	}
+	s.folders["/new"].Fault = nil
+	sp, l = s.open(t)
+	next, err := l.Replace(ctx, sp, "/new", "/new", s.folders["/new"], false)
+	if err != nil || next.Generation != 2 {
+		t.Fatalf("%+v, %v", next, err)
+	}
+	now, _, err := Open(ctx, []Layout{*next}, s.find, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := now.Repair(ctx, RepairOptions{}); err != nil || !r.Whole() {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	delete(s.folders, "/p0")
+	delete(s.folders, "/p1")
+	now, l, err = Open(ctx, []Layout{s.zero, *next}, s.find, Options{})
+	if err != nil || l.Generation != 2 {
+		t.Fatalf("%+v, %v", l, err)
+	}
+	readAll(t, now, all, "with two places away")
+}
+
+// The new half of a mirror dies, too: what its door notes was decided, though
+// one copy of the list alone cannot tell, and the dead half can be replaced
+// (found by the simulation of places, seed 5).
+func TestMirrorReplacedTwice(t *testing.T) {
+	ctx := t.Context()
+	s := &site{folders: map[string]*mem.Place{}, zero: Layout{Repository: "r0", Shards: Shards{1, 1}}}
+	for _, spec := range []string{"/a", "/b"} {
+		p := NewPlace(spec)
+		s.folders[spec] = mem.New()
+		s.zero.Places = append(s.zero.Places, p)
+		if err := s.zero.Identify(ctx, s.folders[spec], p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := s.fill(t, 2)
+	door := mem.New()
+	old := "/a"
+	for _, fresh := range []string{"/c", "/d"} {
+		delete(s.folders, old)
+		known, err := Known(ctx, door, s.zero)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sp, l, err := Open(ctx, known, s.find, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.folders[fresh] = mem.New()
+		next, err := l.Replace(ctx, sp, old, fresh, s.folders[fresh], false)
+		if err != nil {
+			t.Fatalf("%s by %s: %v", old, fresh, err)
+		}
+		if err := next.Save(ctx, door); err != nil {
+			t.Fatal(err)
+		}
+		now, _, err := Open(ctx, []Layout{*next}, s.find, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r, err := now.Repair(ctx, RepairOptions{}); err != nil || !r.Whole() {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		readAll(t, now, all, "with "+fresh)
+		old = fresh
+	}
+}
+
 // A folder that is not the place it should be is away, and named.
 func TestWrongPlaces(t *testing.T) {
 	s := newSite(t)
