@@ -302,6 +302,23 @@ func TestMirrorReplacedTwice(t *testing.T) {
 	}
 }
 
+// One half of a mirror's pack is cut: the other is read, whichever it is (found
+// by the simulation of places, seed 48).
+func TestMirrorCutShard(t *testing.T) {
+	for i := range 2 {
+		c := newCluster(t, 2, Shards{1, 1})
+		data := random(1, 1000)
+		name := hashName(data)
+		if err := c.Put(t.Context(), name, data); err != nil {
+			t.Fatal(err)
+		}
+		c.places[c.order(name)[i]].Damage(shardName(name, i), func(b []byte) []byte { return b[:46] })
+		if got, err := backend.Get(t.Context(), c.open(t, Shards{1, 1}), name, 1<<20); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("shard %d cut: %v", i, err)
+		}
+	}
+}
+
 // A folder that is not the place it should be is away, and named.
 func TestWrongPlaces(t *testing.T) {
 	s := newSite(t)

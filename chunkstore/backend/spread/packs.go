@@ -311,12 +311,12 @@ func (s *Spread) infoFrom(ctx context.Context, name string, order []int, p *pres
 	usual := p.usual()
 	var errs []error
 	n := s.shards.Total()
-	for try := range n {
-		i := (s.shards.K - 1 + n - try) % n // k-1 … 0, then parity from behind
-		if p.sizes[i] != usual {
+	for try := range 2 * n { // the usual size first: of two copies neither is
+		i := (s.shards.K - 1 + 2*n - try) % n // k-1 … 0, then parity from behind
+		if p.sizes[i] == 0 || (p.sizes[i] == usual) != (try < n) {
 			continue
 		}
-		h, err := s.readHeader(ctx, name, order, i, usual)
+		h, err := s.readHeader(ctx, name, order, i, p.sizes[i])
 		if err != nil {
 			errs = append(errs, s.hurt(s.at(order, i), shardName(name, i), err))
 			continue

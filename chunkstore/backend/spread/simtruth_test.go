@@ -137,7 +137,9 @@ func (t *thing) promised() []byte {
 }
 
 // spare says whether all that is promised can be read without a place.
-func (s *sim) spare(d *disk) bool { return s.every(func(t *thing) int { return s.usable(t, t.acked, d) }) }
+func (s *sim) spare(d *disk) bool {
+	return s.every(func(t *thing) int { return s.usable(t, t.acked, d) })
+}
 
 // survives says whether it can be without a place for good.
 func (s *sim) survives(d *disk) bool {
