@@ -371,6 +371,9 @@ func (l *Layout) Replace(ctx context.Context, s *Spread, old, spec string, fresh
 	p := NewPlace(spec)
 	p.Slot = l.Places[i].slot()
 	next.Places[i] = p
+	if n := l.tried(ctx, s, i, spec); n != nil {
+		next, p = n, n.Places[i]
+	}
 	if err := next.Check(); err != nil {
 		return nil, err
 	}
@@ -398,6 +401,22 @@ func (l *Layout) Replace(ctx context.Context, s *Spread, old, spec string, fresh
 		return nil, fmt.Errorf("make %s a place: %w", spec, err)
 	}
 	return next, nil
+}
+
+// tried gives the next list as an earlier try to put spec where place i is left
+// it on some place; nil: none. Where that was decided by fewer places than
+// Open asks for, since others were lost, another list would never be.
+func (l *Layout) tried(ctx context.Context, s *Spread, i int, spec string) *Layout {
+	name := layoutName(l.Generation + 1)
+	v := s.compare(ctx, name)
+	if len(v.on) == 0 || !v.best.whole {
+		return nil
+	}
+	n, err := l.parse(name, v.best.body)
+	if err != nil || n.Places[i].Spec != spec || n.Places[i].slot() != l.Places[i].slot() || n.Places[i].ID == l.Places[i].ID {
+		return nil
+	}
+	return n
 }
 
 // mayBecome makes sure that a folder may become a place: it is empty, or what

@@ -599,7 +599,7 @@ func (l *life) replace(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if next, err = l.layout.Replace(ctx, was, old, x.fresh.place.Spec, fresh, false); err != nil {
+		if next, err = l.layout.Replace(ctx, was, old, x.fresh.place.Spec, fresh, s.quiet); err != nil {
 			return err
 		}
 	}
