@@ -586,10 +586,9 @@ func (l *life) replace(ctx context.Context) error {
 	if err := l.open(ctx); err != nil {
 		return err
 	}
-	was, old := l.spread, x.old.place.Spec
+	was, old := l.spread, l.layout.Places[x.slot].Spec // as place ls shows it
 	var next *Layout
 	if l.layout.Places[x.slot].Spec == x.fresh.place.Spec {
-		old = x.fresh.place.Spec
 		if was.members[x.slot].Place != nil { // it was ended
 			next = l.layout
 		}
@@ -600,6 +599,14 @@ func (l *life) replace(ctx context.Context) error {
 			return err
 		}
 		if next, err = l.layout.Replace(ctx, was, old, x.fresh.place.Spec, fresh, s.quiet); err != nil {
+			// A put of a dead try came late: "name an empty folder".
+			if got := x.fresh.get(identityName); got != nil {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				d := s.newDisk()
+				d.place.Spec, d.slot = fmt.Sprintf("/p%d", d.n), x.slot
+				x.fresh = d
+			}
 			return err
 		}
 	}

@@ -2,8 +2,12 @@ package spread
 
 import (
 	"context"
+	"errors"
+	"strings"
+	"testing"
 
 	"cairn/chunkstore/backend"
+	"cairn/chunkstore/chunkstoretest"
 )
 
 // mutant breaks one rule.
@@ -16,4 +20,127 @@ type mutant struct {
 	put       func(l *life, strict bool) func(context.Context, string, []byte) error
 	condemned func(*life) func(context.Context) (map[string]bool, error)
 	noCheck   bool
+}
+
+// mutants break one rule each, by what a process sees of its places or of
+// itself.
+var mutants = []*mutant{
+	// A pack counts with one shard less, a commit with one copy less, an abort
+	// with one less: whoever puts says so after an error that too few took it.
+	{name: "quorum one too small", put: func(l *life, strict bool) func(context.Context, string, []byte) error {
+		return func(ctx context.Context, name string, body []byte) error {
+			s, need := l.spread, l.spread.commitQuorum()
+			if strict {
+				need = s.strictQuorum()
+			}
+			if isPack(name) {
+				err := s.Put(ctx, name, body)
+				if errors.Is(err, ErrAway) && s.presence(ctx, name, s.order(name)).present() >= s.shards.K-1 {
+					return nil
+				}
+				return err
+			}
+			return s.putControl(ctx, name, body, max(1, need-1), strict)
+		}
+	}},
+	// Aborts and gc's lists count as a commit does.
+	{name: "nothing is strict", shards: Shards{2, 2}, options: func(o *Options) { o.Strict = nil }, put: func(l *life, _ bool) func(context.Context, string, []byte) error {
+		return l.spread.Put
+	}},
+	// Repair makes what gc decided to remove.
+	{name: "repair ignores final lists", condemned: func(*life) func(context.Context) (map[string]bool, error) { return nil }},
+	// A place that was replaced, or whose disk is not mounted, is used.
+	{name: "identity ignored", opened: func(_ *life, s *Spread) {
+		for _, m := range s.members {
+			m.Identity = nil
+		}
+	}},
+	// A later put takes the name from an earlier one.
+	{name: "puts overwrite", wrap: func(_ *life, b backend.Backend) backend.Backend { return overwriter{b} }},
+	// A place that fails counts as one that does not have it.
+	{name: "away is absent", wrap: func(_ *life, b backend.Backend) backend.Backend { return absenter{b} }},
+	// A place says that an object is stored before it is.
+	{name: "errors of puts ignored", wrap: func(_ *life, b backend.Backend) backend.Backend { return hopeful{b, ""} }},
+	// What deleted packs leave on places that are away is not noted.
+	{name: "no note of deleted packs", condemned: func(*life) func(context.Context) (map[string]bool, error) { return nil },
+		wrap: func(_ *life, b backend.Backend) backend.Backend { return hopeful{b, gonePrefix} }},
+	// A copy on a place that is away stays, and comes back with it.
+	{name: "control objects deleted where they can be", wrap: func(_ *life, b backend.Backend) backend.Backend { return careless{b} }},
+	// A new list of places is not looked for.
+	{name: "generation ignored", opened: func(_ *life, s *Spread) { s.opts.Next = "" }},
+}
+
+type overwriter struct{ backend.Backend }
+
+func (o overwriter) Put(ctx context.Context, name string, data []byte) error {
+	if isPack(name) || name == identityName {
+		return o.Backend.Put(ctx, name, data)
+	}
+	if err := o.Delete(ctx, name); err != nil {
+		return err
+	}
+	return o.Backend.Put(ctx, name, data)
+}
+
+type absenter struct{ backend.Backend }
+
+func (a absenter) Size(ctx context.Context, name string) (int64, error) {
+	n, err := a.Backend.Size(ctx, name)
+	if errors.Is(err, errBroken) && name != identityName {
+		return 0, backend.ErrNotExist
+	}
+	if errors.Is(err, errBroken) {
+		return int64(len((&Layout{Repository: "r0"}).identity(Place{ID: strings.Repeat("0", 32)}))), nil
+	}
+	return n, err
+}
+
+func (a absenter) List(ctx context.Context, prefix string, fn func(backend.Object) error) error {
+	if err := a.Backend.List(ctx, prefix, fn); err != nil && !errors.Is(err, errBroken) {
+		return err
+	}
+	return nil
+}
+
+type hopeful struct {
+	backend.Backend
+	prefix string
+}
+
+func (h hopeful) Put(ctx context.Context, name string, data []byte) error {
+	if h.prefix != "" && strings.HasPrefix(name, h.prefix) {
+		return nil
+	}
+	if err := h.Backend.Put(ctx, name, data); h.prefix != "" || errors.Is(err, backend.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+type careless struct{ backend.Backend }
+
+func (c careless) Delete(ctx context.Context, name string) error {
+	_ = c.Backend.Delete(ctx, name)
+	return nil
+}
+
+// TestPlacesMutants: each rule is needed, and the simulation notices when it
+// does not hold.
+func TestPlacesMutants(t *testing.T) {
+	if testing.Short() {
+		t.Skip("plays some hundreds of schedules; not with -short")
+	}
+	count := chunkstoretest.Number(t, "CAIRN_PLACES_MUTANT", 500)
+	oneProcessor(t)
+	for _, m := range mutants {
+		t.Run(strings.ReplaceAll(m.name, " ", "-"), func(t *testing.T) {
+			for seed := range count {
+				if _, err := playSeed(t, uint64(seed+1), m, false); err != nil {
+					t.Logf("seed %d: %v", seed+1, err)
+					return
+				}
+			}
+			t.Errorf("in %d schedules nothing went wrong: the simulation does not test this rule", count)
+		})
+	}
 }
