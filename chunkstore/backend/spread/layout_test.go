@@ -345,6 +345,36 @@ func TestMirrorReplaceAgain(t *testing.T) {
 	readAll(t, now, all, "replaced")
 }
 
+// A pack that cannot be read now, with one shard missing and others that fail,
+// is not said to be gone (found by the simulation of places, seed 80).
+func TestUnreadableIsNotGone(t *testing.T) {
+	ctx := t.Context()
+	c := newCluster(t, 6, Shards{4, 2})
+	data := random(1, 1000)
+	name := hashName(data)
+	if err := c.Put(ctx, name, data); err != nil {
+		t.Fatal(err)
+	}
+	order := c.order(name)
+	if err := c.places[order[0]].Delete(ctx, shardName(name, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range order[1:3] {
+		c.places[i].Fault = func(op, name string) error {
+			if op == "read" {
+				return errDown
+			}
+			return nil
+		}
+	}
+	if _, err := backend.Get(ctx, c, name, 1<<20); err == nil || errors.Is(err, backend.ErrNotExist) {
+		t.Errorf("read: %v", err)
+	}
+	if _, err := c.assemble(ctx, name, order); err == nil || errors.Is(err, backend.ErrNotExist) {
+		t.Errorf("assemble: %v", err)
+	}
+}
+
 // One half of a mirror's pack is cut: the other is read, whichever it is (found
 // by the simulation of places, seed 48).
 func TestMirrorCutShard(t *testing.T) {

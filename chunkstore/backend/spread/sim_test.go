@@ -40,6 +40,9 @@ import (
 //     identity object and is away.
 //   - Copies of control objects that rot, vanish or lie where k <= m (1+1): one
 //     place that forgets an abort lets a commit win; see doc.go.
+//   - An identity object that arrives late, of a replacement that died and was
+//     tried again: then the place has the first list's name, is away by the
+//     second's, and an empty folder must be named.
 //   - A range of a pack read from a place that invents shards which fit
 //     themselves: this package cannot tell, and the frames' seals do.
 

@@ -231,6 +231,9 @@ func (s *sim) tear(c *call) error {
 
 // later lets a put arrive once more.
 func (s *sim) later(c *call) {
+	if c.name == identityName {
+		return // see sim_test.go
+	}
 	d := *c
 	d.data = bytes.Clone(c.data)
 	s.late = append(s.late, &d)
