@@ -203,7 +203,7 @@ func (l *life) backup(ctx context.Context) error {
 		return rerr
 	}
 	if !bytes.Equal(back, x.commit) {
-		if err == nil {
+		if err == nil && l.h.s.untouched(name) {
 			l.h.s.wrong("%s: its commit of %s was acknowledged, and reads back as %q", l.h.name, x.id, back)
 		}
 		return errors.New("aborted")

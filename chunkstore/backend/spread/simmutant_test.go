@@ -47,8 +47,6 @@ var mutants = []*mutant{
 	{name: "nothing is strict", shards: Shards{2, 2}, options: func(o *Options) { o.Strict = nil }, put: func(l *life, _ bool) func(context.Context, string, []byte) error {
 		return l.spread.Put
 	}},
-	// Repair makes what gc decided to remove.
-	{name: "repair ignores final lists", condemned: func(*life) func(context.Context) (map[string]bool, error) { return nil }},
 	// A place that was replaced, or whose disk is not mounted, is used.
 	{name: "identity ignored", opened: func(_ *life, s *Spread) {
 		for _, m := range s.members {
@@ -60,14 +58,41 @@ var mutants = []*mutant{
 	// A place that fails counts as one that does not have it.
 	{name: "away is absent", wrap: func(_ *life, b backend.Backend) backend.Backend { return absenter{b} }},
 	// A place says that an object is stored before it is.
-	{name: "errors of puts ignored", wrap: func(_ *life, b backend.Backend) backend.Backend { return hopeful{b, ""} }},
-	// What deleted packs leave on places that are away is not noted.
-	{name: "no note of deleted packs", condemned: func(*life) func(context.Context) (map[string]bool, error) { return nil },
-		wrap: func(_ *life, b backend.Backend) backend.Backend { return hopeful{b, gonePrefix} }},
-	// A copy on a place that is away stays, and comes back with it.
-	{name: "control objects deleted where they can be", wrap: func(_ *life, b backend.Backend) backend.Backend { return careless{b} }},
-	// A new list of places is not looked for.
-	{name: "generation ignored", opened: func(_ *life, s *Spread) { s.opts.Next = "" }},
+	{name: "errors of puts ignored", wrap: func(_ *life, b backend.Backend) backend.Backend { return hopeful{b} }},
+	// A name that another has taken counts as one's own.
+	{name: "exists is stored", put: after(func(_ *Spread, err error) error {
+		if errors.Is(err, backend.ErrExist) {
+			return nil
+		}
+		return err
+	})},
+	// A name that is not decided counts as decided for who asked.
+	{name: "undecided is stored", put: after(func(_ *Spread, err error) error {
+		if errors.Is(err, ErrUndecided) {
+			return nil
+		}
+		return err
+	})},
+	// A pack of which some shards are stored counts.
+	{name: "some shards are enough", put: after(func(_ *Spread, err error) error {
+		if errors.Is(err, ErrAway) {
+			return nil
+		}
+		return err
+	})},
+}
+
+// after puts as it should, and says something else of it.
+func after(f func(*Spread, error) error) func(*life, bool) func(context.Context, string, []byte) error {
+	return func(l *life, strict bool) func(context.Context, string, []byte) error {
+		return func(ctx context.Context, name string, body []byte) error {
+			put := l.spread.Put
+			if strict {
+				put = l.spread.PutStrict
+			}
+			return f(l.spread, put(ctx, name, body))
+		}
+	}
 }
 
 type overwriter struct{ backend.Backend }
@@ -95,32 +120,12 @@ func (a absenter) Size(ctx context.Context, name string) (int64, error) {
 	return n, err
 }
 
-func (a absenter) List(ctx context.Context, prefix string, fn func(backend.Object) error) error {
-	if err := a.Backend.List(ctx, prefix, fn); err != nil && !errors.Is(err, errBroken) {
-		return err
-	}
-	return nil
-}
-
-type hopeful struct {
-	backend.Backend
-	prefix string
-}
+type hopeful struct{ backend.Backend }
 
 func (h hopeful) Put(ctx context.Context, name string, data []byte) error {
-	if h.prefix != "" && strings.HasPrefix(name, h.prefix) {
-		return nil
-	}
-	if err := h.Backend.Put(ctx, name, data); h.prefix != "" || errors.Is(err, backend.ErrExist) {
+	if err := h.Backend.Put(ctx, name, data); errors.Is(err, backend.ErrExist) {
 		return err
 	}
-	return nil
-}
-
-type careless struct{ backend.Backend }
-
-func (c careless) Delete(ctx context.Context, name string) error {
-	_ = c.Backend.Delete(ctx, name)
 	return nil
 }
 

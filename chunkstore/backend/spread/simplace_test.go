@@ -351,7 +351,7 @@ func (s *sim) rot(d *disk) string {
 		if !t.pack && s.shards.K <= s.shards.M || name == configName || strings.HasPrefix(name, placesPrefix) || d.lost {
 			continue
 		}
-		if s.on(t, d) && (t.busy == 0 || t.acked != nil) && (t.acked == nil || t.excused || s.held(t, t.acked, d) >= s.shards.K) {
+		if s.on(t, d) && (t.busy == 0 || t.acked != nil) && (t.acked == nil || t.excused || s.sound(t, d) >= s.shards.K) {
 			list = append(list, t)
 		}
 	}
