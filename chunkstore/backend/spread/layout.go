@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/zeebo/blake3"
+
 	"cairn/chunkstore/backend"
 )
 
@@ -368,8 +370,7 @@ func (l *Layout) Replace(ctx context.Context, s *Spread, old, spec string, fresh
 		return nil, err
 	}
 	next := &Layout{Repository: l.Repository, Generation: l.Generation + 1, Shards: l.Shards, Places: slices.Clone(l.Places)}
-	p := NewPlace(spec)
-	p.Slot = l.Places[i].slot()
+	p := l.successor(i, spec)
 	next.Places[i] = p
 	if n := l.tried(ctx, s, i, spec); n != nil {
 		next, p = n, n.Places[i]
@@ -401,6 +402,16 @@ func (l *Layout) Replace(ctx context.Context, s *Spread, old, spec string, fresh
 		return nil, fmt.Errorf("make %s a place: %w", spec, err)
 	}
 	return next, nil
+}
+
+// successor gives the place that replaces place i in the next generation. Its
+// ID is the same for each try: where two tries died that did not see each other,
+// lists that differ could split the places that are left, so that no list is
+// ever decided. Only one list of a generation is, so it names no other place.
+func (l *Layout) successor(i int, spec string) Place {
+	slot := l.Places[i].slot()
+	h := blake3.Sum256(fmt.Appendf(nil, "cairn place\x00%s\x00%d\x00%s\x00%s", l.Repository, l.Generation+1, slot, spec))
+	return Place{ID: hex.EncodeToString(h[:16]), Slot: slot, Spec: spec}
 }
 
 // tried gives the next list as an earlier try to put spec where place i is left

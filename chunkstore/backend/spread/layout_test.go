@@ -375,6 +375,53 @@ func TestUnreadableIsNotGone(t *testing.T) {
 	}
 }
 
+// Two tries to replace a lost place that each reached another one of the two
+// that are left: a third ends it (found by the simulation of places, seed 10057).
+func TestReplaceTriesThatDidNotMeet(t *testing.T) {
+	ctx := t.Context()
+	s := &site{folders: map[string]*mem.Place{}, zero: Layout{Repository: "r0", Shards: Shards{2, 1}}}
+	for _, spec := range []string{"/a", "/b", "/c"} {
+		p := NewPlace(spec)
+		s.folders[spec] = mem.New()
+		s.zero.Places = append(s.zero.Places, p)
+		if err := s.zero.Identify(ctx, s.folders[spec], p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := s.fill(t, 2)
+	delete(s.folders, "/c")
+	s.folders["/new"] = mem.New()
+	for i, broken := range []string{"/a", "/b", ""} {
+		sp, l := s.open(t)
+		for _, spec := range []string{"/a", "/b"} {
+			s.folders[spec].Fault = func(_, name string) error {
+				if spec == broken && name == layoutName(1) {
+					return errDown
+				}
+				return nil
+			}
+		}
+		next, err := l.Replace(ctx, sp, "/c", "/new", s.folders["/new"], false)
+		if i < 2 {
+			if err == nil {
+				t.Fatal("a list was decided by one place")
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		now, _, err := Open(ctx, []Layout{*next}, s.find, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r, err := now.Repair(ctx, RepairOptions{}); err != nil || !r.Whole() {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		readAll(t, now, all, "replaced")
+	}
+}
+
 // One half of a mirror's pack is cut: the other is read, whichever it is (found
 // by the simulation of places, seed 48).
 func TestMirrorCutShard(t *testing.T) {
