@@ -495,11 +495,7 @@ func (l *life) repair(ctx context.Context, sp *Spread, readAll bool, old *Member
 	was := l.spread
 	l.spread = sp
 	defer func() { l.spread = was }()
-	condemned := l.removed
-	if s.m != nil && s.m.condemned != nil {
-		condemned = s.m.condemned(l)
-	}
-	r, err := sp.Repair(ctx, RepairOptions{ReadAll: readAll, Condemned: condemned, Old: old})
+	r, err := sp.Repair(ctx, RepairOptions{ReadAll: readAll, Condemned: l.removed, Old: old})
 	if err == nil {
 		s.count("repairs")
 		if r.Whole() {

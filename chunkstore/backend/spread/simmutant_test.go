@@ -12,14 +12,13 @@ import (
 
 // mutant breaks one rule.
 type mutant struct {
-	name      string
-	shards    Shards // {}: any
-	options   func(*Options)
-	opened    func(*life, *Spread)
-	wrap      func(*life, backend.Backend) backend.Backend
-	put       func(l *life, strict bool) func(context.Context, string, []byte) error
-	condemned func(*life) func(context.Context) (map[string]bool, error)
-	noCheck   bool
+	name    string
+	from    int    // the seed to begin with, where those before find nothing
+	shards  Shards // {}: any
+	options func(*Options)
+	opened  func(*life, *Spread)
+	wrap    func(*life, backend.Backend) backend.Backend
+	put     func(l *life, strict bool) func(context.Context, string, []byte) error
 }
 
 // mutants break one rule each, by what a process sees of its places or of
@@ -48,7 +47,7 @@ var mutants = []*mutant{
 		return l.spread.Put
 	}},
 	// A place that was replaced, or whose disk is not mounted, is used.
-	{name: "identity ignored", opened: func(_ *life, s *Spread) {
+	{name: "identity ignored", from: 218, opened: func(_ *life, s *Spread) {
 		for _, m := range s.members {
 			m.Identity = nil
 		}
@@ -139,9 +138,9 @@ func TestPlacesMutants(t *testing.T) {
 	oneProcessor(t)
 	for _, m := range mutants {
 		t.Run(strings.ReplaceAll(m.name, " ", "-"), func(t *testing.T) {
-			for seed := range count {
-				if _, err := playSeed(t, uint64(seed+1), m, false); err != nil {
-					t.Logf("seed %d: %v", seed+1, err)
+			for seed := range count - m.from {
+				if _, err := playSeed(t, uint64(m.from+seed+1), m, false); err != nil {
+					t.Logf("seed %d: %v", m.from+seed+1, err)
 					return
 				}
 			}
