@@ -18,7 +18,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZ_SECONDS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-demo build deb demo test test-s3 test-long campaign-kill campaign-power campaign-scale campaign-web campaign-serve campaign-sim campaign-rgw fuzz-short lint bench clean
+.PHONY: help deps deps-demo build deb demo test test-s3 test-long campaign-kill campaign-power campaign-scale campaign-web campaign-serve campaign-sim campaign-places campaign-rgw fuzz-short lint bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ campaign-web: deps ## how fast every page is with 10,000 real points (half an ho
 
 campaign-sim: ## play CAIRN_SIM_COUNT (50,000) schedules of many hosts, gc and repair, from seed CAIRN_SIM_SEED (1,000,000) on
 	CAIRN_SIM_COUNT=$${CAIRN_SIM_COUNT:-50000} CAIRN_SIM_SEED=$${CAIRN_SIM_SEED:-1000000} CGO_ENABLED=0 go test ./chunkstore/gc -run 'TestSimulation$$' -count=1 -v -timeout 0
+
+campaign-places: ## play CAIRN_PLACES_COUNT (10,000) schedules of places with parity, from seed CAIRN_PLACES_SEED (100,000) on
+	CAIRN_PLACES_COUNT=$${CAIRN_PLACES_COUNT:-10000} CAIRN_PLACES_SEED=$${CAIRN_PLACES_SEED:-100000} CGO_ENABLED=0 nice -n 19 go test ./chunkstore/backend/spread -run 'TestPlacesSimulation$$' -count=1 -v -timeout 0
 
 # No other target installs Ceph, and nothing of it runs when this has ended.
 campaign-rgw: deps ## the tests of object storage against Ceph RGW (16.2), whose 41 packages it installs

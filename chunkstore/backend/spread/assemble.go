@@ -46,7 +46,7 @@ func (s *Spread) assemble(ctx context.Context, name string, order []int) (*assem
 		if err := s.verdict(name, s.presence(ctx, name, order)); err != nil {
 			return nil, err
 		}
-		return nil, fmt.Errorf("%s: %d shards are whole, and %d are needed: %w", name, len(whole), s.shards.K, errors.Join(a.bad...))
+		return nil, fmt.Errorf("%s: %d shards are whole, and %d are needed: %w", name, len(whole), s.shards.K, notGone(errors.Join(a.bad...)))
 	}
 	tries := 0
 	err := fmt.Errorf("%s: %w: no %d of its shards give what it is named by", name, errShard, s.shards.K)

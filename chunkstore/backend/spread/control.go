@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/bits"
 	"slices"
 	"strings"
@@ -386,10 +387,7 @@ func (s *Spread) noteUnsettled(seen *table) {
 // with them. So it is copied to the others first, or nothing is put.
 func (s *Spread) settle(ctx context.Context) error {
 	s.mu.Lock()
-	var names []string
-	for n := range s.unsettled {
-		names = append(names, n)
-	}
+	names := slices.Sorted(maps.Keys(s.unsettled))
 	s.mu.Unlock()
 	for _, name := range names {
 		if err := s.settleOne(ctx, name); err != nil {

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/zeebo/blake3"
+
 	"cairn/chunkstore/backend"
 )
 
@@ -33,6 +35,10 @@ type Layout struct {
 	Generation int     `json:"generation"`
 	Shards     Shards  `json:"shards"`
 	Places     []Place `json:"places"`
+
+	// decided: it was noted in a door that is no place, which Save does only
+	// with what was decided.
+	decided bool
 }
 
 // identity is the object that a place holds of itself. Part of the on-disk
@@ -115,7 +121,9 @@ type OpenPlace func(ctx context.Context, spec string) (backend.Backend, error)
 // zero is generation 0, from the config.
 func Known(ctx context.Context, door backend.Backend, zero Layout) ([]Layout, error) {
 	lists := []Layout{zero}
-	err := door.List(ctx, placesPrefix, func(o backend.Object) error {
+	_, _, err := PlaceID(ctx, door)
+	decided := errors.Is(err, backend.ErrNotExist)
+	err = door.List(ctx, placesPrefix, func(o backend.Object) error {
 		body, err := backend.Get(ctx, door, o.Name, maxLayout)
 		if err != nil {
 			return err
@@ -124,6 +132,7 @@ func Known(ctx context.Context, door backend.Backend, zero Layout) ([]Layout, er
 		if err != nil {
 			return nil // the other places say the same, or better
 		}
+		l.decided = decided
 		lists = append(lists, *l)
 		return nil
 	})
@@ -152,7 +161,7 @@ func (l *Layout) parse(name string, body []byte) (*Layout, error) {
 func Open(ctx context.Context, known []Layout, open OpenPlace, o Options) (*Spread, *Layout, error) {
 	l := known[0]
 	for _, n := range slices.Backward(known) {
-		if n.Generation == 0 || n.begun(ctx, known, open, o) {
+		if n.Generation == 0 || n.decided || n.begun(ctx, known, open, o) {
 			l = n
 			break
 		}
@@ -177,25 +186,37 @@ func Open(ctx context.Context, known []Layout, open OpenPlace, o Options) (*Spre
 	return nil, nil, errors.New("the list of places was replaced too often to be true")
 }
 
-// begun says whether a list was decided as far as its new place tells: that
-// one gets its identity only then.
+// begun says whether a list was decided as far as its new places tell: those
+// that the newest older list which is known does not have. One gets its
+// identity only when a list with it was decided, so with all of them the last
+// one is. A door need not know each list: a replacement that died before it
+// was noted there was ended by the next one.
 func (l *Layout) begun(ctx context.Context, known []Layout, open OpenPlace, o Options) bool {
 	o.defaults()
-	for _, before := range known {
-		if before.Generation != l.Generation-1 {
-			continue
-		}
-		for i, p := range l.Places {
-			if p.ID != before.Places[i].ID {
-				m := l.openOne(ctx, p, open, o)
-				if c, ok := m.Place.(io.Closer); ok {
-					_ = c.Close() // only looked at
-				}
-				return m.Place != nil
-			}
+	var before *Layout
+	for i, n := range known {
+		if n.Generation < l.Generation && (before == nil || n.Generation > before.Generation) {
+			before = &known[i]
 		}
 	}
-	return false
+	if before == nil {
+		return false
+	}
+	fresh := 0
+	for i, p := range l.Places {
+		if p.ID == before.Places[i].ID {
+			continue
+		}
+		m := l.openOne(ctx, p, open, o)
+		if c, ok := m.Place.(io.Closer); ok {
+			_ = c.Close() // only looked at
+		}
+		if m.Place == nil {
+			return false
+		}
+		fresh++
+	}
+	return fresh > 0
 }
 
 // open opens the places of one generation, at once.
@@ -349,9 +370,11 @@ func (l *Layout) Replace(ctx context.Context, s *Spread, old, spec string, fresh
 		return nil, err
 	}
 	next := &Layout{Repository: l.Repository, Generation: l.Generation + 1, Shards: l.Shards, Places: slices.Clone(l.Places)}
-	p := NewPlace(spec)
-	p.Slot = l.Places[i].slot()
+	p := l.successor(i, spec)
 	next.Places[i] = p
+	if n := l.tried(ctx, s, i, spec); n != nil {
+		next, p = n, n.Places[i]
+	}
 	if err := next.Check(); err != nil {
 		return nil, err
 	}
@@ -379,6 +402,32 @@ func (l *Layout) Replace(ctx context.Context, s *Spread, old, spec string, fresh
 		return nil, fmt.Errorf("make %s a place: %w", spec, err)
 	}
 	return next, nil
+}
+
+// successor gives the place that replaces place i in the next generation. Its
+// ID is the same for each try: where two tries died that did not see each other,
+// lists that differ could split the places that are left, so that no list is
+// ever decided. Only one list of a generation is, so it names no other place.
+func (l *Layout) successor(i int, spec string) Place {
+	slot := l.Places[i].slot()
+	h := blake3.Sum256(fmt.Appendf(nil, "cairn place\x00%s\x00%d\x00%s\x00%s", l.Repository, l.Generation+1, slot, spec))
+	return Place{ID: hex.EncodeToString(h[:16]), Slot: slot, Spec: spec}
+}
+
+// tried gives the next list as an earlier try to put spec where place i is left
+// it on some place; nil: none. Where that was decided by fewer places than
+// Open asks for, since others were lost, another list would never be.
+func (l *Layout) tried(ctx context.Context, s *Spread, i int, spec string) *Layout {
+	name := layoutName(l.Generation + 1)
+	v := s.compare(ctx, name)
+	if len(v.on) == 0 || !v.best.whole {
+		return nil
+	}
+	n, err := l.parse(name, v.best.body)
+	if err != nil || n.Places[i].Spec != spec || n.Places[i].slot() != l.Places[i].slot() || n.Places[i].ID == l.Places[i].ID {
+		return nil
+	}
+	return n
 }
 
 // mayBecome makes sure that a folder may become a place: it is empty, or what

@@ -311,12 +311,12 @@ func (s *Spread) infoFrom(ctx context.Context, name string, order []int, p *pres
 	usual := p.usual()
 	var errs []error
 	n := s.shards.Total()
-	for try := range n {
-		i := (s.shards.K - 1 + n - try) % n // k-1 … 0, then parity from behind
-		if p.sizes[i] != usual {
+	for try := range 2 * n { // the usual size first: of two copies neither is
+		i := (s.shards.K - 1 + 2*n - try) % n // k-1 … 0, then parity from behind
+		if p.sizes[i] == 0 || (p.sizes[i] == usual) != (try < n) {
 			continue
 		}
-		h, err := s.readHeader(ctx, name, order, i, usual)
+		h, err := s.readHeader(ctx, name, order, i, p.sizes[i])
 		if err != nil {
 			errs = append(errs, s.hurt(s.at(order, i), shardName(name, i), err))
 			continue
@@ -328,7 +328,7 @@ func (s *Spread) infoFrom(ctx context.Context, name string, order []int, p *pres
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return nil, fmt.Errorf("%s: no shard's header can be read: %w", name, errors.Join(errs...))
+	return nil, fmt.Errorf("%s: no shard's header can be read: %w", name, notGone(errors.Join(errs...)))
 }
 
 // readHeader reads and checks a shard's header; objectSize is the shard
@@ -478,7 +478,16 @@ func (s *Spread) readPart(ctx context.Context, x *packInfo, i, a int, p []byte) 
 	if v := s.verdict(x.name, p1); v != nil {
 		return v
 	}
-	return fmt.Errorf("%s: %w; and it cannot be made from others: %w", x.name, err, errs)
+	return fmt.Errorf("%s: %w; and it cannot be made from others: %w", x.name, notGone(err), notGone(errs))
+}
+
+// notGone is the error of a pack that cannot be read now, and may exist: that
+// one place misses its shard does not say that there is no such pack.
+func notGone(err error) error {
+	if errors.Is(err, backend.ErrNotExist) {
+		return errors.New(err.Error())
+	}
+	return err
 }
 
 // span gives the whole blocks around n bytes from a on: where they begin, and
