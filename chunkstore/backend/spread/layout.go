@@ -503,6 +503,11 @@ func (s *Spread) copyControl(ctx context.Context, to backend.Backend) error {
 		}
 		v := s.compare(ctx, o.name)
 		if len(v.on) == 0 {
+			for i, c := range v.copies {
+				if o.on>>i&1 > 0 && c.err != nil && !c.absent() {
+					return fmt.Errorf("read %s: %w", o.name, c.err)
+				}
+			}
 			continue // deleted since
 		}
 		body, err := s.members[v.on[0]].whole(ctx, o.name)
