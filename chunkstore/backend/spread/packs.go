@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
+	"runtime"
 	"strings"
 	"sync"
 
@@ -55,44 +56,74 @@ type packInfo struct {
 // at gives the member that shard i belongs to.
 func (s *Spread) at(order []int, i int) *member { return s.members[order[i%len(order)]] }
 
+// errMemory: a bit that flipped in memory must not become a sealed lie.
+var errMemory = errors.New("parity does not fit what was encoded: this machine's memory or CPU is faulty; nothing wrong was stored")
+
 // encodeShards makes the shard objects of a pack.
 func (s *Spread) encodeShards(name string, data []byte) ([][]byte, error) {
 	g := newGeometry(s.shards.K, s.shards.M, int64(len(data)))
-	objects := make([][]byte, s.shards.Total())
-	shards := make([][]byte, s.shards.Total())
-	rest := data
-	for i := range objects {
-		objects[i] = s.buffer(int(g.objectSize()))
-		shards[i] = objects[i][g.headerSize():]
-		if i < g.k {
-			n := copy(shards[i], rest)
-			clear(shards[i][n:])
-			rest = rest[n:]
-		}
-	}
-	if err := s.rs.Encode(shards); err != nil {
-		return nil, fmt.Errorf("internal error: parity: %w", err)
-	}
 	content, named := contentOf(name)
 	if !named {
 		content = backend.PackName(data)
 	}
-	var wg sync.WaitGroup
+	e := encoding{s: s, data: data, geometry: g, shards: make([][]byte, s.shards.Total()), headers: make([]header, s.shards.Total())}
+	objects := make([][]byte, s.shards.Total())
 	for i := range objects {
+		objects[i] = s.buffer(int(g.objectSize()))
+		e.shards[i] = objects[i][g.headerSize():]
+		e.headers[i] = header{geometry: g, i: i, name: blake3.Sum256([]byte(name)), content: content, sums: make([]sum, g.blocks())}
+	}
+	workers := min(runtime.GOMAXPROCS(0), g.blocks())
+	errs := make([]error, workers)
+	var wg sync.WaitGroup
+	for w := range workers {
 		wg.Go(func() {
-			h := header{geometry: g, i: i, name: blake3.Sum256([]byte(name)), content: content, sums: make([]sum, g.blocks())}
-			for n := range h.sums {
-				h.sums[n] = blake3.Sum256(shards[i][n*blockSize : min((n+1)*blockSize, g.shardLen)])
+			for n := w; n < g.blocks() && errs[w] == nil; n += workers {
+				errs[w] = e.stripe(n)
 			}
-			h.encode(objects[i])
 		})
 	}
 	wg.Wait()
-	// A bit that flipped in memory must not become a sealed lie.
-	if ok, err := s.rs.Verify(shards); err != nil || !ok {
-		return nil, errors.New("parity does not fit what was encoded: this machine's memory or CPU is faulty; nothing wrong was stored")
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	for i := range objects {
+		e.headers[i].encode(objects[i])
 	}
 	return objects, nil
+}
+
+// encoding is a pack on its way into shards.
+type encoding struct {
+	geometry
+	s       *Spread
+	data    []byte
+	shards  [][]byte
+	headers []header
+}
+
+// stripe fills in block n of every shard, and their sums: all that is done with
+// these bytes at once, while the processor has them at hand.
+func (e *encoding) stripe(n int) error {
+	from, to := n*blockSize, min((n+1)*blockSize, e.shardLen)
+	blocks := make([][]byte, len(e.shards))
+	for i, shard := range e.shards {
+		blocks[i] = shard[from:to]
+		if i < e.k {
+			rest := e.data[min(i*e.shardLen+from, len(e.data)):]
+			clear(blocks[i][copy(blocks[i], rest):])
+		}
+	}
+	if err := e.s.rs.Encode(blocks); err != nil {
+		return fmt.Errorf("internal error: parity: %w", err)
+	}
+	for i, b := range blocks {
+		e.headers[i].sums[n] = blake3.Sum256(b)
+	}
+	if ok, err := e.s.rs.Verify(blocks); err != nil || !ok {
+		return errMemory
+	}
+	return nil
 }
 
 // buffer gives n bytes that may hold anything; recycle takes back what nobody
