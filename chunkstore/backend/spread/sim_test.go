@@ -112,7 +112,6 @@ type host struct {
 	life   *life
 	busy   bool
 	asleep int
-	calls  int
 
 	// what the schedule chose for its next deed
 	session *session

@@ -17,14 +17,13 @@ import (
 
 // life is one process on a host.
 type life struct {
-	h        *host
-	dead     atomic.Bool
-	ctx      context.Context
-	cancel   context.CancelFunc
-	spread   *Spread // nil: not open yet
-	layout   *Layout
-	mends    *mending // while it repairs
-	finalsAt int
+	h      *host
+	dead   atomic.Bool
+	ctx    context.Context
+	cancel context.CancelFunc
+	spread *Spread // nil: not open yet
+	layout *Layout
+	mends  *mending // while it repairs
 }
 
 func newLife(ctx context.Context, h *host) *life {
