@@ -265,6 +265,7 @@ func (s *Spread) enough(what string, need int) error {
 type tally struct {
 	name        string
 	ours, other int
+	taken       bool    // other bytes are decided
 	errs        []error // by member; nil where our bytes are
 }
 
@@ -274,8 +275,12 @@ func (t *tally) result(s *Spread, need int) error {
 	switch {
 	case t.ours >= need:
 		return nil
-	case n-t.other < need:
+	case n-t.other < need && t.taken:
 		return fmt.Errorf("%s: %w", t.name, backend.ErrExist)
+	case n-t.other < need && t.ours+t.other == n:
+		// Of two that did not see the same places. ErrExist would be taken for
+		// an answer, and what is read back for what was decided.
+		return fmt.Errorf("%s: %w: %d places hold it, and %d something else: cairn repair places decides it", t.name, ErrUndecided, t.ours, t.other)
 	case t.other > 0:
 		return fmt.Errorf("%s: %w: %d places hold it, %d hold something else, and %d cannot be asked: %w", t.name, ErrUndecided, t.ours, t.other, n-t.ours-t.other,
 			s.awayError("storing it", need, t.errs))
@@ -315,12 +320,13 @@ func (s *Spread) count(ctx context.Context, name string, body, push []byte, errs
 	t := &tally{name: name, errs: errs}
 	ours := bytes.Equal(body, push)
 	holds := make([]int, len(errs)) // 1 ours, 2 another's
+	others := make([][]byte, len(errs))
 	s.each(func(i int, m *member) {
 		switch {
 		case errs[i] == nil && ours:
 			holds[i] = 1
 		case errs[i] == nil:
-			holds[i] = 2
+			holds[i], others[i] = 2, push
 		case errors.Is(errs[i], backend.ErrExist):
 			there, err := m.whole(ctx, name)
 			if err != nil {
@@ -328,16 +334,19 @@ func (s *Spread) count(ctx context.Context, name string, body, push []byte, errs
 			} else if bytes.Equal(there, body) {
 				holds[i], errs[i] = 1, nil
 			} else {
-				holds[i] = 2
+				holds[i], others[i] = 2, there
 			}
 		}
 	})
-	for _, h := range holds {
+	same := map[string]int{}
+	for i, h := range holds {
 		switch h {
 		case 1:
 			t.ours++
 		case 2:
 			t.other++
+			same[string(others[i])]++
+			t.taken = t.taken || same[string(others[i])] >= s.quorum(name, others[i])
 		}
 	}
 	return t

@@ -33,6 +33,8 @@
 //     may be fewer than the former: a commit on just the others may be missed.
 //     Warnings says so, and a handle that has seen so little puts nothing strict
 //     any more, since gc must know all points.
+//     There, too, one copy of an abort that rots or vanishes is enough to let the
+//     session that was aborted commit: use k > m where places are not trusted.
 //
 // A writer asks the first place in the name's order alone, and when it finds
 // another's bytes there helps those to the other places: so of several writers

@@ -631,3 +631,28 @@ func TestStates(t *testing.T) {
 		t.Errorf("behind: %+v, %v", states[2], err)
 	}
 }
+
+// Two hosts that do not see the same places may split a name so that neither
+// content is on enough of them. Then nobody is told that one is: who committed
+// would take the copy that it reads back for the proof.
+func TestSplitNameIsNotTaken(t *testing.T) {
+	ctx := t.Context()
+	c := newCluster(t, 6, Shards{4, 2})
+	c.opts.Strict = func(_ string, body []byte) bool { return bytes.HasPrefix(body, []byte("abort")) }
+	for n, on := range []int{3, 4} { // aborts: undecided, and decided
+		name := fmt.Sprintf("points/%d", n)
+		for i, place := range c.places {
+			body := []byte("commit")
+			if i >= 6-on {
+				body = []byte("abort")
+			}
+			if err := place.Put(ctx, name, body); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := []error{ErrUndecided, backend.ErrExist}[n]
+		if err := c.Put(ctx, name, []byte("commit")); !errors.Is(err, want) || errors.Is(err, backend.ErrExist) != (want == backend.ErrExist) {
+			t.Errorf("%d of 6 places hold an abort: %v", on, err)
+		}
+	}
+}

@@ -39,7 +39,7 @@ import (
 //     back, and shows deleted objects again. A disk that is wiped has no
 //     identity object and is away.
 //   - Copies of control objects that rot, vanish or lie where k <= m (1+1): one
-//     place that forgets an abort lets a commit win; see doc.go.
+//     place that forgets an abort lets a commit win (doc.go).
 //   - What follows when a replacement that died was tried again and again, and
 //     the place has the name of one list when the next one is decided: it is away
 //     then, and another, empty folder must be named. Such a schedule ends there,

@@ -324,6 +324,9 @@ func (s *sim) honest() bool {
 func (s *sim) sawRange(l *life, t *thing, b truth, got []byte, off int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !t.pack && t.hurt > 0 {
+		return // of a control object the seals tell
+	}
 	if err == nil && !l.dead.Load() && !t.going && s.counts["place lies"] == 0 && !bytes.Equal(got, b.must[off:off+len(got)]) {
 		s.fail("%s: %s reads other bytes in the middle", t.name, l.h.name)
 	}
