@@ -19,17 +19,24 @@ type site struct {
 	zero    Layout
 }
 
-func newSite(t *testing.T) *site {
+// bareSite has places and no config.
+func bareSite(t *testing.T, shards Shards, specs ...string) *site {
 	t.Helper()
-	s := &site{folders: map[string]*mem.Place{}, zero: Layout{Repository: "r0", Shards: Shards{4, 2}}}
-	for i := range 6 {
-		p := NewPlace(fmt.Sprintf("/p%d", i))
-		s.folders[p.Spec] = mem.New()
+	s := &site{folders: map[string]*mem.Place{}, zero: Layout{Repository: "r0", Shards: shards}}
+	for _, spec := range specs {
+		p := NewPlace(spec)
+		s.folders[spec] = mem.New()
 		s.zero.Places = append(s.zero.Places, p)
-		if err := s.zero.Identify(t.Context(), s.folders[p.Spec], p); err != nil {
+		if err := s.zero.Identify(t.Context(), s.folders[spec], p); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return s
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	s := bareSite(t, Shards{4, 2}, "/p0", "/p1", "/p2", "/p3", "/p4", "/p5")
 	sp, _ := s.open(t)
 	body, err := json.Marshal(map[string]string{"id": "r0"})
 	if err != nil {
@@ -260,15 +267,7 @@ func TestDoorMissesAList(t *testing.T) {
 // (found by the simulation of places, seed 5).
 func TestMirrorReplacedTwice(t *testing.T) {
 	ctx := t.Context()
-	s := &site{folders: map[string]*mem.Place{}, zero: Layout{Repository: "r0", Shards: Shards{1, 1}}}
-	for _, spec := range []string{"/a", "/b"} {
-		p := NewPlace(spec)
-		s.folders[spec] = mem.New()
-		s.zero.Places = append(s.zero.Places, p)
-		if err := s.zero.Identify(ctx, s.folders[spec], p); err != nil {
-			t.Fatal(err)
-		}
-	}
+	s := bareSite(t, Shards{1, 1}, "/a", "/b")
 	all := s.fill(t, 2)
 	door := mem.New()
 	old := "/a"
@@ -307,15 +306,7 @@ func TestMirrorReplacedTwice(t *testing.T) {
 // places, seed 64).
 func TestMirrorReplaceAgain(t *testing.T) {
 	ctx := t.Context()
-	s := &site{folders: map[string]*mem.Place{}, zero: Layout{Repository: "r0", Shards: Shards{1, 1}}}
-	for _, spec := range []string{"/a", "/b"} {
-		p := NewPlace(spec)
-		s.folders[spec] = mem.New()
-		s.zero.Places = append(s.zero.Places, p)
-		if err := s.zero.Identify(ctx, s.folders[spec], p); err != nil {
-			t.Fatal(err)
-		}
-	}
+	s := bareSite(t, Shards{1, 1}, "/a", "/b")
 	all := s.fill(t, 2)
 	delete(s.folders, "/a")
 	s.folders["/c"] = mem.New()
@@ -351,15 +342,7 @@ func TestMirrorReplaceAgain(t *testing.T) {
 func TestReplaceLeavesNothingOut(t *testing.T) {
 	for _, missed := range []string{configName, "keys/a"} {
 		ctx := t.Context()
-		s := &site{folders: map[string]*mem.Place{}, zero: Layout{Repository: "r0", Shards: Shards{1, 1}}}
-		for _, spec := range []string{"/a", "/b"} {
-			p := NewPlace(spec)
-			s.folders[spec] = mem.New()
-			s.zero.Places = append(s.zero.Places, p)
-			if err := s.zero.Identify(ctx, s.folders[spec], p); err != nil {
-				t.Fatal(err)
-			}
-		}
+		s := bareSite(t, Shards{1, 1}, "/a", "/b")
 		sp, _ := s.open(t)
 		for name, body := range map[string]string{configName: `{"id":"r0"}`, "keys/a": "a key", "keys/b": "another"} {
 			if err := sp.Put(ctx, name, []byte(body)); err != nil {
@@ -425,15 +408,7 @@ func TestUnreadableIsNotGone(t *testing.T) {
 // that are left: a third ends it (found by the simulation of places, seed 10057).
 func TestReplaceTriesThatDidNotMeet(t *testing.T) {
 	ctx := t.Context()
-	s := &site{folders: map[string]*mem.Place{}, zero: Layout{Repository: "r0", Shards: Shards{2, 1}}}
-	for _, spec := range []string{"/a", "/b", "/c"} {
-		p := NewPlace(spec)
-		s.folders[spec] = mem.New()
-		s.zero.Places = append(s.zero.Places, p)
-		if err := s.zero.Identify(ctx, s.folders[spec], p); err != nil {
-			t.Fatal(err)
-		}
-	}
+	s := bareSite(t, Shards{2, 1}, "/a", "/b", "/c")
 	all := s.fill(t, 2)
 	delete(s.folders, "/c")
 	s.folders["/new"] = mem.New()

@@ -66,19 +66,26 @@ func TestCatalogueInAFullRepository(t *testing.T) {
 	h.sound(t)
 }
 
+// moveToASmallDisk gives the host a copy of its repository on a disk of 64 MiB; what
+// it had is the mirror.
+func (h *host) moveToASmallDisk(t *testing.T) (dir, mirror string, grow func(size string)) {
+	t.Helper()
+	dir, mirror = filepath.Join(h.dir, "place"), h.repo
+	grow = small(t, dir, "64m")
+	if out, err := exec.CommandContext(t.Context(), "cp", "-a", mirror, dir+"/repo").CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v: %s", err, out)
+	}
+	h.repo = filepath.Join(dir, "repo")
+	return dir, mirror, grow
+}
+
 // TestRepairInAFullRepository: a pack is damaged and another one missing, and their
 // place has no room for any: what was readable is so still, and when there is room
 // all is made good.
 func TestRepairInAFullRepository(t *testing.T) {
 	h := newHost(t)
 	want := h.image(t)
-	dir := filepath.Join(h.dir, "place")
-	grow := small(t, dir, "64m")
-	mirror := h.repo
-	if out, err := exec.CommandContext(t.Context(), "cp", "-a", mirror, dir+"/repo").CombinedOutput(); err != nil {
-		t.Fatalf("cp: %v: %s", err, out)
-	}
-	h.repo = filepath.Join(dir, "repo")
+	dir, mirror, grow := h.moveToASmallDisk(t)
 	data, maps := h.packs(t)
 	b := read(t, maps)
 	b[len(b)/2] ^= 1
@@ -111,13 +118,7 @@ func TestRepairInAFullRepository(t *testing.T) {
 func TestRepairWhereDeletingFreesNothing(t *testing.T) {
 	h := newHost(t)
 	want := h.image(t)
-	dir := filepath.Join(h.dir, "place")
-	grow := small(t, dir, "64m")
-	mirror := h.repo
-	if out, err := exec.CommandContext(t.Context(), "cp", "-a", mirror, dir+"/repo").CombinedOutput(); err != nil {
-		t.Fatalf("cp: %v: %s", err, out)
-	}
-	h.repo = filepath.Join(dir, "repo")
+	dir, mirror, grow := h.moveToASmallDisk(t)
 	data, _ := h.packs(t)
 	b := read(t, data)
 	b[len(b)/2] ^= 1
