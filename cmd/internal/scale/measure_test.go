@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"runtime/metrics"
 	"runtime/pprof"
 	"strconv"
 	"strings"
@@ -37,6 +39,7 @@ const (
 	envMeasure = "CAIRN_SCALE_MEASURE"
 	envShape   = "CAIRN_SCALE_SHAPE" // "machines points leaves"
 	envCache   = "CAIRN_SCALE_CACHE" // the folder of the index
+	envLive    = "CAIRN_SCALE_LIVE"  // "1": also measure what is in use
 )
 
 // memoryLimit is that of cmd/cairn.
@@ -46,6 +49,7 @@ const memoryLimit = 150 << 20
 type result struct {
 	Measure string
 	RSS     int64 // peak, bytes
+	Live    int64 // the most that a collection found in use, bytes; with envLive only
 	Anon    int64 // of the process's own at the end, bytes
 	CPU     float64
 	Wall    float64
@@ -67,9 +71,13 @@ func TestMain(m *testing.M) {
 			}
 		}
 	}
+	inUse := func() int64 { return 0 }
+	if os.Getenv(envLive) == "1" {
+		inUse = watchHeap()
+	}
 	start := time.Now()
 	note, err := measure(context.Background(), what)
-	r := result{Measure: what, Wall: time.Since(start).Seconds(), Note: note}
+	r := result{Measure: what, Wall: time.Since(start).Seconds(), Live: inUse(), Note: note}
 	if err != nil {
 		r.Error = err.Error()
 	}
@@ -80,6 +88,29 @@ func TestMain(m *testing.M) {
 	r.RSS, r.Anon = status("VmHWM"), status("RssAnon")
 	out, _ := json.Marshal(r)
 	fmt.Printf("\nmeasured %s\n", out) // and end with 0
+}
+
+// watchHeap collects garbage over and over. most ends it, and gives the most
+// that a collection found in use, in bytes: what lay about at a peak, which is
+// another amount each time, is not in it.
+func watchHeap() (most func() int64) {
+	done, found := make(chan struct{}), make(chan int64)
+	go func() {
+		peak := uint64(0)
+		sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+		for {
+			select {
+			case <-done:
+				found <- int64(peak)
+				return
+			default:
+			}
+			runtime.GC()
+			metrics.Read(sample)
+			peak = max(peak, sample[0].Value.Uint64())
+		}
+	}()
+	return func() int64 { close(done); return <-found }
 }
 
 // status gives a line of /proc/self/status, in bytes.
@@ -111,7 +142,7 @@ func run(t *testing.T, what string, s Shape, cache string) result {
 	if r.Error != "" {
 		t.Errorf("%s: %s", what, r.Error)
 	}
-	t.Logf("%-9s %5d MiB peak RSS, %6.1f s CPU, %6.1f s: %s", what, r.RSS>>20, r.CPU, r.Wall, r.Note)
+	t.Logf("%-9s %5d MiB peak RSS, %d MiB in use, %6.1f s CPU, %6.1f s: %s", what, r.RSS>>20, r.Live>>20, r.CPU, r.Wall, r.Note)
 	return r
 }
 
