@@ -150,8 +150,8 @@ func sizeLimit(name string) int64 {
 // Of a bad pack the object is deleted before the good one has its name, as no name is
 // ever written over: a crash in between leaves it missing, never wrong, and when the
 // new one cannot be stored the old bytes are put back, of which a part may be readable.
-// In a folder the good one is stored before that: what is deleted there may free no
-// room (a snapshot holds it), and both would be lost.
+// In a folder the good one is stored first and then takes the name in one: what is deleted
+// there may free no room (a snapshot holds it), and both would be lost.
 func (m *Mending) Replace(ctx context.Context, name string, good []byte, missing bool) error {
 	s := m.store
 	if !s.good(name, good) {
@@ -202,11 +202,9 @@ func (m *Mending) copy(ctx context.Context, name string, good []byte) error {
 func (s *Store) overwrite(ctx context.Context, name, at string, old, good []byte) error {
 	// From here on an end of the caller's patience would leave it missing.
 	ctx = context.WithoutCancel(ctx)
-	if ok, err := backend.Replace(ctx, s.place, at, good); ok && err == nil {
-		return s.stored(ctx, name, at)
-	} else if ok {
-		if _, there := s.place.Size(ctx, at); errors.Is(there, backend.ErrNotExist) {
-			err = errors.Join(err, s.place.Put(ctx, at, old))
+	if ok, err := backend.Replace(ctx, s.place, at, good); ok {
+		if err == nil {
+			err = s.stored(ctx, name, at)
 		}
 		return err
 	}

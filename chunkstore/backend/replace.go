@@ -3,12 +3,12 @@ package backend
 import "context"
 
 // Replacer is a place in which what is deleted may free no room (a snapshot holds it):
-// there other bytes are put under a name that is taken only when they are stored.
+// there other bytes take a name when they are stored, at no instant is nothing there.
 type Replacer interface {
 	// Replaces says whether it does so here.
 	Replaces() bool
 	// Replace puts data in the place of an object, which is there. A crash leaves the
-	// old one, none, or the new one; an error before data is stored, the old one.
+	// old one or the new one, and so does an error.
 	Replace(ctx context.Context, name string, data []byte) error
 }
 

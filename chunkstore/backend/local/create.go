@@ -18,7 +18,8 @@ const tmpPrefix = ".tmp-"
 // one place of the store that creates files (a test holds it to that).
 func (d *Dir) create(path string, data []byte) error { return d.make(path, data, false) }
 
-// make is create that with replace takes away what has the name, when data is stored.
+// make is create that with replace takes the name from what has it, when data is
+// stored: at no instant is there nothing of that name.
 func (d *Dir) make(path string, data []byte, replace bool) (err error) {
 	dir := filepath.Dir(path)
 	if err := d.makeDir(dir); err != nil {
@@ -32,6 +33,9 @@ func (d *Dir) make(path string, data []byte, replace bool) (err error) {
 		return err
 	}
 	defer func() {
+		if replace && err == nil {
+			return // it has the name
+		}
 		if rm := d.files.Remove(tmp); err == nil && rm != nil {
 			err = rm
 		}
@@ -46,9 +50,10 @@ func (d *Dir) make(path string, data []byte, replace bool) (err error) {
 		return err
 	}
 	if replace {
-		if err := d.files.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := d.files.Rename(tmp, path); err != nil {
 			return err
 		}
+		return syncDir(d.files, dir)
 	}
 	err = d.files.Link(tmp, path)
 	if err != nil && !errors.Is(err, fs.ErrExist) {

@@ -162,6 +162,22 @@ func (d *disk) Link(path, second string) error {
 	return d.add("link", second, func() *inode { return i })
 }
 
+// Rename implements files: one change, which a cut leaves done or undone, and
+// another of the name that goes.
+func (d *disk) Rename(path, to string) error {
+	i := d.find(path)
+	if i == nil {
+		return failed("rename", path, unix.ENOENT)
+	}
+	parent, name, err := d.changes("rename", to)
+	if err != nil {
+		return err
+	}
+	parent.set(name, i)
+	d.find(filepath.Dir(path)).set(filepath.Base(path), nil)
+	return nil
+}
+
 // Remove implements files.
 func (d *disk) Remove(path string) error {
 	parent, name, err := d.changes("remove", path)

@@ -183,3 +183,35 @@ func TestSyncedAgainIsFound(t *testing.T) {
 		t.Errorf("a place of ours: %d syncs, %v", synced, err)
 	}
 }
+
+// TestReplaceAtEveryCall: however Replace ends, and whatever a cut of the power
+// leaves of it, one of the two objects has the name, whole.
+func TestReplaceAtEveryCall(t *testing.T) {
+	for n := range 20 {
+		d := newDisk()
+		place := newDir("/", d)
+		ctx := t.Context()
+		must(t, place.Put(ctx, "packs/a", []byte("bad")))
+		begun := d.calls
+		d.call = func(op, path string) error {
+			if d.calls-begun > n {
+				return unix.EIO
+			}
+			return nil
+		}
+		err := place.Replace(ctx, "packs/a", []byte("good"))
+		for seed := range uint64(40) {
+			b, gerr := backend.Get(ctx, newDir("/", d.cut(seed)), "packs/a", 100)
+			if s := string(b); gerr != nil || s != "good" && (s != "bad" || err == nil) {
+				t.Errorf("call %d fails (%v), cut %d: %q, %v", n, err, seed, b, gerr)
+			}
+		}
+		if err == nil {
+			if n < 4 {
+				t.Errorf("no error of %d calls", n)
+			}
+			return
+		}
+	}
+	t.Error("it never ended")
+}

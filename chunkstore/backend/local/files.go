@@ -18,6 +18,8 @@ type files interface {
 	Mkdir(path string) error
 	// Link gives a file a second name; fs.ErrExist when that is taken.
 	Link(path, second string) error
+	// Rename gives a file another name and takes that from what had it, in one.
+	Rename(path, to string) error
 	Remove(path string) error
 	Lstat(path string) (fs.FileInfo, error)
 	Walk(top string, fn fs.WalkDirFunc) error
@@ -52,6 +54,7 @@ func (system) Open(path string) (file, error) {
 
 func (system) Mkdir(path string) error                  { return os.Mkdir(path, 0o700) }
 func (system) Link(path, second string) error           { return os.Link(path, second) }
+func (system) Rename(path, to string) error             { return os.Rename(path, to) }
 func (system) Remove(path string) error                 { return os.Remove(path) }
 func (system) Lstat(path string) (fs.FileInfo, error)   { return os.Lstat(path) }
 func (system) Walk(top string, fn fs.WalkDirFunc) error { return filepath.WalkDir(top, fn) }

@@ -104,13 +104,19 @@ func (d *Dir) Replaces() bool { return true }
 // Replace implements backend.Replacer.
 func (d *Dir) Replace(ctx context.Context, name string, data []byte) error {
 	return d.put(ctx, name, data, func(path string, data []byte) error {
-		d.mu.Lock()
-		if e := d.open[name]; e != nil {
-			d.drop(name, e)
-		}
-		d.mu.Unlock()
-		return d.make(path, data, true)
+		err := d.make(path, data, true)
+		d.shut(name)
+		return err
 	})
+}
+
+// shut closes the object's file: who reads next opens what has the name then.
+func (d *Dir) shut(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if e := d.open[name]; e != nil {
+		d.drop(name, e)
+	}
 }
 
 // put does what Put and Replace have in common.
@@ -246,11 +252,7 @@ func (d *Dir) Delete(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	if e := d.open[name]; e != nil {
-		d.drop(name, e)
-	}
-	d.mu.Unlock()
+	d.shut(name)
 	if err := d.here(); err != nil {
 		return err
 	}
