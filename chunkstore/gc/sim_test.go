@@ -471,7 +471,7 @@ func (s *sim) quiet(ctx context.Context) error {
 // haste is for many schedules: only one actor runs at a time, so that a second
 // processor only costs, and there is little that must be kept in memory.
 func haste(t *testing.T) {
-	processors, percent := runtime.GOMAXPROCS(1), debug.SetGCPercent(400)
+	processors, percent := runtime.GOMAXPROCS(1), debug.SetGCPercent(200)
 	t.Cleanup(func() { runtime.GOMAXPROCS(processors); debug.SetGCPercent(percent) })
 }
 

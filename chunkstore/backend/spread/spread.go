@@ -101,7 +101,9 @@ func New(members []Member, shards Shards, o Options) (*Spread, error) {
 	if len(members) != shards.Total() && len(members) != 1 {
 		return nil, fmt.Errorf("%s shards need %d places, or 1, and there are %d", shards, shards.Total(), len(members))
 	}
-	rs, err := reedsolomon.New(shards.K, shards.M)
+	// A stripe is small, and stripes are made at once: goroutines within one cost
+	// more than they bring.
+	rs, err := reedsolomon.New(shards.K, shards.M, reedsolomon.WithMaxGoroutines(1))
 	if err != nil {
 		return nil, err
 	}
