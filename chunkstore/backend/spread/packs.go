@@ -10,6 +10,7 @@ import (
 	"io"
 	"math/bits"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 
@@ -78,8 +79,9 @@ func (s *Spread) encodeShards(name string, data []byte) ([][]byte, error) {
 	var wg sync.WaitGroup
 	for w := range workers {
 		wg.Go(func() {
+			again := make([]byte, g.m*blockSize)
 			for n := w; n < g.blocks() && errs[w] == nil; n += workers {
-				errs[w] = e.stripe(n)
+				errs[w] = e.stripe(n, again)
 			}
 		})
 	}
@@ -103,8 +105,9 @@ type encoding struct {
 }
 
 // stripe fills in block n of every shard, and their sums: all that is done with
-// these bytes at once, while the processor has them at hand.
-func (e *encoding) stripe(n int) error {
+// these bytes at once, while the processor has them at hand. again has room for
+// the parity of a stripe.
+func (e *encoding) stripe(n int, again []byte) error {
 	from, to := n*blockSize, min((n+1)*blockSize, e.shardLen)
 	blocks := make([][]byte, len(e.shards))
 	for i, shard := range e.shards {
@@ -120,7 +123,11 @@ func (e *encoding) stripe(n int) error {
 	for i, b := range blocks {
 		e.headers[i].sums[n] = blake3.Sum256(b)
 	}
-	if ok, err := e.s.rs.Verify(blocks); err != nil || !ok {
+	parity := slices.Clone(blocks[e.k:])
+	for i := range parity {
+		blocks[e.k+i] = again[i*blockSize:][:to-from]
+	}
+	if err := e.s.rs.Encode(blocks); err != nil || !slices.EqualFunc(parity, blocks[e.k:], bytes.Equal) {
 		return errMemory
 	}
 	return nil

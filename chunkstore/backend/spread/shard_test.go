@@ -3,12 +3,15 @@ package spread
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"testing"
 
+	"github.com/klauspost/reedsolomon"
 	"github.com/zeebo/blake3"
 
 	"cairn/chunkstore/backend"
+	"cairn/chunkstore/backend/mem"
 )
 
 func blakeSum(b []byte) sum { return blake3.Sum256(b) }
@@ -155,4 +158,50 @@ func FuzzHeader(f *testing.F) {
 			t.Error("a header does not read back as written")
 		}
 	})
+}
+
+// flips is an encoder that gets one bit of parity wrong at the nth stripe it encodes.
+type flips struct {
+	reedsolomon.Encoder
+	n int
+}
+
+func (f *flips) Encode(shards [][]byte) error {
+	err := f.Encoder.Encode(shards)
+	if f.n--; f.n == 0 {
+		shards[len(shards)-1][17] ^= 4
+	}
+	return err
+}
+
+// A bit that flips while parity is made is found, whichever of the two times it
+// is made, and nothing is stored.
+func TestFaultyMemory(t *testing.T) {
+	var members []Member
+	for i := range 3 {
+		members = append(members, Member{ID: fmt.Sprint(i), Spec: fmt.Sprint(i), Place: mem.New()})
+	}
+	data := bytes.Repeat([]byte("guest"), 2*blockSize/5)
+	for n := 0; n < 3; n++ {
+		s, err := New(members, Shards{2, 1}, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.rs = &flips{s.rs, n}
+		err = s.Put(t.Context(), hashName(data), data)
+		if n == 0 != (err == nil) || n > 0 && !errors.Is(err, errMemory) {
+			t.Errorf("flip %d: %v", n, err)
+		}
+		_, err = s.Size(t.Context(), hashName(data))
+		if n == 0 {
+			err = errors.Join(err, s.Delete(t.Context(), hashName(data)))
+		} else if errors.Is(err, backend.ErrNotExist) {
+			err = nil
+		} else {
+			err = fmt.Errorf("it is stored: %w", err)
+		}
+		if err != nil {
+			t.Errorf("flip %d: %v", n, err)
+		}
+	}
 }
