@@ -218,6 +218,7 @@ func (s *sim) run(ctx context.Context) {
 			s.step(ctx)
 		}
 		if s.steps%64 == 0 {
+			synctest.Wait() // or the calls of who has just begun went through at once, too
 			s.check("now")
 		}
 	}
