@@ -62,13 +62,17 @@ func openPlaces(ctx context.Context, spec string, door Place, zero spread.Layout
 }
 
 // openNear opens a place where its spec says, or beside the door: places that
-// were moved together are found by any of them.
+// were moved together are found by any of them. The error is never
+// backend.ErrNotExist: a place that is not there says nothing of what is in it.
 func openNear(ctx context.Context, door, spec string) (backend.Backend, error) {
 	b, err := openOne(ctx, spec)
-	if errors.Is(err, backend.ErrNotExist) && !isURL(door) && !isURL(spec) {
-		if near, nerr := openOne(ctx, filepath.Join(filepath.Dir(door), filepath.Base(spec))); nerr == nil {
-			return near, nil
+	if errors.Is(err, backend.ErrNotExist) && !isURL(spec) {
+		if !isURL(door) {
+			if near, nerr := openOne(ctx, filepath.Join(filepath.Dir(door), filepath.Base(spec))); nerr == nil {
+				return near, nil
+			}
 		}
+		return nil, errors.New("there is no such folder: is its disk mounted")
 	}
 	if err != nil {
 		return nil, err
