@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -91,7 +90,7 @@ func absolute(spec string) (string, error) {
 }
 
 // ErrNoPlaces: the repository is one folder without parity.
-var ErrNoPlaces = errors.New("the repository is one folder without parity: it has no places to look at")
+var ErrNoPlaces = errors.New("the repository is one folder or bucket without parity: it has no places to look at")
 
 // Warnings says what a person should know of the repository: which of its places
 // are away, and what went wrong since it was opened; points that are gone, and
@@ -111,6 +110,15 @@ func (r *Repo) Away() (away []string, of int) {
 		return p.Away(), len(r.Store.Config.Layout().Places)
 	}
 	return nil, 1
+}
+
+// ParityReads gives how many reads were served from parity, since a place was
+// away or what lies there is wrong.
+func (r *Repo) ParityReads() int {
+	if p, ok := r.place.(*spreadPlace); ok {
+		return p.ParityReads()
+	}
+	return 0
 }
 
 // Degraded says whether something was stored on fewer places than it should
@@ -168,10 +176,8 @@ func (r *Repo) ReplacePlace(ctx context.Context, old, spec string, othersLost bo
 	if spec, err = absolute(spec); err != nil {
 		return nil, err
 	}
-	if abs, err := absolute(old); err == nil {
-		if _, serr := os.Stat(abs); serr == nil || strings.ContainsRune(old, filepath.Separator) {
-			old = abs
-		}
+	if old, err = named(p.layout, old); err != nil {
+		return nil, err
 	}
 	fresh, err := createOne(ctx, spec)
 	if err != nil {
@@ -192,6 +198,26 @@ func (r *Repo) ReplacePlace(ctx context.Context, old, spec string, othersLost bo
 		return nil, err
 	}
 	return r.fill(ctx, p, next, v, prog)
+}
+
+// ErrNoSuchPlace: the repository has no place of that name.
+var ErrNoSuchPlace = errors.New("no such place")
+
+// named gives the name that a list has for a place, which may be gone: its
+// own, what it is from the working folder, or the beginning of its ID.
+func named(l *spread.Layout, name string) (string, error) {
+	abs, err := absolute(name)
+	if err != nil {
+		return "", err
+	}
+	var specs []string
+	for _, p := range l.Places {
+		if p.Spec == name || p.Spec == abs || len(name) >= 8 && strings.HasPrefix(p.ID, name) {
+			return p.Spec, nil
+		}
+		specs = append(specs, p.Spec)
+	}
+	return "", fmt.Errorf("%w: %s is none of this repository; its places are: %s", ErrNoSuchPlace, name, strings.Join(specs, ", "))
 }
 
 // fill makes the shards of the place that a new list brought.
