@@ -53,7 +53,8 @@ point does not suffer, and cairn catalogue --rebuild makes it anew.
   cairn check --read-data --rate 50MiB   reads no faster than that, beside other work
   cairn check --keyless             on the machine that holds the repository, without
                                     any secret: each pack against its own name and
-                                    hash. What needs a key is listed as not said
+                                    hash, and, if no share is named, each shard.
+                                    What needs a key is listed as not said
 
 What is found is told with the object, what is wrong with it (missing, short,
 changed, exchanged, unreadable), the frames and chunks of it that cannot be read,
@@ -233,13 +234,18 @@ func (a *app) checkKeyless(ctx context.Context, o job.CheckOptions, f checkFlags
 	}
 	defer place.Close()
 	start := a.now()
+	found, err := wire.AuditKeyless(ctx, place, o.Share == nil, a.reporter().Items)
+	if err != nil {
+		return err
+	}
+	places := a.tellAudit(found)
 	a.beginShare(o.Share, f, id)
 	r, err := job.CheckKeyless(ctx, place, o)
 	if err != nil {
 		return err
 	}
 	a.endShare(o.Share, id)
-	return a.concludeCheck(r, a.now().Sub(start), false)
+	return cmp.Or(a.concludeCheck(r, a.now().Sub(start), errors.Is(places, job.ErrDamage)), places)
 }
 
 // concludeCheck prints a report and gives the command's end. hidden says that

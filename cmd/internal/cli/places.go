@@ -121,8 +121,17 @@ func (a *app) checkPlaces(ctx context.Context, repo *wire.Repo, readAll, mend bo
 		}
 	}
 	found, err := repo.Audit(ctx, readAll, a.reporter().Items)
-	if err != nil || len(found) == 0 {
-		return cmp.Or(err, mended)
+	if err != nil {
+		return err
+	}
+	return cmp.Or(a.tellAudit(found), mended)
+}
+
+// tellAudit prints what places miss. job.ErrDamage when something is missing
+// or wrong, errWarnings when places are away.
+func (a *app) tellAudit(found []spread.Finding) error {
+	if len(found) == 0 {
+		return nil
 	}
 	if a.json {
 		if err := a.printJSON(map[string]any{"message_type": "places", "findings": found}); err != nil {

@@ -195,6 +195,9 @@ func TestPlacesDamage(t *testing.T) {
 	if strings.Count(out, "DAMAGE: place "+h.places[0]) != len(shards) {
 		t.Errorf("check --read-data: %s", out)
 	}
+	if out, _ = h.must(exitDamage, "check", "--keyless"); strings.Count(out, "DAMAGE: place "+h.places[0]) != len(shards) {
+		t.Errorf("check --keyless: %s", out)
+	}
 	out, _ = h.must(exitWarnings, "check", "--read-data", "--repair")
 	if !strings.Contains(out, fmt.Sprintf("replaced %d damaged", len(shards))) {
 		t.Errorf("check --repair: %s", out)

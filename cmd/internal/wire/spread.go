@@ -147,6 +147,14 @@ func (r *Repo) Audit(ctx context.Context, readAll bool, prog spread.Progress) ([
 	return p.Audit(ctx, readAll, prog)
 }
 
+// AuditKeyless is Audit of a place that OpenKeyless opened.
+func AuditKeyless(ctx context.Context, place Place, readAll bool, prog spread.Progress) ([]spread.Finding, error) {
+	if p, ok := place.(*spreadPlace); ok {
+		return p.Audit(ctx, readAll, prog)
+	}
+	return nil, nil
+}
+
 // RepairPlaces brings all places up to date.
 func (r *Repo) RepairPlaces(ctx context.Context, readAll bool, prog spread.Progress) (*spread.RepairReport, error) {
 	p, err := r.places()
