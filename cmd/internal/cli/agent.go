@@ -11,7 +11,7 @@ import (
 )
 
 func (a *app) agentCmd() *cobra.Command {
-	c := &cobra.Command{Use: "agent", Short: "Install cairn-agent in a guest, and ask it how it is"}
+	c := group(&cobra.Command{Use: "agent", Short: "Install cairn-agent in a guest, and ask it how it is"})
 	c.AddCommand(a.agentInstallCmd(), a.agentStatusCmd())
 	return c
 }

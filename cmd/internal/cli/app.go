@@ -211,6 +211,19 @@ func args(lo, hi int) cobra.PositionalArgs {
 	}
 }
 
+// group makes c a command that only holds others: alone it shows its help, and
+// a word that none of them is named by is a usage error.
+func group(c *cobra.Command) *cobra.Command {
+	c.Args = func(c *cobra.Command, got []string) error {
+		if len(got) > 0 {
+			return usagef("unknown command %q\nSee: %s --help", got[0], c.CommandPath())
+		}
+		return nil
+	}
+	c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+	return c
+}
+
 func (a *app) dirs() config.Dirs { return config.Find(a.getenv) }
 
 // open opens the repository that the flags name.

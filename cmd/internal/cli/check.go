@@ -53,7 +53,8 @@ point does not suffer, and cairn catalogue --rebuild makes it anew.
   cairn check --read-data --rate 50MiB   reads no faster than that, beside other work
   cairn check --keyless             on the machine that holds the repository, without
                                     any secret: each pack against its own name and
-                                    hash. What needs a key is listed as not said
+                                    hash, and, if no share is named, each shard.
+                                    What needs a key is listed as not said
 
 What is found is told with the object, what is wrong with it (missing, short,
 changed, exchanged, unreadable), the frames and chunks of it that cannot be read,
@@ -73,7 +74,9 @@ Each object is taken only when its name or its seal proves it to be the right on
 and put only in the place of one that is missing or proven bad. An object that
 cannot be read is left alone: see to the disk first. A repository made by cairn
 copy has keys and names of its own and mends no objects here; its points are whole
-by themselves. Exit code 4 says that damage is left, 3 that all was repaired.`,
+by themselves. Exit code 4 says that damage is left; 3 that all was repaired, that a
+place is away, or that parity stood in for something; 10 that so many places are
+away that nothing can be said.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return a.check(c.Context(), f) },
 	}
@@ -178,7 +181,14 @@ func (a *app) checkRepository(ctx context.Context, repo *wire.Repo, cat *wire.Ca
 	if o.ReadData && repo.Store.MayRead() != nil {
 		a.say("note: guests' data was read as it is stored, each pack against its name; this key cannot open it and hold each chunk against its ID: one of kind restore or all can")
 	}
-	return r, cmp.Or(a.concludeCheck(r, a.now().Sub(start)), places)
+	err = a.concludeCheck(r, a.now().Sub(start), errors.Is(places, job.ErrDamage))
+	if err == nil && repo.ParityReads() > 0 {
+		err = errWarnings // something is not as it was stored, also where nobody looked for that
+	}
+	if errors.Is(places, job.ErrDamage) && (err == nil || errors.Is(err, errWarnings)) {
+		err = places
+	}
+	return r, cmp.Or(err, places)
 }
 
 func percent(portion float64) string {
@@ -224,19 +234,25 @@ func (a *app) checkKeyless(ctx context.Context, o job.CheckOptions, f checkFlags
 	}
 	defer place.Close()
 	start := a.now()
+	found, err := wire.AuditKeyless(ctx, place, o.Share == nil, a.reporter().Items)
+	if err != nil {
+		return err
+	}
+	places := a.tellAudit(found)
 	a.beginShare(o.Share, f, id)
 	r, err := job.CheckKeyless(ctx, place, o)
 	if err != nil {
 		return err
 	}
 	a.endShare(o.Share, id)
-	return a.concludeCheck(r, a.now().Sub(start))
+	return cmp.Or(a.concludeCheck(r, a.now().Sub(start), errors.Is(places, job.ErrDamage)), places)
 }
 
-// concludeCheck prints a report and gives the command's end.
-func (a *app) concludeCheck(r *job.Report, took time.Duration) error {
+// concludeCheck prints a report and gives the command's end. hidden says that
+// places have damage that parity hides.
+func (a *app) concludeCheck(r *job.Report, took time.Duration, hidden bool) error {
 	r.Place = a.repo
-	if err := a.printReport(r, took); err != nil {
+	if err := a.printReport(r, took, hidden); err != nil {
 		return err
 	}
 	if err := r.Err(); err != nil {
@@ -248,9 +264,12 @@ func (a *app) concludeCheck(r *job.Report, took time.Duration) error {
 	return nil
 }
 
-func (a *app) printReport(r *job.Report, took time.Duration) error {
+func (a *app) printReport(r *job.Report, took time.Duration, hidden bool) error {
 	if a.json {
-		return a.printJSON(r)
+		return a.printJSON(struct {
+			Type string `json:"message_type"`
+			*job.Report
+		}{"summary", r})
 	}
 	for _, d := range r.Repaired {
 		fmt.Fprintf(a.stdout, "repaired: %s, from %s\n", d.Object, d.From)
@@ -276,6 +295,8 @@ func (a *app) printReport(r *job.Report, took time.Duration) error {
 		verdict = fmt.Sprintf("%d findings", len(r.Findings))
 	case len(r.Repaired) > 0:
 		verdict = fmt.Sprintf("all damage repaired (%d objects)", len(r.Repaired))
+	case hidden:
+		verdict = "all of that is right by parity; what is missing or wrong in single places is above"
 	}
 	if r.Share != nil {
 		fmt.Fprintf(a.stdout, "read a share of %s of the packs, from place %s to %s (--start)\n", percent(r.Share.Portion), placeOf(r.Share.Start), placeOf(r.Share.End()))

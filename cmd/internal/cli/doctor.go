@@ -112,7 +112,9 @@ func (a *app) examineHost(ctx context.Context, d *doctor) (repo *wire.Repo, cat 
 		if len(repo.Engines()) > 0 {
 			a.examineEngine(ctx, d, repo)
 		}
-		if !wire.IsBucket(a.repo) {
+		if repo.Store.Config.Layout() != nil {
+			examinePlaces(ctx, d, repo)
+		} else if !wire.IsBucket(a.repo) {
 			examineSpace(d, "repository's space", a.repo)
 		}
 	}
@@ -123,6 +125,35 @@ func (a *app) examineHost(ctx context.Context, d *doctor) (repo *wire.Repo, cat 
 		d.add(stateGood, "FUSE", "", "/dev/fuse can be used")
 	}
 	return repo, cat
+}
+
+// examinePlaces says of each place how it is, and what room it has.
+func examinePlaces(ctx context.Context, d *doctor, repo *wire.Repo) {
+	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
+	defer cancel()
+	states, shards, err := repo.PlaceStates(ctx)
+	if err != nil {
+		d.add(stateBad, "places", "cairn place ls", "%v", err)
+		return
+	}
+	for _, s := range states {
+		what := "place " + s.Spec
+		switch s.State {
+		case "ok":
+			if wire.IsBucket(s.Spec) {
+				d.add(stateGood, what, "", "is there, and has all that it should")
+			} else {
+				examineSpace(d, what, s.Spec)
+			}
+		case "behind":
+			d.add(stateBad, what, "cairn repair places", "is behind: it misses %d objects", s.Missing)
+		case "read-only":
+			d.add(stateBad, what, "make it writable, then: cairn repair places", "takes no writes: %s", s.Why)
+		default:
+			d.add(stateBad, what, "mount it, then: cairn repair places; if it is lost: cairn place replace "+s.Spec+" NEW",
+				"is away (no more than %d may be): %s", shards.M, s.Why)
+		}
+	}
 }
 
 // examineKey says what the key in use is for.

@@ -20,12 +20,10 @@ import (
 const verdictAge = 7 * 24 * time.Hour
 
 func (a *app) engineCmd() *cobra.Command {
-	c := &cobra.Command{
+	c := group(&cobra.Command{
 		Use:   "engine",
 		Short: "Look at the storage engine that holds the repository",
-		Args:  noArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
+	})
 	c.AddCommand(&cobra.Command{
 		Use:   "check",
 		Short: "Measure whether the engine keeps what a repository needs of it",

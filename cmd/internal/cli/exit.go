@@ -70,7 +70,7 @@ func exitCode(ctx context.Context, err error) int {
 	case errors.Is(err, job.ErrDamage), errors.Is(err, gc.ErrLost), errors.Is(err, chunkstore.ErrRolledBack), pack.IsDamage(err), errors.Is(err, restorepoint.ErrCorrupt), errors.Is(err, catalogue.ErrCorrupt), errors.Is(err, restorepoint.ErrMetadata):
 		return exitDamage
 	case errors.Is(err, errUsage), errors.Is(err, config.ErrUnknownVM), errors.Is(err, job.ErrNoDisk), errors.Is(err, restorepoint.ErrNoPoint),
-		errors.Is(err, restorepoint.ErrAmbiguous), errors.Is(err, filesystem.ErrNotExist), errors.Is(err, chunkstore.ErrNoSlot):
+		errors.Is(err, restorepoint.ErrAmbiguous), errors.Is(err, filesystem.ErrNotExist), errors.Is(err, chunkstore.ErrNoSlot), errors.Is(err, wire.ErrNoSuchPlace):
 		return exitUsage
 	case errors.Is(err, errWarnings):
 		return exitWarnings

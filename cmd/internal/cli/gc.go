@@ -76,7 +76,10 @@ removed at all, but for --alone.`,
 			if o.KeepFailed < 0 {
 				return usagef("--keep-failed: give a time, or 0 to keep nothing of backups that failed")
 			}
-			if o.Wait < 0 || o.FenceAfter < time.Hour {
+			if o.Wait < 0 {
+				return usagef("--wait %s: a time from 0s on", o.Wait)
+			}
+			if o.FenceAfter < time.Hour {
 				return usagef("--fence-after is at least 1h, or a backup that only waits for its turn would be ended")
 			}
 			o.RewriteBelow = float64(rewrite) / 100
@@ -93,7 +96,7 @@ removed at all, but for --alone.`,
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "only say what there is to gain")
 	c.Flags().BoolVar(&alone, "alone", false, "you see to it that no backup and no other cairn writes to the repository meanwhile, on any host: then an engine that did not pass its check will do")
 	c.Flags().DurationVar(&o.Wait, "wait", o.Wait, "how long to wait for backups that run")
-	c.Flags().DurationVar(&o.FenceAfter, "fence-after", o.FenceAfter, "how long a backup may give no sign of life before it is taken for dead")
+	c.Flags().DurationVar(&o.FenceAfter, "fence-after", o.FenceAfter, "how long a backup may give no sign of life before it is taken for dead: 1h or more")
 	c.Flags().DurationVar(&o.KeepFailed, "keep-failed", o.KeepFailed, "how long to keep what a backup stored that failed")
 	c.Flags().IntVar(&rewrite, "rewrite", rewrite, "copy what is needed of packs of which less than so many percent is; 0: never")
 	return c
@@ -109,7 +112,9 @@ func (a *app) collect(ctx context.Context, repo *wire.Repo, cat *wire.Catalogue,
 	host, _ := os.Hostname() // only a label
 	o.About = "cairn gc on " + host
 	o.Progress = a.reporter().Items
-	o.Waiting = func(n int) { a.say("waiting for backups that run: %d", n) }
+	o.Waiting = func(n int) {
+		a.say("waiting up to %s for %d backups without an end (--wait); one that died counts until it gave no sign of life for %s (--fence-after)", o.Wait, n, o.FenceAfter)
+	}
 	start := a.now()
 	if err := repo.RolledBack(); err != nil && !o.DryRun { // what the gone ones need may be garbage to those that are left
 		return nil, fmt.Errorf("nothing is removed: %w", err)
@@ -136,14 +141,14 @@ func (a *app) printGC(r *gc.Result, dry, unfinished bool, took time.Duration) er
 			PacksRemoved: r.PacksRemoved, BytesRemoved: r.BytesRemoved, PacksCopied: r.PacksCopied, BytesCopied: r.BytesCopied, PacksSparse: r.Sparse, PacksKept: r.PacksKept, BytesKept: r.BytesKept,
 			PointsRemoved: r.PointsRemoved, Fenced: r.Fenced, Finished: r.Taken, Unfinished: unfinished, Seconds: took.Seconds()})
 	}
-	verb := "removed"
+	verb, copied := "removed", fmt.Sprintf("was copied (%s)", bytesOf(r.BytesCopied))
 	if dry {
-		verb = "would remove"
+		verb, copied = "would remove", "would be copied before"
 	}
 	fmt.Fprintf(a.stdout, "%d points need %s packs (%s stored)\n", r.Points, humanize.Comma(int64(r.Packs)), bytesOf(r.BytesStored))
 	fmt.Fprintf(a.stdout, "%s %s packs: %s", verb, humanize.Comma(int64(r.PacksRemoved)), bytesOf(r.BytesRemoved))
 	if r.PacksCopied > 0 {
-		fmt.Fprintf(a.stdout, "; what was needed of %d of them is copied (%s)", r.PacksCopied, bytesOf(r.BytesCopied))
+		fmt.Fprintf(a.stdout, "; what is needed of %d of them %s", r.PacksCopied, copied)
 	}
 	fmt.Fprintf(a.stdout, ", in %.1f s\n", took.Seconds())
 	if r.PacksKept > 0 {

@@ -244,6 +244,9 @@ func TestWrongKeyIsToldWhatOpens(t *testing.T) {
 			t.Errorf("%q: %s", argv, errs)
 		}
 	}
+	if out, _ := h.must(exitWrongKey, "key", "ls", "--password-file", h.secretFile("other", "none of them")); !strings.Contains(out, "passphrase") {
+		t.Errorf("key ls with a wrong key lists nothing: %s", out)
+	}
 }
 
 func TestDoctorSaysWhatTheKeyIsFor(t *testing.T) {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,7 +41,26 @@ func placesOf(places []string, shards string) (spread.Shards, error) {
 	if n := len(places); n != 0 && n != 1 && n != s.Total() {
 		return s, usagef("--shards %s needs %d places, one for each shard, or one for all: %d are named", s, s.Total(), n)
 	}
-	return s, nil
+	return s, apart(places)
+}
+
+// apart refuses places of which one is, or lies in, another: they are lost together.
+func apart(places []string) error {
+	for i, p := range places {
+		for _, q := range places[:i] {
+			a, err := wire.AbsolutePlace(p)
+			b, berr := wire.AbsolutePlace(q)
+			switch {
+			case err != nil || berr != nil:
+				return errors.Join(err, berr)
+			case a == b:
+				return usagef("--place: %s is named twice", p)
+			case strings.HasPrefix(a, b+"/"), strings.HasPrefix(b, a+"/"):
+				return usagef("--place: of %s and %s one lies in the other: they would be lost together", q, p)
+			}
+		}
+	}
+	return nil
 }
 
 // warned remembers what was said of a repository's places.
@@ -85,8 +105,9 @@ func (a *app) closing(err error) error {
 
 // checkPlaces looks at each place by itself, and mends what it can before if
 // it shall. job.ErrDamage when something is missing or wrong, errWarnings when
-// places are away.
+// places are away or all that was wrong is mended.
 func (a *app) checkPlaces(ctx context.Context, repo *wire.Repo, readAll, mend bool) error {
+	var mended error
 	if mend {
 		r, err := repo.RepairPlaces(ctx, readAll, a.reporter().Items)
 		if errors.Is(err, wire.ErrNoPlaces) {
@@ -95,11 +116,22 @@ func (a *app) checkPlaces(ctx context.Context, repo *wire.Repo, readAll, mend bo
 			return err
 		} else if err := a.printRepair(r); err != nil && !errors.Is(err, job.ErrDamage) && !errors.Is(err, errWarnings) {
 			return err
+		} else if r.Copied+r.Rebuilt+r.Replaced > 0 {
+			mended = errWarnings
 		}
 	}
 	found, err := repo.Audit(ctx, readAll, a.reporter().Items)
-	if err != nil || len(found) == 0 {
+	if err != nil {
 		return err
+	}
+	return cmp.Or(a.tellAudit(found), mended)
+}
+
+// tellAudit prints what places miss. job.ErrDamage when something is missing
+// or wrong, errWarnings when places are away.
+func (a *app) tellAudit(found []spread.Finding) error {
+	if len(found) == 0 {
+		return nil
 	}
 	if a.json {
 		if err := a.printJSON(map[string]any{"message_type": "places", "findings": found}); err != nil {
@@ -199,20 +231,13 @@ func (a *app) tellRepair(r *spread.RepairReport) {
 }
 
 func (a *app) placeCmd() *cobra.Command {
-	c := &cobra.Command{
+	c := group(&cobra.Command{
 		Use:   "place",
 		Short: "List and replace the places of a repository",
 		Long: `List and replace the places of a repository that was made with --shards.
 
 A place that was away and is back is brought up to date by: cairn repair places`,
-		Args: func(_ *cobra.Command, got []string) error {
-			if len(got) > 0 {
-				return usagef("unknown command %q\nSee: cairn place --help", got[0])
-			}
-			return nil
-		},
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
+	})
 	c.AddCommand(a.placeLsCmd(), a.placeReplaceCmd())
 	return c
 }
@@ -260,9 +285,12 @@ func (a *app) printPlaces(states []spread.PlaceState, shards spread.Shards) erro
 		if err := w.Flush(); err != nil {
 			return err
 		}
-		if len(states) > 1 {
+		switch {
+		case len(states) > 1 && bad > 0:
+			fmt.Fprintf(a.stdout, "%s shards: any %d of the %d places may be lost; of objects that a place misses now, fewer\n", shards, shards.M, len(states))
+		case len(states) > 1:
 			fmt.Fprintf(a.stdout, "%s shards: any %d of the %d places may be lost\n", shards, shards.M, len(states))
-		} else {
+		default:
 			fmt.Fprintf(a.stdout, "%s shards in one place: of each pack any %d may be damaged\n", shards, shards.M)
 		}
 	}

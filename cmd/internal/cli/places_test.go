@@ -152,7 +152,7 @@ func TestPlacesLife(t *testing.T) {
 			t.Errorf("-r %s: %s", door, errs)
 		}
 	}
-	h.must(exitFailed, "place", "replace", old, filepath.Join(t.TempDir(), "x"))
+	h.must(exitUsage, "place", "replace", old, filepath.Join(t.TempDir(), "x"))
 	h.must(exitFailed, "place", "replace", h.places[2], h.places[3])
 }
 
@@ -187,12 +187,18 @@ func TestPlacesDamage(t *testing.T) {
 	if errs := h.reads(); !strings.Contains(errs, "served from parity") || !strings.Contains(errs, h.places[0]) {
 		t.Errorf("reads from parity are not told: %s", errs)
 	}
-	h.must(exitOK, "check")
+	h.must(exitWarnings, "check") // it met some of it
 	out, _ := h.must(exitDamage, "check", "--read-data")
+	if strings.Contains(out, "no damage found") {
+		t.Errorf("check says both: %s", out)
+	}
 	if strings.Count(out, "DAMAGE: place "+h.places[0]) != len(shards) {
 		t.Errorf("check --read-data: %s", out)
 	}
-	out, _ = h.must(exitOK, "check", "--read-data", "--repair")
+	if out, _ = h.must(exitDamage, "check", "--keyless"); strings.Count(out, "DAMAGE: place "+h.places[0]) != len(shards) {
+		t.Errorf("check --keyless: %s", out)
+	}
+	out, _ = h.must(exitWarnings, "check", "--read-data", "--repair")
 	if !strings.Contains(out, fmt.Sprintf("replaced %d damaged", len(shards))) {
 		t.Errorf("check --repair: %s", out)
 	}
@@ -217,6 +223,11 @@ func TestInitShards(t *testing.T) {
 	h.must(exitUsage, "init", "--shards", "4")
 	h.must(exitUsage, "init", "--shards", "4+0")
 	h.must(exitUsage, "init", "--shards", "4+2", "--place", "/a", "--place", "/b")
+	for _, places := range [][2]string{{"a", "./a/"}, {"a", "a/b"}, {"a/b", "a"}} {
+		if _, errs := h.must(exitUsage, "init", "--shards", "1+1", "--place", filepath.Join(h.repo, places[0]), "--place", h.repo+"/"+places[1]); !strings.Contains(errs, "twice") && !strings.Contains(errs, "in the other") {
+			t.Errorf("%v: %s", places, errs)
+		}
+	}
 	if out, _ := h.must(exitOK, "init", "--shards", "4+2"); !strings.Contains(out, "any 2 may be damaged") {
 		t.Errorf("init: %s", out)
 	}

@@ -43,7 +43,7 @@ backups find what is stored already; a lost one costs time, never data.`,
 		},
 	}
 	ix.Flags().DurationVar(&wait, "index-wait", 5*time.Minute, "how long to wait for another cairn that uses the index")
-	c := &cobra.Command{Use: "repair", Short: "Mend what can be mended"}
+	c := group(&cobra.Command{Use: "repair", Short: "Mend what can be mended"})
 	c.AddCommand(ix, a.repairPlacesCmd())
 	return c
 }

@@ -13,7 +13,7 @@ import (
 )
 
 func (a *app) vmCmd() *cobra.Command {
-	c := &cobra.Command{Use: "vm", Short: "Register the VMs of this host"}
+	c := group(&cobra.Command{Use: "vm", Short: "Register the VMs of this host"})
 	c.AddCommand(a.vmAddCmd(), a.vmDiscoverCmd(), a.vmLsCmd(), a.vmRmCmd(), a.vmBitmapsCmd())
 	return c
 }

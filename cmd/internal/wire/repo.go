@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"cairn/chunkstore"
@@ -182,7 +183,8 @@ func (r *Repo) Present(ctx context.Context) error {
 }
 
 // Watch gives what later says whether the place has shown the repository all the time
-// since: nil, or backend.ErrAway.
+// since, and of several places whether as many as it takes to read do: nil, or
+// backend.ErrAway.
 func (r *Repo) Watch() func(context.Context) error {
 	dir, one := r.place.(*local.Dir)
 	before := 0
@@ -192,6 +194,10 @@ func (r *Repo) Watch() func(context.Context) error {
 	return func(ctx context.Context) error {
 		if one && dir.Absences() != before {
 			return fmt.Errorf("%w, or was for a while: repository %s: its file system was not mounted; see that it stays, and run again", backend.ErrAway, r.Path)
+		}
+		if away, of := r.Away(); of > 1 && len(away) > r.Store.Config.Layout().Shards.M {
+			return fmt.Errorf("%w: %d of the %d places are away, and no more than %d may be: %s; what is stored cannot be judged without them; bring them back, and run again",
+				backend.ErrAway, len(away), of, r.Store.Config.Layout().Shards.M, strings.Join(away, ", "))
 		}
 		return r.Present(ctx)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -62,13 +61,17 @@ func openPlaces(ctx context.Context, spec string, door Place, zero spread.Layout
 }
 
 // openNear opens a place where its spec says, or beside the door: places that
-// were moved together are found by any of them.
+// were moved together are found by any of them. The error is never
+// backend.ErrNotExist: a place that is not there says nothing of what is in it.
 func openNear(ctx context.Context, door, spec string) (backend.Backend, error) {
 	b, err := openOne(ctx, spec)
-	if errors.Is(err, backend.ErrNotExist) && !isURL(door) && !isURL(spec) {
-		if near, nerr := openOne(ctx, filepath.Join(filepath.Dir(door), filepath.Base(spec))); nerr == nil {
-			return near, nil
+	if errors.Is(err, backend.ErrNotExist) && !isURL(spec) {
+		if !isURL(door) {
+			if near, nerr := openOne(ctx, filepath.Join(filepath.Dir(door), filepath.Base(spec))); nerr == nil {
+				return near, nil
+			}
 		}
+		return nil, errors.New("there is no such folder: is its disk mounted")
 	}
 	if err != nil {
 		return nil, err
@@ -87,7 +90,7 @@ func absolute(spec string) (string, error) {
 }
 
 // ErrNoPlaces: the repository is one folder without parity.
-var ErrNoPlaces = errors.New("the repository is one folder without parity: it has no places to look at")
+var ErrNoPlaces = errors.New("the repository is one folder or bucket without parity: it has no places to look at")
 
 // Warnings says what a person should know of the repository: which of its places
 // are away, and what went wrong since it was opened; points that are gone, and
@@ -107,6 +110,15 @@ func (r *Repo) Away() (away []string, of int) {
 		return p.Away(), len(r.Store.Config.Layout().Places)
 	}
 	return nil, 1
+}
+
+// ParityReads gives how many reads were served from parity, since a place was
+// away or what lies there is wrong.
+func (r *Repo) ParityReads() int {
+	if p, ok := r.place.(*spreadPlace); ok {
+		return p.ParityReads()
+	}
+	return 0
 }
 
 // Degraded says whether something was stored on fewer places than it should
@@ -133,6 +145,14 @@ func (r *Repo) Audit(ctx context.Context, readAll bool, prog spread.Progress) ([
 		return nil, nil //nolint:nilerr // nothing to look at
 	}
 	return p.Audit(ctx, readAll, prog)
+}
+
+// AuditKeyless is Audit of a place that OpenKeyless opened.
+func AuditKeyless(ctx context.Context, place Place, readAll bool, prog spread.Progress) ([]spread.Finding, error) {
+	if p, ok := place.(*spreadPlace); ok {
+		return p.Audit(ctx, readAll, prog)
+	}
+	return nil, nil
 }
 
 // RepairPlaces brings all places up to date.
@@ -164,10 +184,8 @@ func (r *Repo) ReplacePlace(ctx context.Context, old, spec string, othersLost bo
 	if spec, err = absolute(spec); err != nil {
 		return nil, err
 	}
-	if abs, err := absolute(old); err == nil {
-		if _, serr := os.Stat(abs); serr == nil || strings.ContainsRune(old, filepath.Separator) {
-			old = abs
-		}
+	if old, err = named(p.layout, old); err != nil {
+		return nil, err
 	}
 	fresh, err := createOne(ctx, spec)
 	if err != nil {
@@ -188,6 +206,26 @@ func (r *Repo) ReplacePlace(ctx context.Context, old, spec string, othersLost bo
 		return nil, err
 	}
 	return r.fill(ctx, p, next, v, prog)
+}
+
+// ErrNoSuchPlace: the repository has no place of that name.
+var ErrNoSuchPlace = errors.New("no such place")
+
+// named gives the name that a list has for a place, which may be gone: its
+// own, what it is from the working folder, or the beginning of its ID.
+func named(l *spread.Layout, name string) (string, error) {
+	abs, err := absolute(name)
+	if err != nil {
+		return "", err
+	}
+	var specs []string
+	for _, p := range l.Places {
+		if p.Spec == name || p.Spec == abs || len(name) >= 8 && strings.HasPrefix(p.ID, name) {
+			return p.Spec, nil
+		}
+		specs = append(specs, p.Spec)
+	}
+	return "", fmt.Errorf("%w: %s is none of this repository; its places are: %s", ErrNoSuchPlace, name, strings.Join(specs, ", "))
 }
 
 // fill makes the shards of the place that a new list brought.

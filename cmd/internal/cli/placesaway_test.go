@@ -1,0 +1,68 @@
+package cli
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A place whose folder is not there has not said that it holds nothing: with
+// more of them gone than parity makes good, what is stored is out of reach,
+// not damaged and not lost, and comes back with them.
+func TestTooManyPlacesAway(t *testing.T) {
+	h := newSpreadHost(t, "4+2", 6)
+	h.addPoint(h.img, time.Date(2026, 10, 12, 2, 0, 0, 0, time.UTC))
+	for _, p := range h.places[:3] {
+		move(t, p, p+".away")
+	}
+	out, errs := h.must(exitNoRepository, "check")
+	if strings.Contains(out, "DAMAGE") || !strings.Contains(errs, "3 of the 6 places are away") || !strings.Contains(errs, h.places[1]) {
+		t.Errorf("check: %s%s", out, errs)
+	}
+	_, errs = h.must(exitFailed, "restore", "web01@latest", "--disk", "vda", "--to", t.TempDir()+"/raw")
+	if !strings.Contains(errs, "too few places") || strings.Contains(errs, "object does not exist") {
+		t.Errorf("restore: %s", errs)
+	}
+	h.must(exitNoRepository, "check", "--read-data")
+	out, _ = h.must(exitWarnings, "doctor")
+	for _, want := range []string{"BAD   place " + h.places[0] + ": is away", "cairn place replace " + h.places[2], "place " + h.places[5] + ": "} {
+		if !strings.Contains(out, want) {
+			t.Errorf("doctor does not say %q: %s", want, out)
+		}
+	}
+	for _, p := range h.places[:3] {
+		move(t, p+".away", p)
+	}
+	h.must(exitOK, "check", "--read-data")
+	h.reads()
+
+	// With all but one gone nothing is said not to exist.
+	for _, p := range h.places[1:] {
+		move(t, p, p+".away")
+	}
+	if _, errs := h.must(exitFailed, "show", "web01@latest"); strings.Contains(errs, "no such restore point") {
+		t.Errorf("show: %s", errs)
+	}
+}
+
+// A place is named as a person in its folder names it, also when it is gone;
+// a name that is none makes nothing.
+func TestReplaceNames(t *testing.T) {
+	h := newSpreadHost(t, "1+1", 2)
+	h.addPoint(h.img, time.Date(2026, 10, 12, 2, 0, 0, 0, time.UTC))
+	fresh := filepath.Join(t.TempDir(), "new")
+	if _, errs := h.must(exitUsage, "place", "replace", "d7", fresh); !strings.Contains(errs, h.places[1]) {
+		t.Errorf("replace: %s", errs)
+	}
+	if _, err := os.Stat(fresh); err == nil {
+		t.Error("a folder was made for a place that is none")
+	}
+	if err := os.RemoveAll(h.places[1]); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(filepath.Dir(h.places[1]))
+	h.must(exitOK, "place", "replace", filepath.Base(h.places[1]), fresh)
+	h.must(exitOK, "check", "--read-data")
+}
