@@ -6,6 +6,7 @@ import (
 
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
+	"cairn/chunkstore/backend/spread"
 	"cairn/chunkstore/gc"
 	"cairn/chunkstore/pack"
 	"cairn/chunkstore/seal"
@@ -63,7 +64,7 @@ func exitCode(ctx context.Context, err error) int {
 		return child.code
 	case ctx.Err() != nil, errors.Is(err, context.Canceled):
 		return exitInterrupted
-	case errors.Is(err, chunkstore.ErrNoRepository), errors.Is(err, backend.ErrAway):
+	case errors.Is(err, chunkstore.ErrNoRepository), errors.Is(err, backend.ErrAway), errors.Is(err, spread.ErrAway):
 		return exitNoRepository
 	case errors.Is(err, seal.ErrWrongSecret), errors.Is(err, wire.ErrSecret), errors.Is(err, seal.ErrKind):
 		return exitWrongKey

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"cairn/chunkstore/backend"
 	"cairn/chunkstore/gc"
 	"cairn/cmd/internal/job"
 	"cairn/cmd/internal/wire"
@@ -118,6 +120,10 @@ func (a *app) collect(ctx context.Context, repo *wire.Repo, cat *wire.Catalogue,
 	start := a.now()
 	if err := repo.RolledBack(); err != nil && !o.DryRun { // what the gone ones need may be garbage to those that are left
 		return nil, fmt.Errorf("nothing is removed: %w", err)
+	}
+	if away, of := repo.Away(); len(away) > 0 && !o.DryRun {
+		return nil, fmt.Errorf("nothing is removed: %w: %s: what gc deletes must be deleted in all %d places, or it would come back with one; mount it, or if it is lost: cairn place replace; then run cairn gc again",
+			backend.ErrAway, strings.Join(away, ", "), of)
 	}
 	r, err := job.GC(ctx, repo.Store, cat, cat.Known(ctx), o, func(s string) { a.say("warning: %s", s) })
 	if err == nil && !o.DryRun {

@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +23,7 @@ func TestTooManyPlacesAway(t *testing.T) {
 	if strings.Contains(out, "DAMAGE") || !strings.Contains(errs, "3 of the 6 places are away") || !strings.Contains(errs, h.places[1]) {
 		t.Errorf("check: %s%s", out, errs)
 	}
-	_, errs = h.must(exitFailed, "restore", "web01@latest", "--disk", "vda", "--to", t.TempDir()+"/raw")
+	_, errs = h.must(exitNoRepository, "restore", "web01@latest", "--disk", "vda", "--to", t.TempDir()+"/raw")
 	if !strings.Contains(errs, "too few places") || strings.Contains(errs, "object does not exist") {
 		t.Errorf("restore: %s", errs)
 	}
@@ -42,7 +44,7 @@ func TestTooManyPlacesAway(t *testing.T) {
 	for _, p := range h.places[1:] {
 		move(t, p, p+".away")
 	}
-	if _, errs := h.must(exitFailed, "show", "web01@latest"); strings.Contains(errs, "no such restore point") {
+	if _, errs := h.must(exitNoRepository, "show", "web01@latest"); strings.Contains(errs, "no such restore point") {
 		t.Errorf("show: %s", errs)
 	}
 }
@@ -65,4 +67,41 @@ func TestReplaceNames(t *testing.T) {
 	t.Chdir(filepath.Dir(h.places[1]))
 	h.must(exitOK, "place", "replace", filepath.Base(h.places[1]), fresh)
 	h.must(exitOK, "check", "--read-data")
+}
+
+// gc needs all places, since what it deletes would come back with one that was
+// away, and says so before it does anything.
+func TestGCNeedsAllPlaces(t *testing.T) {
+	h := newSpreadHost(t, "2+1", 3)
+	h.addPoint(h.img, time.Date(2026, 10, 12, 2, 0, 0, 0, time.UTC))
+	h.addPoint(h.img, time.Date(2026, 10, 13, 2, 0, 0, 0, time.UTC))
+	h.must(exitOK, "forget", "--keep-last", "1", "--clock", "host")
+	move(t, h.places[1], h.places[1]+".away")
+	h.must(exitOK, "gc", "--dry-run")
+	before := listed(t, h.places[0])
+	_, errs := h.must(exitNoRepository, "gc")
+	if !strings.Contains(errs, "nothing is removed") || !strings.Contains(errs, h.places[1]) || !strings.Contains(errs, "cairn place replace") {
+		t.Errorf("gc: %s", errs)
+	}
+	if after := listed(t, h.places[0]); !slices.Equal(before, after) {
+		t.Errorf("gc left %d objects, there were %d", len(after), len(before))
+	}
+	move(t, h.places[1]+".away", h.places[1])
+	h.must(exitOK, "gc")
+	h.must(exitOK, "check", "--read-data")
+}
+
+// listed gives the files in a folder.
+func listed(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			names = append(names, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
 }
