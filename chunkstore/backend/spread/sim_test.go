@@ -1,6 +1,7 @@
 package spread
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -149,10 +150,10 @@ func newSim(t *testing.T, seed uint64, m *mutant) *sim {
 	if s.ref, err = New(members, s.shards, Options{Strict: simAbort}); err != nil {
 		t.Fatal(err)
 	}
-	s.put("config", []byte(`{"id":"r0"}`))
+	s.put("config", simConfig)
 	for i, d := range s.slots {
 		s.must(s.zero.Identify(t.Context(), d.mem, s.zero.Places[i]))
-		s.must(d.mem.Put(t.Context(), "config", []byte(`{"id":"r0"}`)))
+		s.must(d.mem.Put(t.Context(), "config", simConfig))
 	}
 	for n, name := range []string{"writer 0", "writer 1", "collector 0", "collector 1", "repair", "reader", "replacer"} {
 		s.hosts = append(s.hosts, &host{s: s, n: n, name: name, rnd: rand.New(rand.NewPCG(seed, uint64(n)+100))})
@@ -218,6 +219,7 @@ func (s *sim) run(ctx context.Context) {
 			s.step(ctx)
 		}
 		if s.steps%64 == 0 {
+			s.settle() // or what moves would have its calls go through, and in no order
 			s.check("now")
 		}
 	}
@@ -388,6 +390,20 @@ func TestPlacesSimulationReplays(t *testing.T) {
 			}
 		}
 	}
+}
+
+// simConfig is what the sum of a real one makes it: known.
+var simConfig = []byte(`{"id":"r0"}`)
+
+// simVerify is what a process with a key can tell of a control object.
+func simVerify(name string, body []byte) error {
+	switch {
+	case name == configName && !bytes.Equal(body, simConfig):
+		return errDamaged
+	case name == configName || strings.HasPrefix(name, notesPrefix):
+		return nil
+	}
+	return verifySealed(name, body)
 }
 
 // simAbort says what an abort is.
