@@ -52,6 +52,10 @@
 // next strict put decides that first (or fails), since a list of what gc may
 // delete must not rest on an abort or a drop that can vanish.
 //
+// Deleting a control object needs all places: a copy that comes back later
+// would be taken for a live one. Deleting a pack needs only that fewer than k
+// shards are left, and leaves a note repair/gone/<pack>.
+//
 // # Copies that are known to be damaged
 //
 // Options.Verify (VerifyWith, when keys are open) says of a copy whether its bytes
@@ -70,15 +74,11 @@
 // verified copy need not be the one that was decided. A place can show what
 // somebody with the key sealed for that name and what lost, and holders of the key
 // can seal anything: of verified contents the votes decide. Nor is a place caught
-// that hides a copy or has none any more, and m+1 places that lie together about
-// a name win as they did. Verify may know too little to tell (no key is open; an
-// object without seal or sum): then copies vote as if there were none. Where all
-// copies that can be seen are damaged they count as any, and whoever opens them
-// is told by their seals.
-//
-// Deleting a control object needs all places: a copy that comes back later
-// would be taken for a live one. Deleting a pack needs only that fewer than k
-// shards are left, and leaves a note repair/gone/<pack>.
+// that hides a copy or has none any more, and more than m places that show what
+// lost win. Verify may know too little to tell (no key is open; an object without
+// seal or sum): then copies vote as if there were none. Where all copies that can
+// be seen are damaged they count as any, and whoever opens them is told by their
+// seals.
 //
 // # When a place is replaced
 //

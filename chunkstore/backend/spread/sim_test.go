@@ -35,7 +35,9 @@ import (
 // What is not simulated, since it is not promised:
 //   - More than m places that miss an object or hold it damaged: faults that
 //     destroy something leave k good shards or copies of all that was
-//     acknowledged. Places may be away, and fail, in any number.
+//     acknowledged. Places may be away, and fail, in any number. What had lost more
+//     copies than that when its acknowledgement came is counted ("excused"), and
+//     so is what follows: another decision of it, an intent that is gone.
 //   - A place that goes back to an older state of itself: then it takes votes
 //     back, and shows deleted objects again. A disk that is wiped has no
 //     identity object and is away.
