@@ -56,7 +56,7 @@ func ListObjects(ctx context.Context, b backend.Backend) (*Objects, error) {
 		case obj.Name == placeName:
 			return nil
 		}
-		if name, ok := strings.CutPrefix(obj.Name, mendedPrefix); ok && (isRecord(name) || name == configName) {
+		if _, ok := mendedOf(obj.Name); ok {
 			return nil // looked at with what it is a copy of
 		}
 		for _, p := range plainPrefixes {
@@ -162,27 +162,76 @@ func (s *Store) verifyRecord(name string, b []byte) error {
 }
 
 // VerifyPlain looks at an object that is no pack as far as that is possible
-// without a key: the configuration against its sum, of records and key slots
-// only that they begin as such do. The error is a *Fault, or ctx's.
+// without a key (VerifyControl). The error is a *Fault, or ctx's.
 func VerifyPlain(ctx context.Context, b backend.Backend, name string) error {
 	body, err := backend.Get(ctx, b, name, maxRecord)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	if err == nil {
-		switch {
-		case name == configName:
-			err = verifyConfig(body)
-		case strings.HasPrefix(name, keysPrefix):
-			err = looksLikeSlot(body)
-		case len(body) < recordHeader+16:
-			err = fmt.Errorf("%w: %w: a record of %d bytes", pack.ErrCorrupt, pack.ErrShort, len(body))
-		case string(body[:len(recordMagic)]) != recordMagic || body[10] != 0 || body[11] != 0:
-			err = fmt.Errorf("%w: not a record", pack.ErrCorrupt)
-		}
+		err = VerifyControl(name, body)
 	}
 	if err != nil {
 		return FaultOf(name, fmt.Errorf("%s: %w", name, err))
+	}
+	return nil
+}
+
+// VerifyControl says why bytes are not those of the object of that name, which
+// is no pack, as far as they tell without a key: the configuration is held
+// against its sum; of records and key slots only that they begin as such do; a
+// sign of life is empty. nil: nothing is known. The error is pack.ErrCorrupt.
+func VerifyControl(name string, body []byte) error {
+	if of, ok := mendedOf(name); ok {
+		name = of
+	}
+	switch {
+	case name == configName:
+		return verifyConfig(body)
+	case strings.HasPrefix(name, keysPrefix):
+		return looksLikeSlot(body)
+	case isRecord(name):
+		return looksLikeRecord(body)
+	case strings.HasPrefix(name, beatsPrefix) && len(body) > 0:
+		return fmt.Errorf("%w: a sign of life with %d bytes", pack.ErrCorrupt, len(body))
+	}
+	return nil
+}
+
+// VerifyControl is VerifyControl for whoever has the structure key, as every
+// kind of key has: of a record it opens the seal, which covers every byte and
+// the name; of a key slot it checks the MAC, if it has one. What it cannot
+// tell: whether the object is the newest, or the one that was decided, of those
+// that holders of the key have ever sealed for that name.
+func (s *Store) VerifyControl(name string, body []byte) error {
+	if err := VerifyControl(name, body); err != nil {
+		return err
+	}
+	if of, ok := mendedOf(name); ok {
+		name = of
+	}
+	switch {
+	case isRecord(name):
+		return s.verifyRecord(name, body)
+	case strings.HasPrefix(name, keysPrefix):
+		return s.verifySlot(name, body)
+	}
+	return nil
+}
+
+// mendedOf gives the name of the object whose good copy a repair put under a
+// name.
+func mendedOf(name string) (of string, ok bool) {
+	of, ok = strings.CutPrefix(name, mendedPrefix)
+	return of, ok && (isRecord(of) || of == configName)
+}
+
+func looksLikeRecord(b []byte) error {
+	switch {
+	case len(b) < recordHeader+seal.Overhead:
+		return fmt.Errorf("%w: %w: a record of %d bytes", pack.ErrCorrupt, pack.ErrShort, len(b))
+	case string(b[:len(recordMagic)]) != recordMagic || b[10] != 0 || b[11] != 0:
+		return fmt.Errorf("%w: not a record", pack.ErrCorrupt)
 	}
 	return nil
 }
@@ -219,7 +268,7 @@ func (s *Store) VerifyConfig(ctx context.Context) error {
 // VerifyKeySlot holds a key slot against the MAC that all have who opened one.
 // The error is a *Fault, or ctx's.
 func (s *Store) VerifyKeySlot(ctx context.Context, name string) error {
-	if err := VerifyPlain(ctx, s.place, name); err != nil || s.Config.Protection == ProtectionNone {
+	if err := VerifyPlain(ctx, s.place, name); err != nil {
 		return err
 	}
 	b, err := backend.Get(ctx, s.place, name, seal.MaxSlot)
@@ -227,16 +276,25 @@ func (s *Store) VerifyKeySlot(ctx context.Context, name string) error {
 		return ctx.Err()
 	}
 	if err == nil {
-		var slot *seal.Slot
-		if slot, err = seal.ParseSlot(b); err == nil {
-			err = slot.Check(name, s.keys)
-		}
-		if err != nil {
-			err = fmt.Errorf("%w: %w", pack.ErrCorrupt, err)
-		}
+		err = s.verifySlot(name, b)
 	}
 	if err != nil {
 		return FaultOf(name, fmt.Errorf("%s: %w", name, err))
+	}
+	return nil
+}
+
+// verifySlot checks a slot's MAC; in the clear it has none.
+func (s *Store) verifySlot(name string, b []byte) error {
+	if s.Config.Protection == ProtectionNone {
+		return nil
+	}
+	slot, err := seal.ParseSlot(b)
+	if err == nil {
+		err = slot.Check(name, s.keys)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", pack.ErrCorrupt, err)
 	}
 	return nil
 }

@@ -43,12 +43,14 @@ type copied struct {
 	body  []byte // of a small one, or its beginning
 	whole bool   // body is all of it
 	err   error  // backend.ErrNotExist: nothing
+	bad   error  // why its bytes are not what was stored; nil: not known
 }
 
 func (c copied) absent() bool { return errors.Is(c.err, backend.ErrNotExist) }
 
 // view is what all places hold under a name: best is the content that is
-// decided, or else the one that most have, on the members that have it.
+// decided, or else the one that most have, on the members that have it. It is
+// damaged only where all that can be seen are.
 type view struct {
 	copies  []copied
 	best    copied
@@ -56,6 +58,9 @@ type view struct {
 	decided bool
 	// rival: another content may be the decided one, as far as can be seen.
 	rival bool
+	// could has one copy of each content that may be decided, if none is known
+	// to be.
+	could []copied
 }
 
 // fetch reads one place's copy.
@@ -80,12 +85,119 @@ func (m *member) fetch(ctx context.Context, name string) copied {
 	return c
 }
 
-// compare asks all places for their copies.
+// compare asks all places for their copies, and looks which are damaged where
+// they are not alike.
 func (s *Spread) compare(ctx context.Context, name string) *view {
+	return s.compareBytes(ctx, name, false)
+}
+
+// compareBytes is compare that with all reads every byte, and looks at each
+// content.
+func (s *Spread) compareBytes(ctx context.Context, name string, all bool) *view {
 	v := &view{copies: make([]copied, len(s.members))}
 	s.each(func(i int, m *member) { v.copies[i] = m.fetch(ctx, name) })
+	if all || s.verifies(name) && v.differ() {
+		s.verifyCopies(ctx, name, v)
+	}
 	s.choose(name, v)
 	return v
+}
+
+// differ says whether two places hold different things.
+func (v *view) differ() bool {
+	var first *copied
+	for i, c := range v.copies {
+		switch {
+		case c.err != nil:
+		case first == nil:
+			first = &v.copies[i]
+		case c.print != first.print:
+			return true
+		}
+	}
+	return false
+}
+
+// verifyCopies says of each copy whether it is damaged. Large ones are read
+// whole for it, one after the other, and compared whole.
+func (s *Spread) verifyCopies(ctx context.Context, name string, v *view) {
+	said := map[sum]error{}
+	for i := range v.copies {
+		c := &v.copies[i]
+		if c.err != nil {
+			continue
+		}
+		body := c.body
+		if !c.whole {
+			var err error
+			if body, err = s.members[i].whole(ctx, name); err != nil {
+				*c = copied{err: err}
+				continue
+			}
+			*c = copied{size: int64(len(body)), print: blake3.Sum256(body), body: bytes.Clone(body[:min(len(body), endPart)])}
+		}
+		bad, known := said[c.print]
+		if !known {
+			bad = s.verify(name, body)
+			said[c.print] = bad
+		}
+		c.bad = bad
+	}
+}
+
+// VerifyWith takes the place of Options.Verify, when more can be told: the
+// repository's keys are open.
+func (s *Spread) VerifyWith(verify func(name string, body []byte) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.verifier = verify
+}
+
+func (s *Spread) verifies(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.verifier != nil || strings.HasPrefix(name, placesPrefix)
+}
+
+// verify says why bytes are not those of a control object; nil: not known.
+func (s *Spread) verify(name string, body []byte) error {
+	if strings.HasPrefix(name, placesPrefix) {
+		return verifyList(name, body)
+	}
+	s.mu.Lock()
+	f := s.verifier
+	s.mu.Unlock()
+	if f == nil {
+		return nil
+	}
+	return f(name, body)
+}
+
+// body gives the bytes that compare chose. Damaged ones are given only where no
+// place that was chosen gives others.
+func (s *Spread) body(ctx context.Context, name string, v *view) ([]byte, error) {
+	if v.best.whole {
+		return v.best.body, nil
+	}
+	var damaged []byte
+	var errs []error
+	for _, i := range v.on {
+		b, err := s.members[i].whole(ctx, name)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case int64(len(b)) != v.best.size:
+			errs = append(errs, &placeError{s.members[i].Spec, errShort})
+		case s.verify(name, b) == nil:
+			return b, nil
+		case damaged == nil:
+			damaged = b
+		}
+	}
+	if damaged != nil {
+		return damaged, nil
+	}
+	return nil, errors.Join(errs...)
 }
 
 // strict says whether a content needs the strict quorum.
@@ -108,19 +220,21 @@ func (s *Spread) quorum(name string, body []byte) int {
 
 // choose finds the content that is decided. If none is as far as can be seen,
 // it takes what most places hold, of equals that of the first, and says
-// whether places that cannot be asked might prove another right.
+// whether places that cannot be asked might prove another right. A damaged copy
+// counts as a vote that cannot be read any more, while there are others.
 func (s *Spread) choose(name string, v *view) {
 	type group struct {
 		on   []int
 		need int
 	}
+	intact := slices.ContainsFunc(v.copies, func(c copied) bool { return c.err == nil && c.bad == nil })
 	byPrint := map[sum]*group{}
 	var groups []*group
 	unknown := 0
 	for i, c := range v.copies {
 		switch {
 		case c.absent():
-		case c.err != nil:
+		case c.err != nil, c.bad != nil && intact:
 			unknown++
 		case byPrint[c.print] == nil:
 			g := &group{[]int{i}, s.quorum(name, c.body)}
@@ -142,9 +256,23 @@ func (s *Spread) choose(name string, v *view) {
 	slices.SortStableFunc(groups, func(a, b *group) int { return rank(b) - rank(a) })
 	best := groups[0]
 	v.best, v.on, v.decided = v.copies[best.on[0]], best.on, len(best.on) >= best.need
-	for _, g := range groups[1:] {
-		v.rival = v.rival || !v.decided && len(g.on)+unknown >= g.need
+	for i, g := range groups {
+		if !v.decided && len(g.on)+unknown >= g.need {
+			v.could = append(v.could, v.copies[g.on[0]])
+			v.rival = v.rival || i > 0
+		}
 	}
+}
+
+// damaged gives what is wrong with the copies that were not chosen for it.
+func (v *view) damaged(s *Spread) []error {
+	out := make([]error, len(v.copies))
+	for i, c := range v.copies {
+		if c.bad != nil && v.best.bad == nil {
+			out[i] = &placeError{s.members[i].Spec, c.bad}
+		}
+	}
+	return out
 }
 
 // errs gives what went wrong at each place; nothing stored is no error.
@@ -168,7 +296,9 @@ func (s *Spread) look(ctx context.Context, name string) (*view, error) {
 		if len(v.on) < s.settledQuorum() && mustSettle(name) {
 			s.unsettle(name)
 		}
-		if errs := v.errs(); v.rival && len(errs) > 0 {
+		damaged := v.damaged(s)
+		s.spoilt(name, damaged)
+		if errs := slices.DeleteFunc(append(v.errs(), damaged...), func(err error) bool { return err == nil }); v.rival && len(errs) > 0 {
 			return nil, fmt.Errorf("%s: %w: the places that can be asked hold different things: %w", name, ErrUndecided, s.awayError("telling which is right", len(s.members), errs))
 		}
 		return v, nil
@@ -200,6 +330,11 @@ func (s *Spread) readControl(ctx context.Context, name string, p []byte, off int
 	if v.best.whole {
 		copy(p, v.best.body[off:])
 		return nil
+	}
+	if off == 0 && int64(len(p)) == v.best.size {
+		b, err := s.body(ctx, name, v)
+		copy(p, b)
+		return err
 	}
 	var errs []error
 	for _, i := range v.on {
@@ -288,7 +423,8 @@ func (t *tally) result(s *Spread, need int) error {
 	return s.awayError("storing "+t.name, need, t.errs)
 }
 
-// vote puts data on all places, or what it finds on the first.
+// vote puts data on all places, or what it finds on the first. If that is
+// damaged it is passed over: what another place holds intact is helped.
 func (s *Spread) vote(ctx context.Context, name string, data []byte) *tally {
 	body := bytes.Clone(data) // a put that hangs reads it for as long
 	errs := make([]error, len(s.members))
@@ -301,7 +437,11 @@ func (s *Spread) vote(ctx context.Context, name string, data []byte) *tally {
 			break
 		}
 		if errors.Is(errs[i], backend.ErrExist) {
-			if there, err := m.whole(ctx, name); err == nil {
+			there, err := m.whole(ctx, name)
+			if err == nil && s.verify(name, there) != nil {
+				there = s.intact(ctx, name)
+			}
+			if err == nil && there != nil {
 				push = there
 				break
 			}
@@ -313,6 +453,19 @@ func (s *Spread) vote(ctx context.Context, name string, data []byte) *tally {
 		}
 	})
 	return s.count(ctx, name, body, push, errs)
+}
+
+// intact gives what is known to lie undamaged under a name; nil: nothing.
+func (s *Spread) intact(ctx context.Context, name string) []byte {
+	v := s.compareBytes(ctx, name, true)
+	if len(v.on) == 0 || v.best.bad != nil {
+		return nil
+	}
+	b, err := s.body(ctx, name, v)
+	if err != nil {
+		return nil
+	}
+	return b
 }
 
 // count makes a tally of what the puts of push gave.
@@ -399,7 +552,7 @@ func (s *Spread) settle(ctx context.Context) error {
 	names := slices.Sorted(maps.Keys(s.unsettled))
 	s.mu.Unlock()
 	for _, name := range names {
-		if err := s.settleOne(ctx, name); err != nil {
+		if err := s.settleOne(ctx, name, false); err != nil {
 			return fmt.Errorf("what is stored under %s must be decided first: %w", name, err)
 		}
 		s.mu.Lock()
@@ -409,10 +562,11 @@ func (s *Spread) settle(ctx context.Context) error {
 	return nil
 }
 
-func (s *Spread) settleOne(ctx context.Context, name string) error {
+// settleOne decides one name; with all every byte of large copies counts.
+func (s *Spread) settleOne(ctx context.Context, name string, all bool) error {
 	var t *tally
 	for range 2 {
-		v := s.compare(ctx, name)
+		v := s.compareBytes(ctx, name, all)
 		n := len(v.on)
 		if n >= s.settledQuorum() || n == 0 && len(v.errs()) == 0 {
 			return ctx.Err()
@@ -420,7 +574,7 @@ func (s *Spread) settleOne(ctx context.Context, name string) error {
 		if n == 0 {
 			return s.awayError("deciding it", s.settledQuorum(), v.errs())
 		}
-		body, err := s.members[v.on[0]].whole(ctx, name)
+		body, err := s.body(ctx, name, v)
 		if err != nil {
 			return err
 		}

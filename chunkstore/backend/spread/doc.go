@@ -33,8 +33,9 @@
 //     may be fewer than the former: a commit on just the others may be missed.
 //     Warnings says so, and a handle that has seen so little puts nothing strict
 //     any more, since gc must know all points.
-//     There, too, one copy of an abort that rots or vanishes is enough to let the
-//     session that was aborted commit: use k > m where places are not trusted.
+//     There, too, one copy of an abort that vanishes is enough to let the session
+//     that was aborted commit (repair deletes a damaged one before it puts a good
+//     one): use k > m where places are not trusted.
 //
 // A writer asks the first place in the name's order alone, and when it finds
 // another's bytes there helps those to the other places: so of several writers
@@ -42,7 +43,8 @@
 // long. If places come and go between them a name may be undecided: then both
 // get an error, no caller was told that anything is stored, and when all places
 // are back the next strict put or Repair decides it, the latter by taking what
-// lies on the first place in the name's order.
+// lies on the first place in the name's order, of those that may have been
+// decided.
 //
 // A reader prefers the decided content; if none is as far as it sees it takes
 // what most places hold, or says that it cannot tell. What it saw under
@@ -53,6 +55,30 @@
 // Deleting a control object needs all places: a copy that comes back later
 // would be taken for a live one. Deleting a pack needs only that fewer than k
 // shards are left, and leaves a note repair/gone/<pack>.
+//
+// # Copies that are known to be damaged
+//
+// Options.Verify (VerifyWith, when keys are open) says of a copy whether its bytes
+// can be what was stored under its name. It is asked where copies differ, and of
+// each by whoever reads all. What is decided above is decided among the others:
+// while one copy is not known to be damaged, readers read none that is, nothing is
+// copied from one (repair, settling, Replace, a writer who helps another), and
+// repair mends it, be the damaged ones as many or more. It counts as a vote that
+// cannot be read any more: where it may have decided either of two contents, a
+// reader is told that nobody can tell (ErrUndecided), and repair decides as above.
+// It still has its place's vote: nothing is stored beside it before repair.
+// Repair deletes nothing that it read wrongly once: a second read must say the same.
+//
+// What this gives: a bit that rots, a copy that was cut or made up, and another
+// object's bytes win no vote, also with one good copy left. What it does not: a
+// verified copy need not be the one that was decided. A place can show what
+// somebody with the key sealed for that name and what lost, and holders of the key
+// can seal anything: of verified contents the votes decide. Nor is a place caught
+// that hides a copy or has none any more, and more than m places that show what
+// lost win. Verify may know too little to tell (no key is open; an object without
+// seal or sum): then copies vote as if there were none. Where all copies that can
+// be seen are damaged they count as any, and whoever opens them is told by their
+// seals.
 //
 // # When a place is replaced
 //

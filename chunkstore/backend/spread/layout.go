@@ -1,6 +1,7 @@
 package spread
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -153,6 +154,24 @@ func (l *Layout) parse(name string, body []byte) (*Layout, error) {
 		return nil, fmt.Errorf("%s is no list of this repository's places: it is damaged, or a place lies", name)
 	}
 	return n, n.Check()
+}
+
+// verifyList says why bytes are no list of that name, as far as they tell.
+func verifyList(name string, body []byte) error {
+	if len(body) > maxLayout {
+		return fmt.Errorf("%s has %d bytes, more than such an object can have", name, len(body))
+	}
+	n := new(Layout)
+	if err := json.Unmarshal(body, n); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if err := n.Check(); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if back, err := json.Marshal(n); err != nil || !bytes.Equal(back, body) || layoutName(n.Generation) != name {
+		return fmt.Errorf("%s is not as a list of places is written: it is damaged", name)
+	}
+	return nil
 }
 
 // Open opens a repository's places as the newest of the lists that its door
@@ -310,7 +329,7 @@ func (l *Layout) next(ctx context.Context, s *Spread, open OpenPlace) (*Layout, 
 	if len(v.on) == 0 {
 		return nil, nil // none, as far as can be seen; unchanged tells before anything counts
 	}
-	body, err := s.members[v.on[0]].whole(ctx, s.opts.Next)
+	body, err := s.body(ctx, s.opts.Next, v)
 	if err != nil {
 		return nil, err
 	}
@@ -510,7 +529,7 @@ func (s *Spread) copyControl(ctx context.Context, to backend.Backend) error {
 			}
 			continue // deleted since
 		}
-		body, err := s.members[v.on[0]].whole(ctx, o.name)
+		body, err := s.body(ctx, o.name, v)
 		if err != nil {
 			return err
 		}

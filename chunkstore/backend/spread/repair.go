@@ -205,7 +205,7 @@ func (r *mender) control(ctx context.Context, all []*object, reached uint32) err
 }
 
 func (r *mender) controlOne(ctx context.Context, name string, reached uint32) error {
-	v := r.compare(ctx, name)
+	v := r.compareBytes(ctx, name, r.o.ReadAll)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -218,22 +218,30 @@ func (r *mender) controlOne(ctx context.Context, name string, reached uint32) er
 			return ctx.Err()
 		}
 	}
-	body, err := r.members[v.on[0]].whole(ctx, name)
+	body, err := r.body(ctx, name, v)
 	if err != nil {
 		return err
 	}
+	damaged := r.verify(name, body) != nil // then no place has another
 	for i, m := range r.members {
 		c := v.copies[i]
 		if reached&(1<<i) == 0 || c.err == nil && c.print == v.best.print {
 			continue
 		}
-		if c.err != nil && !proven(c.err) {
-			r.failed(m, name, c.err)
+		wrong := !c.absent() // another content, or one that cannot be read
+		if c.err != nil && (!proven(c.err) || wrong && damaged) {
+			r.failed(m, name, c.err) // what cannot be read is no worse than what is damaged
 			continue
 		}
-		wrong := !c.absent() // another content, or one that cannot be read
-		if wrong {
-			if err := m.remove(ctx, name); err != nil {
+		if wrong { // read once more: an error that passes must not cost a vote
+			there, err := m.whole(ctx, name)
+			if err == nil && bytes.Equal(there, body) {
+				continue
+			}
+			if err == nil || proven(err) {
+				err = m.remove(ctx, name)
+			}
+			if err != nil {
 				r.failed(m, name, err)
 				continue
 			}
@@ -258,10 +266,10 @@ func (r *mender) decide(ctx context.Context, name string, reached uint32) *view 
 	if bits.OnesCount32(reached) < len(r.members) {
 		return nil
 	}
-	if err := r.settleOne(ctx, name); err != nil && ctx.Err() != nil {
+	if err := r.settleOne(ctx, name, r.o.ReadAll); err != nil && ctx.Err() != nil {
 		return nil
 	}
-	v := r.compare(ctx, name)
+	v := r.compareBytes(ctx, name, r.o.ReadAll)
 	if !v.decided && r.deadlocked(v, reached) {
 		return r.breakTie(name, v)
 	}
@@ -285,10 +293,21 @@ func (r *mender) deadlocked(v *view, reached uint32) bool {
 	return true
 }
 
-// breakTie takes the content on the first place in the name's order: nobody
-// was ever told that any was stored, and each repair chooses the same.
+// breakTie takes the content that damaged copies may have decided, if it is one
+// alone; else that on the first place in the name's order whose copy is not
+// known to be damaged: as far as can be told nobody was told that any was stored,
+// and each repair chooses the same.
 func (r *mender) breakTie(name string, v *view) *view {
-	best := v.copies[r.order(name)[0]]
+	best := v.best
+	if len(v.could) != 1 {
+		for _, i := range r.order(name) {
+			if best = v.copies[i]; best.bad == nil || v.best.bad != nil {
+				break
+			}
+		}
+	} else {
+		best = v.could[0]
+	}
 	out := &view{copies: v.copies, best: best}
 	for i, c := range v.copies {
 		if c.print == best.print {
@@ -672,7 +691,7 @@ func (a *auditor) control(ctx context.Context, o *object) {
 	if !a.readAll && bits.OnesCount32(o.on) == len(a.members) {
 		return
 	}
-	v := a.compare(ctx, o.name)
+	v := a.compareBytes(ctx, o.name, a.readAll)
 	for i, c := range v.copies {
 		switch {
 		case ctx.Err() != nil || len(v.on) == 0:
@@ -680,7 +699,10 @@ func (a *auditor) control(ctx context.Context, o *object) {
 		case a.away[i]:
 		case c.err != nil:
 			a.found(a.members[i], o.name, c.err)
-		case c.print != v.best.print:
+		case c.print == v.best.print:
+		case c.bad != nil:
+			a.found(a.members[i], o.name, c.bad)
+		default:
 			a.found(a.members[i], o.name, errors.New("it is not what the other places hold"))
 		}
 	}

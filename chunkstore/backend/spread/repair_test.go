@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -180,6 +181,36 @@ func TestDeletedPacksStayDeleted(t *testing.T) {
 	}
 	if r, err := s.Repair(ctx, RepairOptions{Condemned: late}); err != nil || r.Rebuilt != 1 || r.Removed != 1 {
 		t.Errorf("condemned meanwhile: %+v, %v", r, err)
+	}
+}
+
+// One read that fails is no proof: repair does not delete a copy that it can read
+// when it tries again. A strict object would be on fewer places than decide it if
+// the repair died there (seed 201200 of the simulation).
+func TestCopyThatFailsToReadOnceIsKept(t *testing.T) {
+	ctx := t.Context()
+	c := newCluster(t, 3, Shards{2, 1})
+	for _, name := range []string{"points/a", "keys/a"} {
+		if err := c.Put(ctx, name, []byte("a commit")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, p := range c.places {
+		failed := map[string]bool{}
+		p.Fault = func(op, name string) error {
+			if op == "read" && !failed[name] {
+				failed[name] = true
+				return io.ErrUnexpectedEOF
+			}
+			if op == "delete" {
+				t.Errorf("place %d: %s is deleted", i, name)
+			}
+			return nil
+		}
+		if r, err := c.Repair(ctx, RepairOptions{ReadAll: true}); err != nil || !r.Whole() || r.Replaced+r.Copied != 0 || !failed["points/a"] {
+			t.Errorf("place %d: repair: %+v, %v", i, r, err)
+		}
+		p.Fault = nil
 	}
 }
 

@@ -1,6 +1,7 @@
 package spread
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -34,7 +35,9 @@ import (
 // What is not simulated, since it is not promised:
 //   - More than m places that miss an object or hold it damaged: faults that
 //     destroy something leave k good shards or copies of all that was
-//     acknowledged. Places may be away, and fail, in any number.
+//     acknowledged. Places may be away, and fail, in any number. What had lost more
+//     copies than that when its acknowledgement came is counted ("excused"), and
+//     so is what follows: another decision of it, an intent that is gone.
 //   - A place that goes back to an older state of itself: then it takes votes
 //     back, and shows deleted objects again. A disk that is wiped has no
 //     identity object and is away.
@@ -149,10 +152,10 @@ func newSim(t *testing.T, seed uint64, m *mutant) *sim {
 	if s.ref, err = New(members, s.shards, Options{Strict: simAbort}); err != nil {
 		t.Fatal(err)
 	}
-	s.put("config", []byte(`{"id":"r0"}`))
+	s.put("config", simConfig)
 	for i, d := range s.slots {
 		s.must(s.zero.Identify(t.Context(), d.mem, s.zero.Places[i]))
-		s.must(d.mem.Put(t.Context(), "config", []byte(`{"id":"r0"}`)))
+		s.must(d.mem.Put(t.Context(), "config", simConfig))
 	}
 	for n, name := range []string{"writer 0", "writer 1", "collector 0", "collector 1", "repair", "reader", "replacer"} {
 		s.hosts = append(s.hosts, &host{s: s, n: n, name: name, rnd: rand.New(rand.NewPCG(seed, uint64(n)+100))})
@@ -218,7 +221,7 @@ func (s *sim) run(ctx context.Context) {
 			s.step(ctx)
 		}
 		if s.steps%64 == 0 {
-			synctest.Wait() // or the calls of who has just begun went through at once, too
+			s.settle() // or what moves would have its calls go through, and in no order
 			s.check("now")
 		}
 	}
@@ -389,6 +392,20 @@ func TestPlacesSimulationReplays(t *testing.T) {
 			}
 		}
 	}
+}
+
+// simConfig is what the sum of a real one makes it: known.
+var simConfig = []byte(`{"id":"r0"}`)
+
+// simVerify is what a process with a key can tell of a control object.
+func simVerify(name string, body []byte) error {
+	switch {
+	case name == configName && !bytes.Equal(body, simConfig):
+		return errDamaged
+	case name == configName || strings.HasPrefix(name, notesPrefix):
+		return nil
+	}
+	return verifySealed(name, body)
 }
 
 // simAbort says what an abort is.

@@ -96,9 +96,18 @@ func (s *sim) newSession() *session {
 		x.packs[name] = b
 		x.names = append(x.names, name)
 	}
-	x.commit = []byte("commit " + x.id)
+	x.commit = sealed("points/"+x.id, "commit "+x.id)
 	s.sessions = append(s.sessions, x)
 	return x
+}
+
+// options are those with which every process opens the repository.
+func (s *sim) options() Options {
+	o := Options{Strict: simAbort, Verify: simVerify}
+	if s.m != nil && s.m.options != nil {
+		s.m.options(&o)
+	}
+	return o
 }
 
 // open opens the repository as a new process does.
@@ -110,11 +119,7 @@ func (l *life) open(ctx context.Context) error {
 	s.mu.Lock()
 	known := slices.Clone(s.known)
 	s.mu.Unlock()
-	o := Options{Strict: simAbort}
-	if s.m != nil && s.m.options != nil {
-		s.m.options(&o)
-	}
-	sp, layout, err := Open(ctx, known, func(_ context.Context, spec string) (backend.Backend, error) { return l.at(spec) }, o)
+	sp, layout, err := Open(ctx, known, func(_ context.Context, spec string) (backend.Backend, error) { return l.at(spec) }, s.options())
 	if err != nil {
 		return err
 	}
@@ -137,6 +142,11 @@ func (l *life) at(spec string) (backend.Backend, error) {
 		}
 	}
 	return nil, backend.ErrNotExist
+}
+
+// putText puts a small object, sealed.
+func (l *life) putText(ctx context.Context, name, text string, strict bool) error {
+	return l.put(ctx, name, sealed(name, text), strict)
 }
 
 // put stores an object and says so when that was acknowledged.
@@ -177,7 +187,7 @@ func (l *life) backup(ctx context.Context) error {
 	if err := l.open(ctx); err != nil {
 		return err
 	}
-	if err := l.put(ctx, "sessions/"+x.id, []byte("intent "+x.id), true); err != nil {
+	if err := l.putText(ctx, "sessions/"+x.id, "intent "+x.id, true); err != nil {
 		return err
 	}
 	for _, name := range x.names {
@@ -220,7 +230,7 @@ func (l *life) register(ctx context.Context) error {
 	if err := l.open(ctx); err != nil {
 		return err
 	}
-	err := l.put(ctx, fmt.Sprintf("keys/%d", l.h.key), fmt.Appendf(nil, "a key of %s", l.h.name), false)
+	err := l.putText(ctx, fmt.Sprintf("keys/%d", l.h.key), "a key of "+l.h.name, false)
 	if errors.Is(err, backend.ErrExist) {
 		return nil
 	}
@@ -238,7 +248,7 @@ func (l *life) forget(ctx context.Context) error {
 	}
 	l.h.s.goes("sessions/" + l.h.session.id)
 	l.h.s.count("drops")
-	return l.put(ctx, "drops/"+l.h.session.id, []byte("drop by "+l.h.name), true)
+	return l.putText(ctx, "drops/"+l.h.session.id, "drop by "+l.h.name, true)
 }
 
 func (l *life) list(ctx context.Context, prefix string) (out []backend.Object, err error) {
@@ -280,7 +290,7 @@ func (l *life) removal(ctx context.Context, name string) (*removal, error) {
 		return nil, err
 	}
 	r := new(removal)
-	return r, json.Unmarshal(b, r)
+	return r, json.Unmarshal(unsealed(b), r)
 }
 
 // decide puts one of gc's lists, or gives the one that is there.
@@ -290,7 +300,7 @@ func (l *life) decide(ctx context.Context, name string, mine *removal) (*removal
 	if err != nil {
 		return nil, err
 	}
-	if err := l.put(ctx, name, body, true); err != nil && !errors.Is(err, backend.ErrExist) {
+	if err := l.putText(ctx, name, string(body), true); err != nil && !errors.Is(err, backend.ErrExist) {
 		return nil, err
 	}
 	return l.removal(ctx, name)
@@ -349,7 +359,7 @@ func (l *life) collect(ctx context.Context) error {
 		if !l.h.s.quiet && l.h.rnd.IntN(3) > 0 {
 			continue
 		}
-		err := l.put(ctx, "points/"+id, []byte("abort "+id+" by "+l.h.name), true)
+		err := l.putText(ctx, "points/"+id, "abort "+id+" by "+l.h.name, true)
 		if err != nil && !errors.Is(err, backend.ErrExist) {
 			return err
 		}
@@ -405,7 +415,7 @@ func (l *life) collect(ctx context.Context) error {
 		l.h.s.wasDeleted(p)
 		l.h.s.count("packs deleted")
 	}
-	if err := l.put(ctx, name("done"), []byte("done"), true); err != nil && !errors.Is(err, backend.ErrExist) {
+	if err := l.putText(ctx, name("done"), "done", true); err != nil && !errors.Is(err, backend.ErrExist) {
 		return err
 	}
 	return l.tidy(ctx)
@@ -615,7 +625,7 @@ func (l *life) replace(ctx context.Context) error {
 	s.counts["replaced"]++
 	s.mu.Unlock()
 	l.spread, l.layout = nil, nil
-	now, layout, err := Open(ctx, []Layout{*next}, func(_ context.Context, spec string) (backend.Backend, error) { return l.at(spec) }, Options{Strict: simAbort})
+	now, layout, err := Open(ctx, []Layout{*next}, func(_ context.Context, spec string) (backend.Backend, error) { return l.at(spec) }, s.options())
 	if err != nil {
 		return err
 	}

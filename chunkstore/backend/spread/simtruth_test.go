@@ -15,11 +15,12 @@ import (
 type thing struct {
 	name   string
 	pack   bool
-	bodies [][]byte // that somebody tried to put
-	shards [][]byte // of a pack
-	acked  []byte   // what was acknowledged; nil: nothing
-	fixed  []byte   // what enough places took
-	busy   int      // puts that run
+	bodies [][]byte                // that somebody tried to put
+	shards [][]byte                // of a pack
+	acked  []byte                  // what was acknowledged; nil: nothing
+	took   map[string]map[int]bool // of a small one: the slots whose places ever took a content
+	fixed  []byte                  // what enough places took
+	busy   int                     // puts that run
 
 	going   bool // somebody may delete it
 	removed bool // its removal was decided
@@ -48,7 +49,7 @@ func (s *sim) attempt(name string, body []byte) *thing {
 	defer s.mu.Unlock()
 	t := s.things[name]
 	if t == nil {
-		t = &thing{name: name, pack: isPack(name)}
+		t = &thing{name: name, pack: isPack(name), took: map[string]map[int]bool{}}
 		s.things[name] = t
 		i, _ := slices.BinarySearch(s.names, name)
 		s.names = slices.Insert(s.names, i, name)
@@ -182,7 +183,7 @@ func (s *sim) ack(l *life, t *thing, body []byte, strict bool) {
 	if l.dead.Load() {
 		return
 	}
-	if t.acked != nil && !bytes.Equal(t.acked, body) {
+	if t.acked != nil && !bytes.Equal(t.acked, body) && !s.gaveUp(t) {
 		s.fail("%s: %q was acknowledged to %s, and %q before", t.name, body, l.h.name, t.acked)
 		return
 	}
@@ -203,6 +204,10 @@ func (s *sim) ack(l *life, t *thing, body []byte, strict bool) {
 			got[d.slot] = true
 		}
 	}
+	if ever := len(t.took[string(body)]); !t.pack && ever < need {
+		s.fail("%s was acknowledged to %s, and %d places ever took it", t.name, l.h.name, ever)
+		return
+	}
 	if len(got) < need && t.hurt == 0 && !t.going {
 		s.fail("%s was acknowledged to %s, and %d places hold it", t.name, l.h.name, len(got))
 		return
@@ -212,6 +217,20 @@ func (s *sim) ack(l *life, t *thing, body []byte, strict bool) {
 		s.counts["excused"]++
 	}
 	t.acked = body
+}
+
+// gaveUp says whether a content that was acknowledged may be followed by
+// another: more than m places had lost it, or never took it, when its
+// acknowledgement came, some by a fault that destroyed a copy (enough took it
+// once: ack), and no more of it has come back. That is beyond the promise: seed 40487, where a mirror's
+// disk is lost between its put and the acknowledgement, while the other takes no
+// writes.
+func (s *sim) gaveUp(t *thing) bool {
+	if !t.excused || t.hurt == 0 || t.pack || s.held(t, t.acked, nil) >= s.shards.K {
+		return false
+	}
+	s.counts["excused, and decided anew"]++
+	return true
 }
 
 // putDone looks at a put that a place took.
@@ -224,6 +243,12 @@ func (s *sim) putDone(c *call, err error) {
 	t := s.thingLocked(c.name)
 	if t == nil {
 		return
+	}
+	if !t.pack {
+		if t.took[string(c.data)] == nil {
+			t.took[string(c.data)] = map[int]bool{}
+		}
+		t.took[string(c.data)][c.disk.slot] = true
 	}
 	if c.disk.lost {
 		t.hurt++
@@ -294,7 +319,7 @@ func (s *sim) saw(l *life, t *thing, b truth, got []byte, err error) {
 	defer s.mu.Unlock()
 	switch {
 	case l.dead.Load() || t.going && b.must != nil:
-	case err == nil && !t.pack && (t.hurt > 0 || s.counts["place lies"] > 0): // the seals tell; check does where enough places answer
+	case err == nil && !t.pack && simVerify(t.name, got) != nil: // the seals tell; check looks whether there was an intact copy
 	case err == nil && b.must != nil && !bytes.Equal(got, b.must):
 		s.fail("%s: %s reads %.60q, and %.60q was acknowledged", t.name, l.h.name, got, b.must)
 	case err == nil && b.fixed != nil && t.hurt == 0 && !t.going && !bytes.Equal(got, b.fixed) && s.honest():
@@ -364,7 +389,9 @@ func (s *sim) sawList(l *life, prefix string, want []*thing, list []backend.Obje
 			s.fail("%s: %s lists %q, and it is not there", t.name, l.h.name, prefix)
 		case o.Partial:
 			s.fail("%s: %s lists it as one of which too little is there", t.name, l.h.name)
-		case t.hurt == 0 && (o.Size < n || o.Size >= n+int64(s.shards.K)):
+		case !t.pack && t.hurt == 0 && !slices.ContainsFunc(t.bodies, func(b []byte) bool { return int64(len(b)) == o.Size }):
+			s.fail("%s: %s lists %d bytes, and nobody put so many", t.name, l.h.name, o.Size)
+		case t.pack && t.hurt == 0 && (o.Size < n || o.Size >= n+int64(s.shards.K)):
 			s.fail("%s: %s lists %d bytes of %d", t.name, l.h.name, o.Size, n)
 		}
 	}
@@ -393,11 +420,16 @@ func (s *sim) check(when string) {
 
 func (s *sim) checkOne(ctx context.Context, l *life, t *thing, when string) {
 	body := t.promised()
-	if body == nil || s.usable(t, body, nil) < s.shards.K {
+	if body == nil {
+		return
+	}
+	can := s.usable(t, body, nil)
+	if can == 0 || t.pack && can < s.shards.K {
 		return
 	}
 	got, err := l.get(ctx, t.name)
 	switch {
+	case err != nil && can < s.shards.K: // but what is read is right, if one place alone has it
 	case errors.Is(err, ErrUndecided) && s.shards.K <= s.shards.M:
 	case err != nil:
 		s.wrong("%s: %s cannot be read: %v", when, t.name, err)
@@ -565,6 +597,18 @@ func (s *sim) readDegraded(ctx context.Context) error {
 	return nil
 }
 
+// lostIntent says whether a session's intent is gone that fewer than k places
+// held when it was acknowledged, since more than m had lost it or missed it
+// (excused): without it hosts here do not know of the session (seed 202642).
+func (s *sim) lostIntent(session string) bool {
+	t := s.things["sessions/"+session]
+	if t == nil || !t.excused || t.hurt == 0 || t.going || s.held(t, t.acked, nil) > 0 {
+		return false
+	}
+	s.counts["excused, and an intent lost"]++
+	return true
+}
+
 // nothingLeft: every object belongs to something.
 func (s *sim) nothingLeft() error {
 	all := s.onDisks()
@@ -588,6 +632,9 @@ func (s *sim) nothingLeft() error {
 			}
 		case "packs":
 			pack, i, ok := parseShardName(name)
+			if ok && s.lostIntent(sessionOf(pack)) {
+				continue
+			}
 			if !ok || !live[sessionOf(pack)] {
 				return fmt.Errorf("%s is left", name)
 			}

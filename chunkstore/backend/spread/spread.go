@@ -32,6 +32,12 @@ type Options struct {
 	// Strict says whether an object under points/ is an abort, by its first
 	// bytes: those need the strict quorum. nil: none is.
 	Strict func(name string, head []byte) bool
+	// Verify gives an error when a control object's bytes are known not to be
+	// those that were stored under its name; nil: nothing is known. Such a copy
+	// is read, and others are made from it, only where no place has another.
+	// Many goroutines call it. VerifyWith gives a better one later. nil: nothing
+	// is ever known.
+	Verify func(name string, body []byte) error
 	// Moved gives places, by their ID, that are not where their spec says.
 	Moved map[string]string
 	// Next is the object that appears when the places change; "": never.
@@ -85,6 +91,7 @@ type Spread struct {
 	unsettled map[string]bool // control objects that were seen on too few places
 	trouble   map[string]*trouble
 	partial   bool // something may not have been seen
+	verifier  func(name string, body []byte) error
 }
 
 var (
@@ -108,7 +115,7 @@ func New(members []Member, shards Shards, o Options) (*Spread, error) {
 		return nil, err
 	}
 	o.defaults()
-	s := &Spread{shards: shards, opts: o, rs: rs, packs: map[string]*packInfo{}, unsettled: map[string]bool{}, trouble: map[string]*trouble{}}
+	s := &Spread{shards: shards, opts: o, rs: rs, verifier: o.Verify, packs: map[string]*packInfo{}, unsettled: map[string]bool{}, trouble: map[string]*trouble{}}
 	for _, m := range members {
 		m.Slot = cmp.Or(m.Slot, m.ID)
 		s.members = append(s.members, &member{Member: m, o: &s.opts})
@@ -333,7 +340,7 @@ func (s *Spread) check(ctx context.Context, name string) error {
 
 // List implements backend.Backend: what at least one place shows. The size of
 // a pack whose shards have over 4 KiB is rounded up to a multiple of k; Size
-// gives the exact one.
+// gives the exact one. Of another object it is that of one of its copies.
 func (s *Spread) List(ctx context.Context, prefix string, fn func(backend.Object) error) error {
 	var seen *table
 	err := s.patient(ctx, func() (err error) {

@@ -9,7 +9,7 @@ import (
 type trouble struct {
 	parity trial // reads that its shard should have answered
 	missed trial // objects that it did not take
-	hurt   trial // other shards that could not be read
+	hurt   trial // other shards that could not be read, and damaged copies
 }
 
 // trial is what failed in one way: how often, and first of all.
@@ -43,6 +43,15 @@ func (s *Spread) served(m *member, object string, err error) {
 func (s *Spread) hurt(m *member, object string, err error) error {
 	s.blame(m, object, err, func(t *trouble) *trial { return &t.hurt })
 	return err
+}
+
+// spoilt counts the copies of a control object that are damaged, by member.
+func (s *Spread) spoilt(object string, bad []error) {
+	for i, err := range bad {
+		if err != nil {
+			s.blame(s.members[i], object, err, func(t *trouble) *trial { return &t.hurt })
+		}
+	}
 }
 
 // missed counts an object that the members with an error did not take.
@@ -108,7 +117,7 @@ func (s *Spread) Warnings() []string {
 		if t == nil || m.Place == nil && t.missed.n == 0 && t.parity.n == 0 {
 			continue
 		}
-		first, what := t.hurt, fmt.Sprintf("%d shards could not be read", t.hurt.n)
+		first, what := t.hurt, fmt.Sprintf("%d shards or copies could not be read", t.hurt.n)
 		switch {
 		case t.missed.n > 0:
 			first, what = t.missed, fmt.Sprintf("it missed %d objects, which are stored on fewer places than they should be", t.missed.n)

@@ -257,3 +257,56 @@ func TestInitShards(t *testing.T) {
 		t.Errorf("place ls: %s", errs)
 	}
 }
+
+// A record in which a bit flipped is not what repair copies to a place that misses
+// it, nor what a new place gets: the keys tell which copy is whole.
+func TestFlippedCopyIsNotTheSource(t *testing.T) {
+	h := newSpreadHost(t, "2+1", 3)
+	h.addPoint(h.img, time.Date(2026, 10, 12, 2, 0, 0, 0, time.UTC))
+	names, err := filepath.Glob(filepath.Join(h.places[0], "points", "*"))
+	if err != nil || len(names) == 0 {
+		t.Fatalf("%q, %v", names, err)
+	}
+	name := filepath.Join("points", filepath.Base(names[0]))
+	want, err := os.ReadFile(names[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	hurt := func(lies, misses string) {
+		t.Helper()
+		bad := bytes.Clone(want)
+		bad[len(bad)-1] ^= 1
+		for _, p := range []string{lies, misses} {
+			if err := os.Remove(filepath.Join(p, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(lies, name), bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	same := func() {
+		t.Helper()
+		for _, p := range h.places {
+			if got, err := os.ReadFile(filepath.Join(p, name)); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%s in %s is not what was stored: %v", name, p, err)
+			}
+		}
+	}
+	for i, p := range h.places {
+		hurt(p, h.places[(i+1)%3])
+		if errs := h.reads(); !strings.Contains(errs, "copies could not be read") {
+			t.Errorf("a copy that lies is not told: %s", errs)
+		}
+		h.must(exitOK, "repair", "places")
+		same()
+	}
+	for i, p := range h.places {
+		hurt(h.places[(i+1)%3], h.places[(i+2)%3])
+		fresh := filepath.Join(t.TempDir(), "new")
+		h.must(exitOK, "place", "replace", p, fresh)
+		h.places[i] = fresh
+		same()
+	}
+	h.must(exitOK, "check", "--read-data")
+}

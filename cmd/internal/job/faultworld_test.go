@@ -78,7 +78,7 @@ func (w *faultWorld) backend(t testing.TB, p *faulty.Plan) backend.Backend {
 	for i, m := range w.places {
 		members = append(members, spread.Member{ID: fmt.Sprintf("%032d", i), Spec: fmt.Sprintf("/p%d", i), Place: wrap(m)})
 	}
-	s, err := spread.New(members, spread.Shards{K: 4, M: 2}, spread.Options{Strict: chunkstore.IsAbort})
+	s, err := spread.New(members, spread.Shards{K: 4, M: 2}, spread.Options{Strict: chunkstore.IsAbort, Verify: chunkstore.VerifyControl})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,6 +97,9 @@ func (w *faultWorld) open(t testing.TB, p *faulty.Plan) *memRepository {
 		good = w.backend(t, p)
 	}
 	s := chunkstore.NewStore(good, w.config, keys)
+	if p, ok := good.(*spread.Spread); ok {
+		p.VerifyWith(s.VerifyControl)
+	}
 	return &memRepository{store: s, reader: s.NewReader(4 << 20)}
 }
 

@@ -60,6 +60,7 @@ func OpenKeys(ctx context.Context, path string, secret Secret) (*Keys, error) {
 		_ = k.Close() // only looked at
 		return nil, fmt.Errorf("open repository %s: %w", path, err)
 	}
+	trust(k.place, chunkstore.NewStore(k.place, k.Config, k.ring))
 	return k, nil
 }
 

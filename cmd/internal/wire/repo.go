@@ -62,6 +62,7 @@ func OpenShared(ctx context.Context, path string, secret Secret, dirs config.Dir
 	}
 	through := limit.Through(limit.New(place, writeLimit), shared)
 	store := chunkstore.NewStore(through, c, keys)
+	trust(place, store)
 	return &Repo{Path: path, Store: store, Dirs: dirs, place: place, through: through, keys: keys, witness: bearWitness(ctx, store, dirs)}, nil
 }
 

@@ -47,7 +47,7 @@ func openPlaces(ctx context.Context, spec string, door Place, zero spread.Layout
 	if err != nil {
 		return nil, err
 	}
-	o := spread.Options{Strict: chunkstore.IsAbort}
+	o := spreadOptions
 	if _, id, err := spread.PlaceID(ctx, door); err == nil {
 		o.Moved = map[string]string{id: spec} // whatever it was called when it was made
 	}
@@ -58,6 +58,18 @@ func openPlaces(ctx context.Context, spec string, door Place, zero spread.Layout
 		return nil, err
 	}
 	return &spreadPlace{s, layout, door}, nil
+}
+
+// spreadOptions are those of every repository of several places: what is a
+// decision against a session, and what of an object can be told without a key.
+var spreadOptions = spread.Options{Strict: chunkstore.IsAbort, Verify: chunkstore.VerifyControl}
+
+// trust lets the places tell which of their copies are whole with the keys that
+// are open now.
+func trust(place Place, s *chunkstore.Store) {
+	if p, ok := place.(*spreadPlace); ok {
+		p.VerifyWith(s.VerifyControl)
+	}
 }
 
 // openNear opens a place where its spec says, or beside the door: places that
@@ -237,10 +249,11 @@ func (r *Repo) fill(ctx context.Context, was *spreadPlace, next *spread.Layout, 
 	}
 	now, layout, err := spread.Open(ctx, []spread.Layout{*next}, func(ctx context.Context, at string) (backend.Backend, error) {
 		return openNear(ctx, r.Path, at)
-	}, spread.Options{Strict: chunkstore.IsAbort})
+	}, spreadOptions)
 	if err != nil {
 		return nil, err
 	}
+	now.VerifyWith(r.Store.VerifyControl)
 	o := spread.RepairOptions{Progress: prog, Condemned: chunkstore.NewStore(now, r.Store.Config, r.Store.Keys()).Removed}
 	for i, p := range layout.Places {
 		if before := was.layout.Places[i]; before.ID != p.ID {
@@ -311,7 +324,7 @@ func initPlaces(ctx context.Context, l *spread.Layout, o chunkstore.InitOptions,
 			return nil, fmt.Errorf("make the place %s: %w", p.Spec, err)
 		}
 	}
-	s, _, err := spread.Open(ctx, []spread.Layout{*l}, func(ctx context.Context, at string) (backend.Backend, error) { return openOne(ctx, at) }, spread.Options{Strict: chunkstore.IsAbort})
+	s, _, err := spread.Open(ctx, []spread.Layout{*l}, func(ctx context.Context, at string) (backend.Backend, error) { return openOne(ctx, at) }, spreadOptions)
 	if err != nil {
 		return nil, err
 	}
