@@ -252,6 +252,28 @@ func TestRestOfAPackIsCollected(t *testing.T) {
 	}
 }
 
+// A check says of what a dead writer left of packs that it is no damage, and who
+// removes it; without a key it cannot know the former.
+func TestCheckOfTheRestOfAPack(t *testing.T) {
+	w := newFaultWorld(t, 6)
+	w.lose(t, w.deadWriter(t), 3)
+	for _, readData := range []bool{false, true} {
+		report := w.open(t, nil).check(t, CheckOptions{ReadData: readData})
+		if report.Err() != nil || len(report.Notes) != 2 || !strings.HasPrefix(report.Notes[1], "2 packs have too few shards") || strings.Contains(report.Notes[0], "used again") {
+			t.Errorf("read %v: %v, notes %q", readData, report.Err(), report.Notes)
+		}
+	}
+	report, err := CheckKeyless(t.Context(), w.backend(t, nil), CheckOptions{})
+	if err != nil || len(report.Findings) != 2 {
+		t.Fatalf("without a key: %+v, %v", report, err)
+	}
+	for _, f := range report.Findings {
+		if f.Fault != string(chunkstore.FaultMissing) || !strings.Contains(f.Error, "3 of 4+2 shards") || !strings.Contains(f.Next, "cairn gc") {
+			t.Errorf("without a key: %+v", f)
+		}
+	}
+}
+
 // What is left of a pack that a point needs stays, whatever gc is called for, and
 // check names it. With the others it is the pack again.
 func TestRestOfANeededPackStays(t *testing.T) {
