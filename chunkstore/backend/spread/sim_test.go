@@ -218,6 +218,7 @@ func (s *sim) run(ctx context.Context) {
 			s.step(ctx)
 		}
 		if s.steps%64 == 0 {
+			synctest.Wait() // what went on stands again
 			s.check("now")
 		}
 	}
