@@ -19,9 +19,9 @@ import (
 type Inventory struct {
 	Packs *PackList
 	// Partial are packs of which too little is there to be read, in a place that
-	// is several: of runs that died, and of packs that were removed while a place
-	// was away, which is back.
-	Partial    map[PackRef]int64
+	// is several, all of which were listed: of runs that died, and of packs that
+	// were removed while a place was away, which is back. They are not in Packs.
+	Partial    *PackList
 	Forwards   map[PackRef][]SessionID
 	Refills    map[PackRef][]SessionID // forwards of lost packs
 	Collectors map[SessionID]time.Time
@@ -43,7 +43,7 @@ func (v *Inventory) Undecided(id SessionID) bool {
 
 // List takes the inventory.
 func (s *Store) List(ctx context.Context) (*Inventory, error) {
-	v := &Inventory{Packs: new(PackList), Partial: map[PackRef]int64{}, Forwards: map[PackRef][]SessionID{}, Refills: map[PackRef][]SessionID{}, Collectors: map[SessionID]time.Time{},
+	v := &Inventory{Packs: new(PackList), Partial: new(PackList), Forwards: map[PackRef][]SessionID{}, Refills: map[PackRef][]SessionID{}, Collectors: map[SessionID]time.Time{},
 		Intents: map[SessionID]time.Time{}, Points: map[SessionID]bool{}, Decided: map[SessionID]time.Time{}, Drops: map[SessionID]bool{}}
 	life := map[SessionID]time.Time{}
 	alive := func(id SessionID, t time.Time) {
@@ -64,9 +64,10 @@ func (s *Store) List(ctx context.Context) (*Inventory, error) {
 		func() error {
 			return s.place.List(ctx, packsPrefix, func(o backend.Object) error {
 				if r, err := parsePackName(o.Name); err == nil {
-					if o.Partial {
-						v.Partial[r] = o.Size
-					} else {
+					switch {
+					case o.Rest:
+						v.Partial.Add(r, o.Size)
+					case !o.Partial:
 						v.Packs.Add(r, o.Size)
 					}
 					alive(r.Session, o.Modified)
@@ -330,6 +331,14 @@ func (s *Store) RemoveCopies(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// Tidy lets a place forget what it noted of packs that are gone.
+func (s *Store) Tidy(ctx context.Context, v *Inventory) error {
+	return backend.Tidy(ctx, s.place, func(name string) bool {
+		r, err := parsePackName(name)
+		return err == nil && (v.Packs.Has(r) || v.Partial.Has(r))
+	})
 }
 
 // RemoveIntent removes the intent of a session that was decided.

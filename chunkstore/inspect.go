@@ -25,8 +25,9 @@ type PackSize struct {
 // Objects is what a listing of a place shows. It needs no key.
 type Objects struct {
 	Packs   *PackList
-	Records []string // intents, commits, and what gc and forget keep
-	Keys    []string // key slots
+	Partial *PackList // of Packs: too little of them is there to be read
+	Records []string  // intents, commits, and what gc and forget keep
+	Keys    []string  // key slots
 	Config  bool
 	Unknown []string // of no cairn of this format; at most 1000
 }
@@ -40,10 +41,13 @@ var plainPrefixes = []string{beatsPrefix, repairPrefix, placesPrefix, engine.Pre
 
 // ListObjects sorts all objects of a place by their names.
 func ListObjects(ctx context.Context, b backend.Backend) (*Objects, error) {
-	o := &Objects{Packs: new(PackList)}
+	o := &Objects{Packs: new(PackList), Partial: new(PackList)}
 	err := b.List(ctx, "", func(obj backend.Object) error {
 		if ref, err := parsePackName(obj.Name); err == nil && strings.HasPrefix(obj.Name, packsPrefix) {
 			o.Packs.Add(ref, obj.Size)
+			if obj.Partial {
+				o.Partial.Add(ref, obj.Size)
+			}
 			return nil
 		}
 		switch {

@@ -27,8 +27,11 @@ type Object struct {
 	// label: nothing is deleted because of it alone (STORE-RULES.md section 1.5).
 	Modified time.Time
 	// Partial: so little of it is left, or was ever stored, that it does not exist
-	// for who would read it. It is listed so that it can be removed.
+	// for who would read it.
 	Partial bool
+	// Rest: it is Partial, and all that there is of it was seen. It is listed so that
+	// it can be removed; one that is Partial and no Rest is not, for now.
+	Rest bool
 	// Unsure: it can be read, but is not stored as it should be, and nothing says
 	// that its writer came to know so: he may have died. Nothing new may rest on it.
 	Unsure bool

@@ -61,6 +61,7 @@ type Result struct {
 	BytesKept    int64
 	PacksRemoved int
 	BytesRemoved int64
+	RestsRemoved int // packs of which too little was left to be read; not in PacksRemoved
 	PacksCopied  int // of PacksRemoved: what was needed of them was copied
 	BytesCopied  int64
 	// Sparse are packs that would have been copied, had these keys been able to

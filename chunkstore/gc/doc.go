@@ -18,6 +18,12 @@
 // removes that. gc/<n>/done ends it. Whoever finds a generation that is not done
 // finishes it first.
 //
+// In a place that is several (package spread) something may be left of a pack that
+// can no longer be read. Such a rest is condemned and removed by the same proofs as
+// a pack that is whole, and only when all places were listed. One that a point needs
+// is never touched: if no forward leads on from it marking fails, and nothing is
+// removed at all. What the place noted of packs that are gone goes at the end.
+//
 // Memory: some 90 bytes for each pack, and for those that are used in several
 // stretches 80 more, or a bit for each chunk, of which there are at most 256 MiB:
 // beyond that some packs, other ones in each run, are taken for needed whole. It

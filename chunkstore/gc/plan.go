@@ -65,9 +65,16 @@ func (c *collector) choose(ctx context.Context, v *chunkstore.Inventory) (*plan,
 	}
 	// What is left of a pack that a point needs is no business of gc's: its chunks
 	// moved before it was removed, or else marking has failed.
-	for _, ref := range sortedRefs(v.Partial) {
-		if !m.need.any(ref) && !c.inUse(v, ref.Session) && len(p.dead) < maxPerGeneration {
-			p.dead = append(p.dead, ref)
+	for _, pk := range v.Partial.All() {
+		switch {
+		case c.inUse(v, pk.Ref.Session), m.need.any(pk.Ref):
+		case len(p.dead) >= maxPerGeneration:
+			p.cut = true
+		default:
+			p.dead = append(p.dead, pk.Ref)
+			if c.opts.DryRun {
+				c.result.RestsRemoved++
+			}
 		}
 	}
 	ways := maps.Clone(v.Forwards)

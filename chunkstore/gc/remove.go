@@ -47,6 +47,8 @@ func (c *collector) remove(ctx context.Context, n int, list *chunkstore.Condemne
 			if copied[final.Packs[i]] {
 				c.result.PacksCopied++
 			}
+		} else if v.Partial.Has(ref) {
+			c.result.RestsRemoved++
 		}
 		add(1)
 	}
@@ -80,7 +82,8 @@ func (c *collector) remove(ctx context.Context, n int, list *chunkstore.Condemne
 }
 
 // tidy removes what needs no generation: forgotten points' manifests and
-// catalogues, intents of sessions of which nothing is kept, signs of life.
+// catalogues, intents of sessions of which nothing is kept, signs of life, what
+// the place noted of packs that are gone.
 func (c *collector) tidy(ctx context.Context, v *chunkstore.Inventory, m *marks) error {
 	// What is removed here is not looked for again, since its drop is there: that
 	// must be durable.
@@ -109,7 +112,10 @@ func (c *collector) tidy(ctx context.Context, v *chunkstore.Inventory, m *marks)
 			return err
 		}
 	}
-	return c.store.RemoveCopies(ctx)
+	if err := c.store.RemoveCopies(ctx); err != nil {
+		return err
+	}
+	return c.store.Tidy(ctx, v)
 }
 
 // fold gives packs that are gone, and whose chunks moved more than once, a

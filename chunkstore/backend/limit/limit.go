@@ -105,6 +105,11 @@ func (p place) Sync(ctx context.Context, prefix string) error {
 	return backend.Sync(ctx, p.Backend, prefix)
 }
 
+// Tidy implements backend.Tidier for what it limits.
+func (p place) Tidy(ctx context.Context, listed func(name string) bool) error {
+	return backend.Tidy(ctx, p.Backend, listed)
+}
+
 // PutsAtOnce is what the limited place says.
 func (p place) PutsAtOnce() int { return backend.PutsAtOnce(p.Backend) }
 

@@ -56,6 +56,14 @@
 // would be taken for a live one. Deleting a pack needs only that fewer than k
 // shards are left, and leaves a note repair/gone/<pack>.
 //
+// A pack of which so many shards are not where they belong that no reader finds
+// it, whatever the places that are away hold, is listed as partial: a dead writer
+// left it, faults did, or it was deleted while a place was away, which is back. It
+// is no garbage for that: a point may need it, and more of it may turn up. Only gc
+// knows, by what points need. When all places were listed it is a rest, too, and
+// may be condemned, as a whole pack may; while one is away it may not. Tidy then
+// removes the notes of packs of which no place has a shard.
+//
 // # Copies that are known to be damaged
 //
 // Options.Verify (VerifyWith, when keys are open) says of a copy whether its bytes

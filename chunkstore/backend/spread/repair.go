@@ -549,20 +549,17 @@ func (r *mender) notes(ctx context.Context, all []*object) error {
 	if len(notes) == 0 || len(r.report.Away) > 0 {
 		return nil // what is away may still miss something
 	}
-	now, err := r.survey(ctx, packsPrefix)
-	if err != nil {
+	now, err := r.surveyTable(ctx, packsPrefix)
+	if err != nil || !now.whole() {
 		return err
 	}
 	stored := map[string]*object{}
-	for _, o := range now {
+	for _, o := range now.list() {
 		stored[o.name] = o
 	}
 	for _, n := range notes {
-		pack, gone := strings.CutPrefix(n, gonePrefix)
-		if !gone {
-			pack = strings.TrimPrefix(n, notesPrefix)
-		}
-		o := stored[packsPrefix+pack]
+		pack, gone := notedPack(n)
+		o := stored[pack]
 		if o != nil && (gone || !r.complete(o)) {
 			continue
 		}

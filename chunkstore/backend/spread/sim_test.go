@@ -221,7 +221,7 @@ func (s *sim) run(ctx context.Context) {
 			s.step(ctx)
 		}
 		if s.steps%64 == 0 {
-			s.settle() // or what moves would have its calls go through, and in no order
+			synctest.Wait() // what went on stands again
 			s.check("now")
 		}
 	}

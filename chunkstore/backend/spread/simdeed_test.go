@@ -293,6 +293,15 @@ func (l *life) removal(ctx context.Context, name string) (*removal, error) {
 	return r, json.Unmarshal(unsealed(b), r)
 }
 
+// garbage says whether gc takes a pack for one that nobody needs.
+func (s *sim) garbage(d *decisions, o backend.Object) bool {
+	garbage := d.garbage(sessionOf(o.Name))
+	if s.m != nil && s.m.garbage != nil {
+		garbage = s.m.garbage(o, garbage)
+	}
+	return garbage
+}
+
 // decide puts one of gc's lists, or gives the one that is there.
 func (l *life) decide(ctx context.Context, name string, mine *removal) (*removal, error) {
 	mine.By = l.h.name
@@ -306,44 +315,56 @@ func (l *life) decide(ctx context.Context, name string, mine *removal) (*removal
 	return l.removal(ctx, name)
 }
 
-// decisions gives the sessions that were decided against or dropped, by reading
-// their points, and those without a decision.
-func (l *life) decisions(ctx context.Context) (dead, dropped, undecided map[string]bool, err error) {
-	dead, dropped, undecided = map[string]bool{}, map[string]bool{}, map[string]bool{}
+// decisions says what became of sessions, by id.
+type decisions struct {
+	dead      map[string]bool // decided against, or dropped
+	dropped   map[string]bool
+	undecided map[string]bool
+	points    map[string]bool // committed, and not dropped
+}
+
+// garbage says whether nobody needs a session's packs: it has no point, and will
+// have none. Of some nothing tells any more that they were.
+func (d *decisions) garbage(session string) bool { return !d.points[session] && !d.undecided[session] }
+
+// decisions reads what became of sessions.
+func (l *life) decisions(ctx context.Context) (*decisions, error) {
+	d := &decisions{dead: map[string]bool{}, dropped: map[string]bool{}, undecided: map[string]bool{}, points: map[string]bool{}}
 	intents, err := l.list(ctx, "sessions/")
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
 	for _, o := range intents {
-		undecided[strings.TrimPrefix(o.Name, "sessions/")] = true
+		d.undecided[strings.TrimPrefix(o.Name, "sessions/")] = true
 	}
 	drops, err := l.list(ctx, "drops/")
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
 	for _, o := range drops {
-		dropped[strings.TrimPrefix(o.Name, "drops/")] = true
-		dead[strings.TrimPrefix(o.Name, "drops/")] = true
+		d.dropped[strings.TrimPrefix(o.Name, "drops/")] = true
+		d.dead[strings.TrimPrefix(o.Name, "drops/")] = true
 	}
 	points, err := l.list(ctx, "points/")
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
 	for _, o := range points {
 		id := strings.TrimPrefix(o.Name, "points/")
-		delete(undecided, id)
+		delete(d.undecided, id)
 		body, err := l.get(ctx, o.Name)
-		if errors.Is(err, backend.ErrNotExist) && dropped[id] {
+		if errors.Is(err, backend.ErrNotExist) && d.dropped[id] {
 			continue
 		}
 		if err != nil {
-			return nil, nil, nil, err
+			return nil, err
 		}
 		if simAbort(o.Name, body) {
-			dead[id] = true
+			d.dead[id] = true
 		}
+		d.points[id] = !d.dead[id]
 	}
-	return dead, dropped, undecided, nil
+	return d, nil
 }
 
 // collect does what gc does with places: aborts, decided lists, removals.
@@ -351,11 +372,11 @@ func (l *life) collect(ctx context.Context) error {
 	if err := l.open(ctx); err != nil {
 		return err
 	}
-	_, _, undecided, err := l.decisions(ctx)
+	d, err := l.decisions(ctx)
 	if err != nil {
 		return err
 	}
-	for _, id := range slices.Sorted(maps.Keys(undecided)) {
+	for _, id := range slices.Sorted(maps.Keys(d.undecided)) {
 		if !l.h.s.quiet && l.h.rnd.IntN(3) > 0 {
 			continue
 		}
@@ -369,17 +390,17 @@ func (l *life) collect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	dead, _, _, err := l.decisions(ctx)
+	packs, err := l.list(ctx, packsPrefix) // first: a pack that is listed had its session's intent before
 	if err != nil {
 		return err
 	}
-	packs, err := l.list(ctx, packsPrefix)
-	if err != nil {
+	if d, err = l.decisions(ctx); err != nil {
 		return err
 	}
-	list := &removal{Packs: []string{}}
+	list, as := &removal{Packs: []string{}}, map[string]backend.Object{}
 	for _, o := range packs {
-		if dead[sessionOf(o.Name)] {
+		as[o.Name] = o
+		if o.Partial == o.Rest && l.h.s.garbage(d, o) {
 			list.Packs = append(list.Packs, o.Name)
 		}
 	}
@@ -390,12 +411,14 @@ func (l *life) collect(ctx context.Context) error {
 	if list, err = l.decide(ctx, name("condemned"), list); err != nil {
 		return err
 	}
-	if dead, _, _, err = l.decisions(ctx); err != nil {
+	if d, err = l.decisions(ctx); err != nil {
 		return err
 	}
 	final := &removal{Packs: []string{}}
 	for _, p := range list.Packs {
-		if dead[sessionOf(p)] {
+		o := as[p]
+		o.Name = p // also where it was not listed
+		if l.h.s.garbage(d, o) {
 			final.Packs = append(final.Packs, p)
 		}
 	}
@@ -451,7 +474,7 @@ func (l *life) generation(ctx context.Context) (n int, begun, decided bool, err 
 // tidy removes intents of sessions that were decided against, and what is left
 // of dropped points.
 func (l *life) tidy(ctx context.Context) error {
-	dead, dropped, _, err := l.decisions(ctx)
+	d, err := l.decisions(ctx)
 	if err != nil {
 		return err
 	}
@@ -460,7 +483,7 @@ func (l *life) tidy(ctx context.Context) error {
 		return err
 	}
 	for _, o := range intents {
-		if id := strings.TrimPrefix(o.Name, "sessions/"); dead[id] {
+		if id := strings.TrimPrefix(o.Name, "sessions/"); d.dead[id] {
 			l.h.s.goes(o.Name)
 			if err := l.spread.Delete(ctx, o.Name); err != nil {
 				return err
@@ -472,12 +495,15 @@ func (l *life) tidy(ctx context.Context) error {
 		return err
 	}
 	for _, o := range points {
-		if id := strings.TrimPrefix(o.Name, "points/"); dropped[id] {
+		if id := strings.TrimPrefix(o.Name, "points/"); d.dropped[id] {
 			l.h.s.goes(o.Name)
 			if err := l.spread.Delete(ctx, o.Name); err != nil {
 				return err
 			}
 		}
+	}
+	if err := l.spread.Tidy(ctx, func(string) bool { return false }); err != nil {
+		return err
 	}
 	l.h.s.count("collections")
 	return nil

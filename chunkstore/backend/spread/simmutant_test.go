@@ -19,6 +19,7 @@ type mutant struct {
 	opened  func(*life, *Spread)
 	wrap    func(*life, backend.Backend) backend.Backend
 	put     func(l *life, strict bool) func(context.Context, string, []byte) error
+	garbage func(o backend.Object, is bool) bool
 }
 
 // mutants break one rule each, by what a process sees of its places or of
@@ -74,6 +75,8 @@ var mutants = []*mutant{
 		}
 		return err
 	})},
+	// gc takes for garbage what lacks shards, and does not ask who needs it.
+	{name: "what lacks shards is garbage", garbage: func(o backend.Object, is bool) bool { return is || o.Partial || o.Unsure }},
 	// A pack of which some shards are stored counts.
 	{name: "some shards are enough", put: after(func(_ *Spread, err error) error {
 		if errors.Is(err, ErrAway) {

@@ -90,9 +90,32 @@ func (s *sim) mark(name string, f func(*thing)) {
 
 // goes: from now on somebody may delete it.
 func (s *sim) goes(name string)       { s.mark(name, func(t *thing) { t.going = true }) }
-func (s *sim) mayGo(name string)      { s.goes(name) }
 func (s *sim) removing(name string)   { s.mark(name, func(t *thing) { t.going, t.removed = true, true }) }
 func (s *sim) wasDeleted(name string) { s.mark(name, func(t *thing) { t.deleted = true }) }
+
+// mayGo: gc decides to remove a pack.
+func (s *sim) mayGo(pack string) {
+	s.goes(pack)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.things["points/"+sessionOf(pack)]; t != nil && t.promised() != nil && !simAbort(t.name, t.acked) {
+		s.fail("%s: its point was acknowledged, and gc decides to remove it", pack)
+	}
+}
+
+// whole looks whether gc has left a session its packs that commits now. It needs
+// s.mu.
+func (s *sim) whole(t *thing) {
+	id, ok := strings.CutPrefix(t.name, "points/")
+	if intent := s.things["sessions/"+id]; !ok || t.going || simAbort(t.name, t.acked) || intent.excused || intent.hurt > 0 {
+		return
+	}
+	for _, name := range s.names {
+		if p := s.things[name]; p.pack && sessionOf(name) == id && p.removed {
+			s.fail("%s: it was removed, and its point is acknowledged", name)
+		}
+	}
+}
 
 // has says whether a disk holds the part of a thing that belongs into its slot.
 func (s *sim) has(t *thing, body []byte, d *disk) bool {
@@ -217,6 +240,7 @@ func (s *sim) ack(l *life, t *thing, body []byte, strict bool) {
 		s.counts["excused"]++
 	}
 	t.acked = body
+	s.whole(t)
 }
 
 // gaveUp says whether a content that was acknowledged may be followed by
@@ -400,14 +424,13 @@ func (s *sim) sawList(l *life, prefix string, want []*thing, list []backend.Obje
 // checker opens the repository outside of the schedule.
 func (s *sim) checker(ctx context.Context, h *host) (*life, error) {
 	l := newLife(ctx, h)
+	l.atOnce = true
 	return l, l.open(ctx)
 }
 
 // check reads some of what is promised, as a host that opens the repository
 // now and whose calls go through at once.
 func (s *sim) check(when string) {
-	s.quiet = true
-	defer func() { s.quiet = false }()
 	ctx := context.Background()
 	l, err := s.checker(ctx, s.hosts[5])
 	if err != nil {

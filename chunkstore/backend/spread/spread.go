@@ -340,7 +340,9 @@ func (s *Spread) check(ctx context.Context, name string) error {
 
 // List implements backend.Backend: what at least one place shows. The size of
 // a pack whose shards have over 4 KiB is rounded up to a multiple of k; Size
-// gives the exact one. Of another object it is that of one of its copies.
+// gives the exact one; of a pack that has too few shards to be read what is left
+// is a Rest when all places were listed. Of another object it is the size of one of
+// its copies.
 func (s *Spread) List(ctx context.Context, prefix string, fn func(backend.Object) error) error {
 	var seen *table
 	err := s.patient(ctx, func() (err error) {
@@ -351,6 +353,7 @@ func (s *Spread) List(ctx context.Context, prefix string, fn func(backend.Object
 		return err
 	}
 	var noted map[string]bool // read when it is needed
+	whole := seen.whole()
 	for o := range seen.all() {
 		size := o.size
 		if o.pack {
@@ -363,7 +366,7 @@ func (s *Spread) List(ctx context.Context, prefix string, fn func(backend.Object
 				return err
 			}
 		}
-		if err := fn(backend.Object{Name: o.name, Size: size, Modified: o.modified, Partial: o.partial, Unsure: o.lacks && !noted[o.name]}); err != nil {
+		if err := fn(backend.Object{Name: o.name, Size: size, Modified: o.modified, Partial: o.partial, Rest: o.partial && whole, Unsure: o.lacks && !noted[o.name]}); err != nil {
 			return err
 		}
 	}

@@ -121,6 +121,14 @@ func (t *table) fail(i int) {
 	t.failed[i] = true
 }
 
+// whole says whether all members were listed: then there is nothing that the
+// table does not show.
+func (t *table) whole() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return !slices.Contains(t.failed, true)
+}
+
 // all gives the objects in the order of their names, when all members have
 // answered. Each is good until the next.
 func (t *table) all() iter.Seq[*object] {

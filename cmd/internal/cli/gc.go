@@ -26,6 +26,7 @@ type gcMessage struct {
 	BytesStored   int64   `json:"bytes_stored"`
 	PacksRemoved  int     `json:"packs_removed"`
 	BytesRemoved  int64   `json:"bytes_removed"`
+	RestsRemoved  int     `json:"rests_removed"` // of packs that had too few shards to be read
 	PacksCopied   int     `json:"packs_copied"`
 	BytesCopied   int64   `json:"bytes_copied"`
 	PacksSparse   int     `json:"packs_sparse"`
@@ -144,7 +145,7 @@ func (a *app) collect(ctx context.Context, repo *wire.Repo, cat *wire.Catalogue,
 func (a *app) printGC(r *gc.Result, dry, unfinished bool, took time.Duration) error {
 	if a.json {
 		return a.printJSON(gcMessage{Type: "summary", DryRun: dry, Points: r.Points, Packs: r.Packs, BytesStored: r.BytesStored,
-			PacksRemoved: r.PacksRemoved, BytesRemoved: r.BytesRemoved, PacksCopied: r.PacksCopied, BytesCopied: r.BytesCopied, PacksSparse: r.Sparse, PacksKept: r.PacksKept, BytesKept: r.BytesKept,
+			PacksRemoved: r.PacksRemoved, BytesRemoved: r.BytesRemoved, RestsRemoved: r.RestsRemoved, PacksCopied: r.PacksCopied, BytesCopied: r.BytesCopied, PacksSparse: r.Sparse, PacksKept: r.PacksKept, BytesKept: r.BytesKept,
 			PointsRemoved: r.PointsRemoved, Fenced: r.Fenced, Finished: r.Taken, Unfinished: unfinished, Seconds: took.Seconds()})
 	}
 	verb, copied := "removed", fmt.Sprintf("was copied (%s)", bytesOf(r.BytesCopied))
@@ -157,6 +158,9 @@ func (a *app) printGC(r *gc.Result, dry, unfinished bool, took time.Duration) er
 		fmt.Fprintf(a.stdout, "; what is needed of %d of them %s", r.PacksCopied, copied)
 	}
 	fmt.Fprintf(a.stdout, ", in %.1f s\n", took.Seconds())
+	if r.RestsRemoved > 0 {
+		fmt.Fprintf(a.stdout, "%s what was left of %s packs that had too few shards to be read\n", verb, humanize.Comma(int64(r.RestsRemoved)))
+	}
 	if r.PacksKept > 0 {
 		fmt.Fprintf(a.stdout, "%s packs (%s) of backups that failed are kept for the next try (--keep-failed)\n", humanize.Comma(int64(r.PacksKept)), bytesOf(r.BytesKept))
 	}

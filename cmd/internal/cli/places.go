@@ -224,7 +224,7 @@ func (a *app) tellRepair(r *spread.RepairReport) {
 		verdict = "NOT all is up to date: see above"
 	}
 	if r.Leftover > 0 {
-		fmt.Fprintf(a.stdout, "%d packs of runs that died, or are not at their end, have too few shards; if a restore point rested on one, cairn check would name it\n", r.Leftover)
+		fmt.Fprintf(a.stdout, "%d packs of runs that died, or are not at their end, have too few shards; if a restore point rested on one, cairn check would name it; cairn gc removes the others when all places are there\n", r.Leftover)
 	}
 	fmt.Fprintf(a.stdout, "looked at %d packs; copied %d objects, made %d shards, replaced %d damaged ones, removed %d of deleted packs, wrote %s: %s\n",
 		r.Packs, r.Copied, r.Rebuilt, r.Replaced, r.Removed, bytesOf(r.Bytes), verdict)

@@ -484,7 +484,9 @@ func (c *checking) missingFindings(catalogueOf map[chunk.SessionID]chunk.Session
 	sessions := c.objects.Sessions()
 	packs := map[chunk.SessionID]int{}
 	for _, p := range c.objects.Packs.All() {
-		packs[p.Ref.Session]++
+		if !c.objects.Partial.Has(p.Ref) {
+			packs[p.Ref.Session]++
+		}
 	}
 	lost := map[chunk.SessionID]string{} // undecided, and somebody knows better
 	children := func(id string, why string) {
@@ -531,18 +533,31 @@ func (c *checking) missingFindings(catalogueOf map[chunk.SessionID]chunk.Session
 	orphans := map[chunk.SessionID]bool{}
 	for _, p := range c.objects.Packs.All() { // in the order of their names
 		id := p.Ref.Session
-		if _, ok := sessions[id]; ok || orphans[id] || collected {
+		if _, ok := sessions[id]; ok || orphans[id] || collected || packs[id] == 0 {
 			continue
 		}
 		orphans[id] = true
 		c.r.Notes = append(c.r.Notes, fmt.Sprintf("%d packs are of a session of which neither the intent %s nor the commit %s is there: their point was forgotten, or both are lost",
 			packs[id], chunkstore.IntentObject(id), chunkstore.DecisionObject(id)))
 	}
+	rests := 0
+	for _, p := range c.objects.Partial.All() {
+		if c.faults[p.Ref] == nil { // else a point lacks it
+			rests++
+		}
+	}
+	if rests > 0 {
+		c.r.Notes = append(c.r.Notes, fmt.Sprintf("%d packs have too few shards to be read, and no point needs them: of runs that died, or of packs that were removed while a place was away: %s", rests, restAdvice))
+	}
 	if len(c.objects.Keys) == 0 {
 		c.add(Finding{Kind: KindKey, Fault: string(chunkstore.FaultMissing), Name: "keys/", Object: "keys/", Error: "the repository has no key slot",
 			Next: "nobody can open it after this: restore the keys/ folder from a copy now"})
 	}
 }
+
+// restAdvice says what becomes of packs of which too few shards are left, and
+// which no point needs.
+const restAdvice = "cairn gc removes what is left of them when all places are there"
 
 // diskFindings tells what one disk of a point lacks, by the object that is at
 // fault.

@@ -305,7 +305,7 @@ func (w *faultWorld) quiet(t *testing.T, p *faulty.Plan) {
 			undecided++
 		}
 	}
-	if dry.PacksRemoved+undecided+len(v.Collectors)+len(v.Beats)+len(v.Partial) > 0 {
-		t.Errorf("%s: left: %d packs, %d sessions, %d collectors, %d beats, parts of %d packs", p, dry.PacksRemoved, undecided, len(v.Collectors), len(v.Beats), len(v.Partial))
+	if dry.PacksRemoved+undecided+len(v.Collectors)+len(v.Beats)+v.Partial.Len() > 0 {
+		t.Errorf("%s: left: %d packs, %d sessions, %d collectors, %d beats, parts of %d packs", p, dry.PacksRemoved, undecided, len(v.Collectors), len(v.Beats), v.Partial.Len())
 	}
 }

@@ -206,6 +206,9 @@ func CheckKeyless(ctx context.Context, place backend.Backend, o CheckOptions) (*
 	for _, ref := range sortedRefs(faults) {
 		f := packFinding(ref, faults[ref], known)
 		f.Next = "cairn check with a key says who suffers, and cairn check --repair mends it"
+		if objects.Partial.Has(ref) {
+			f.Next = "cairn check with a key says whether a point needs it; if none does, " + restAdvice
+		}
 		r.Findings = append(r.Findings, f)
 	}
 	for _, name := range append(append([]string{"config"}, objects.Keys...), objects.Records...) {
