@@ -90,7 +90,7 @@ func TestRandomFlipsAreMended(t *testing.T) {
 		if got, err := backend.Get(ctx, s, name, 1<<30); err != nil || !bytes.Equal(got, objects[name]) {
 			t.Fatalf("%s: read while it is damaged: %v", what, err)
 		}
-		found, err := s.Audit(ctx, true, nil)
+		found, err := s.Audit(ctx, true, Part{}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

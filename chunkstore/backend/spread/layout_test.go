@@ -131,7 +131,7 @@ func TestReplaceEveryPlace(t *testing.T) {
 			t.Fatalf("repair %d: %+v, %v", i, r, err)
 		}
 		readAll(t, now, all, fmt.Sprint("after ", i+1))
-		if found, err := now.Audit(ctx, true, nil); err != nil || len(found) > 0 {
+		if found, err := now.Audit(ctx, true, Part{}, nil); err != nil || len(found) > 0 {
 			t.Fatalf("after %d: %v, %v", i+1, found, err)
 		}
 	}
@@ -210,7 +210,7 @@ func TestReplaceCrash(t *testing.T) {
 			t.Fatalf("stopped at %d: repair: %+v, %v", n, r, err)
 		}
 		readAll(t, now, all, fmt.Sprint("stopped at ", n, ", ended"))
-		if found, err := now.Audit(t.Context(), true, nil); err != nil || len(found) > 0 {
+		if found, err := now.Audit(t.Context(), true, Part{}, nil); err != nil || len(found) > 0 {
 			t.Fatalf("stopped at %d: %v, %v", n, found, err)
 		}
 		if crashed == nil {
@@ -539,7 +539,7 @@ func TestMirror(t *testing.T) {
 				t.Errorf("the first list leads to generation %d", l.Generation)
 			}
 			readAll(t, sp, all, "replaced")
-			if found, err := sp.Audit(ctx, true, nil); err != nil || len(found) > 0 {
+			if found, err := sp.Audit(ctx, true, Part{}, nil); err != nil || len(found) > 0 {
 				t.Errorf("audit: %v, %v", found, err)
 			}
 			if err := sp.PutStrict(ctx, "gc/1/condemned", []byte("a list")); err != nil {

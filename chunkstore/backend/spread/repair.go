@@ -28,9 +28,10 @@ type Progress func(name string, total int64) (add func(int64), end func())
 
 // RepairOptions says what Repair may rest on and how far it looks.
 type RepairOptions struct {
-	// ReadAll reads every byte of every shard; else only what is missing or
-	// has a wrong length is mended.
+	// ReadAll reads every byte; else only what is missing or has a wrong length is
+	// mended. Of the packs it reads those of Part.
 	ReadAll bool
+	Part    Part
 	// Condemned gives the packs (object names) that a final list of gc names
 	// and that are not known to be deleted: they are not made anew. nil: none.
 	Condemned func(context.Context) (map[string]bool, error)
@@ -38,6 +39,23 @@ type RepairOptions struct {
 	// Old is a place that was replaced and can still be read: its shards are
 	// copied rather than made. nil: none.
 	Old *Member
+}
+
+// Part says which packs are read whole, and how fast. Its zero value is all of
+// them, as fast as that goes.
+type Part struct {
+	Has  func(pack string) bool                       // by the object's name
+	Pace func(ctx context.Context, bytes int64) error // waits until so many may be read
+}
+
+func (p Part) has(pack string) bool { return p.Has == nil || p.Has(pack) }
+
+// pace waits until all shards of a pack may be read.
+func (s *Spread) pace(ctx context.Context, p Part, o *object) error {
+	if p.Pace == nil {
+		return ctx.Err()
+	}
+	return p.Pace(ctx, o.size*int64(s.shards.Total()))
 }
 
 // RepairReport is what Repair did.
@@ -326,7 +344,7 @@ func (r *mender) packs(ctx context.Context, all []*object, reached uint32) error
 			continue
 		}
 		r.report.Packs++
-		if r.gone[o.name] || r.o.ReadAll || !r.hasAll(o, reached) {
+		if r.gone[o.name] || r.o.ReadAll && r.o.Part.has(o.name) || !r.hasAll(o, reached) {
 			todo = append(todo, o)
 			usual += o.size
 		}
@@ -338,6 +356,9 @@ func (r *mender) packs(ctx context.Context, all []*object, reached uint32) error
 	for _, o := range todo {
 		g.Go(func() error {
 			defer add(1)
+			if err := r.pace(gctx, r.o.Part, o); err != nil {
+				return err
+			}
 			return r.pack(gctx, o, reached)
 		})
 	}
@@ -571,8 +592,9 @@ func (r *mender) notes(ctx context.Context, all []*object) error {
 }
 
 // Audit looks at every place by itself: what it misses and, with readAll,
-// which of its bytes are wrong, also where parity hides that from readers.
-func (s *Spread) Audit(ctx context.Context, readAll bool, progress Progress) ([]Finding, error) {
+// which of its bytes are wrong, also where parity hides that from readers. Of the
+// packs it reads those of part.
+func (s *Spread) Audit(ctx context.Context, readAll bool, part Part, progress Progress) ([]Finding, error) {
 	if progress == nil {
 		progress = func(string, int64) (func(int64), func()) { return func(int64) {}, func() {} }
 	}
@@ -586,7 +608,7 @@ func (s *Spread) Audit(ctx context.Context, readAll bool, progress Progress) ([]
 			gone[packsPrefix+pack] = true
 		}
 	}
-	a := &auditor{Spread: s, readAll: readAll, findings: []Finding{}, away: make([]bool, len(s.members)), ended: endedSessions(all)}
+	a := &auditor{Spread: s, readAll: readAll, part: part, findings: []Finding{}, away: make([]bool, len(s.members)), ended: endedSessions(all)}
 	s.each(func(i int, m *member) {
 		if err := m.there(ctx); err != nil {
 			a.away[i] = true
@@ -604,10 +626,9 @@ func (s *Spread) Audit(ctx context.Context, readAll bool, progress Progress) ([]
 		g.Go(func() error {
 			defer add(1)
 			if o.pack {
-				a.pack(gctx, o)
-			} else {
-				a.control(gctx, o)
+				return a.pack(gctx, o)
 			}
+			a.control(gctx, o)
 			return gctx.Err()
 		})
 	}
@@ -620,6 +641,7 @@ func (s *Spread) Audit(ctx context.Context, readAll bool, progress Progress) ([]
 type auditor struct {
 	*Spread
 	readAll bool
+	part    Part
 	away    []bool // told of once
 	ended   map[string]bool
 
@@ -643,19 +665,24 @@ func (a *auditor) found(m *member, object string, err error) {
 	}
 }
 
-func (a *auditor) pack(ctx context.Context, o *object) {
+// pack gives only ctx's error.
+func (a *auditor) pack(ctx context.Context, o *object) error {
 	order := a.order(o.name)
 	if o.partial && a.aborted(ctx, sessionOf(o.name)) {
-		return // what a killed writer left: gc removes it
+		return ctx.Err() // what a killed writer left: gc removes it
 	}
-	if a.readAll {
+	read := a.readAll && a.part.has(o.name)
+	if read {
+		if err := a.pace(ctx, a.part, o); err != nil {
+			return err
+		}
 		if x, err := a.assemble(ctx, o.name, order); err == nil {
 			for i, bad := range x.bad {
 				if bad != nil && !a.away[order[i%len(order)]] {
 					a.foundShard(a.at(order, i), o.name, i, bad)
 				}
 			}
-			return
+			return ctx.Err()
 		}
 	}
 	for i := range a.shards.Total() {
@@ -663,18 +690,19 @@ func (a *auditor) pack(ctx context.Context, o *object) {
 		if a.away[order[i%len(order)]] {
 			continue
 		}
-		switch _, _, err := a.shardState(ctx, o, order, i); {
+		switch _, _, err := a.shardState(ctx, o, order, i, read); {
 		case ctx.Err() != nil:
-			return
+			return ctx.Err()
 		case err != nil:
 			a.foundShard(m, o.name, i, err)
 		}
 	}
+	return nil
 }
 
-// shardState looks at one shard: read whole, or only whether it is listed.
-func (a *auditor) shardState(ctx context.Context, o *object, order []int, i int) ([]byte, *header, error) {
-	if a.readAll {
+// shardState looks at one shard: reads it whole, or only whether it is listed.
+func (a *auditor) shardState(ctx context.Context, o *object, order []int, i int, read bool) ([]byte, *header, error) {
+	if read {
 		return a.readShard(ctx, o.name, order, i)
 	}
 	if o.on&(1<<i) != 0 {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"cairn/chunkstore/backend"
+	"cairn/chunkstore/backend/mem"
 )
 
 // A place that takes no writes, or is gone, from some put on: what is stored
@@ -53,7 +54,7 @@ func TestDegradedPutsAndRepair(t *testing.T) {
 		if err != nil || !r.Whole() || r.Rebuilt != 8 || r.Copied != 8 {
 			t.Errorf("%s: repair: %+v, %v", how, r, err)
 		}
-		if found, err := s.Audit(ctx, true, nil); err != nil || len(found) > 0 {
+		if found, err := s.Audit(ctx, true, Part{}, nil); err != nil || len(found) > 0 {
 			t.Errorf("%s: audit: %v, %v", how, found, err)
 		}
 		if again, err := s.Repair(ctx, RepairOptions{ReadAll: true}); err != nil || again.Rebuilt+again.Copied+again.Replaced != 0 {
@@ -260,7 +261,7 @@ func TestCrashAtEachOperation(t *testing.T) {
 		if err != nil || len(r.Failed)+len(r.Away) > 0 {
 			t.Fatalf("stopped at %d: repair: %+v, %v", n, r, err)
 		}
-		found, err := s.Audit(t.Context(), true, nil)
+		found, err := s.Audit(t.Context(), true, Part{}, nil)
 		found = slices.DeleteFunc(found, func(f Finding) bool { return strings.HasPrefix(f.Object, hashName(other)) && putErr != nil })
 		if err != nil || len(found) > 0 {
 			t.Fatalf("stopped at %d: %v, %v", n, found, err)
@@ -272,5 +273,73 @@ func TestCrashAtEachOperation(t *testing.T) {
 			t.Logf("%d operations", n)
 			return
 		}
+	}
+}
+
+// TestAuditOfAPart: of the packs that are not in the part nothing is read, of
+// those that are every shard, as fast as the part allows; what is missing is
+// found in both.
+func TestAuditOfAPart(t *testing.T) {
+	ctx := t.Context()
+	places := make([]*mem.Place, 3)
+	var members []Member
+	for i := range places {
+		places[i] = mem.New()
+		members = append(members, Member{ID: fmt.Sprint(i), Spec: fmt.Sprint(i), Place: places[i]})
+	}
+	s, err := New(members, Shards{2, 1}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for i := range 3 {
+		data := bytes.Repeat([]byte{byte(i)}, 3000)
+		names = append(names, hashName(data))
+		if err := s.Put(ctx, names[i], data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Put(ctx, "points/"+sessionOf(names[0]), []byte("commit")); err != nil { // it has ended
+		t.Fatal(err)
+	}
+	shard := func(pack string, i int) (*mem.Place, string) {
+		return places[s.order(pack)[i]], shardName(pack, i)
+	}
+	for i, name := range names[:2] {
+		p, o := shard(name, i)
+		p.Damage(o, func(b []byte) []byte { b[len(b)-1] ^= 1; return b })
+	}
+	p, o := shard(names[2], 0)
+	if err := p.Delete(ctx, o); err != nil {
+		t.Fatal(err)
+	}
+	var paced atomic.Int64
+	part := Part{
+		Has:  func(pack string) bool { return pack == names[0] },
+		Pace: func(_ context.Context, n int64) error { paced.Add(n); return nil },
+	}
+	found, err := s.Audit(ctx, true, part, nil)
+	if err != nil || len(found) != 2 {
+		t.Fatalf("%+v, %v", found, err)
+	}
+	for _, f := range found {
+		if !strings.HasPrefix(f.Object, names[0]) && !strings.HasPrefix(f.Object, names[2]) {
+			t.Errorf("%s was read, which is not in the part", f.Object)
+		}
+	}
+	if n := newGeometry(2, 1, 3000).objectSize() * 3; paced.Load() != n {
+		t.Errorf("told of %d bytes, want %d", paced.Load(), n)
+	}
+	r, err := s.Repair(ctx, RepairOptions{ReadAll: true, Part: part})
+	if err != nil || r.Replaced != 1 || r.Rebuilt != 1 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if found, err = s.Audit(ctx, true, Part{}, nil); err != nil || len(found) != 1 || !strings.HasPrefix(found[0].Object, names[1]) {
+		t.Fatalf("%+v, %v", found, err)
+	}
+	stopped := errors.New("stopped")
+	part.Pace = func(context.Context, int64) error { return stopped }
+	if _, err := s.Audit(ctx, true, part, nil); !errors.Is(err, stopped) {
+		t.Errorf("a pace that ends: %v", err)
 	}
 }

@@ -550,7 +550,7 @@ func (l *life) audit(ctx context.Context) error {
 		_, err := l.spread.States(ctx, l.layout)
 		return err
 	}
-	_, err := l.spread.Audit(ctx, l.h.rnd.IntN(2) == 0, nil)
+	_, err := l.spread.Audit(ctx, l.h.rnd.IntN(2) == 0, Part{}, nil)
 	return err
 }
 

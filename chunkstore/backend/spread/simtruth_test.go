@@ -521,7 +521,7 @@ func (s *sim) end(ctx context.Context) error {
 	if l, err = s.checker(ctx, s.hosts[5]); err != nil {
 		return err
 	}
-	found, err := l.spread.Audit(ctx, true, nil)
+	found, err := l.spread.Audit(ctx, true, Part{}, nil)
 	if err != nil {
 		return err
 	}

@@ -253,13 +253,13 @@ func TestFlippedBits(t *testing.T) {
 		if i < 4 && s.ParityReads() == 0 {
 			t.Fatalf("shard %d, byte %d: the flip was not noticed", i, at)
 		}
-		found, err := s.Audit(ctx, true, nil)
+		found, err := s.Audit(ctx, true, Part{}, nil)
 		if err != nil || len(found) != 1 || found[0].Object != shardName(name, i) || found[0].Place != c.members[order[i]].Spec {
 			t.Fatalf("shard %d, byte %d: audit: %v, %v", i, at, found, err)
 		}
 		c.places[order[i]].Damage(shardName(name, i), flip)
 	}
-	if found, err := c.Audit(ctx, true, nil); err != nil || len(found) > 0 {
+	if found, err := c.Audit(ctx, true, Part{}, nil); err != nil || len(found) > 0 {
 		t.Errorf("restored: %v, %v", found, err)
 	}
 }
@@ -302,7 +302,7 @@ func TestLyingPlace(t *testing.T) {
 		if err != nil || !bytes.Equal(got, data) {
 			t.Fatalf("%s: %v", kind, err)
 		}
-		found, err := s.Audit(ctx, true, nil)
+		found, err := s.Audit(ctx, true, Part{}, nil)
 		if err != nil || len(found) != 1 || found[0].Place != c.members[order[1]].Spec {
 			t.Errorf("%s: audit: %v, %v", kind, found, err)
 		}
@@ -310,7 +310,7 @@ func TestLyingPlace(t *testing.T) {
 		if err != nil || r.Replaced != 1 || !r.Whole() {
 			t.Errorf("%s: repair: %+v, %v", kind, r, err)
 		}
-		if found, err = s.Audit(ctx, true, nil); err != nil || len(found) > 0 {
+		if found, err = s.Audit(ctx, true, Part{}, nil); err != nil || len(found) > 0 {
 			t.Errorf("%s: after repair: %v, %v", kind, found, err)
 		}
 	}
@@ -447,7 +447,7 @@ func TestHungPlace(t *testing.T) {
 	if s.members[2].away() {
 		t.Error("the place answers again and counts as away")
 	}
-	if found, err := s.Audit(ctx, true, nil); err != nil || len(found) > 0 {
+	if found, err := s.Audit(ctx, true, Part{}, nil); err != nil || len(found) > 0 {
 		t.Errorf("audit: %v, %v", found, err)
 	}
 }

@@ -1,8 +1,11 @@
 package spread
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+
+	"cairn/chunkstore/backend"
 )
 
 // trouble is what went wrong with one place while it was used.
@@ -124,7 +127,11 @@ func (s *Spread) Warnings() []string {
 		case t.parity.n > 0:
 			first, what = t.parity, fmt.Sprintf("%d reads were served from parity", t.parity.n)
 		}
-		out = append(out, fmt.Sprintf("place %s: %s; the first: %s: %v; run: cairn repair places", m.Spec, what, first.object, root(first.err)))
+		mend := "cairn repair places"
+		if t.missed.n == 0 && !errors.Is(first.err, backend.ErrNotExist) {
+			mend += " --read-data" // what is there, but wrong, only shows when it is read
+		}
+		out = append(out, fmt.Sprintf("place %s: %s; the first: %s: %v; run: %s", m.Spec, what, first.object, root(first.err), mend))
 	}
 	return slices.Compact(out)
 }

@@ -132,7 +132,7 @@ func TestDamagedCopyIsNamed(t *testing.T) {
 			}
 			c.down.Store(0)
 		}
-		found, err := c.Audit(t.Context(), true, nil)
+		found, err := c.Audit(t.Context(), true, Part{}, nil)
 		if err != nil || len(found) != 1 || found[0] != (Finding{Place: fmt.Sprintf("/p%d", wrong), Object: name, Error: errDamaged.Error()}) {
 			t.Errorf("%q: audit: %+v, %v", copies, found, err)
 		}
@@ -288,7 +288,7 @@ func TestLargeCopyDamagedInTheMiddle(t *testing.T) {
 					damaged++
 				}
 			}
-			if found, err := c.Audit(t.Context(), true, nil); err != nil || len(found) < damaged {
+			if found, err := c.Audit(t.Context(), true, Part{}, nil); err != nil || len(found) < damaged {
 				t.Errorf("audit: %+v, %v", found, err)
 			}
 			if r, err := c.Repair(t.Context(), RepairOptions{ReadAll: true}); err != nil || !r.Whole() || r.Replaced != damaged {

@@ -53,8 +53,8 @@ point does not suffer, and cairn catalogue --rebuild makes it anew.
   cairn check --read-data --rate 50MiB   reads no faster than that, beside other work
   cairn check --keyless             on the machine that holds the repository, without
                                     any secret: each pack against its own name and
-                                    hash, and, if no share is named, each shard.
-                                    What needs a key is listed as not said
+                                    hash, and each shard of it. What needs a key is
+                                    listed as not said
 
 What is found is told with the object, what is wrong with it (missing, short,
 changed, exchanged, unreadable), the frames and chunks of it that cannot be read,
@@ -165,14 +165,14 @@ func (a *app) checkRepository(ctx context.Context, repo *wire.Repo, cat *wire.Ca
 	if f.filesTime > 0 && repo.Store.MayRead() == nil {
 		o.Files = cat.FindFiles(f.filesTime)
 	}
+	a.beginShare(o.Share, f, repo.Store.Config.ID)
 	var places error
 	if repo.Store.Config.Layout() != nil {
-		places = a.checkPlaces(ctx, repo, o.ReadData, f.repair)
+		places = a.checkPlaces(ctx, repo, o)
 		if places != nil && !errors.Is(places, job.ErrDamage) && !errors.Is(places, errWarnings) {
 			return nil, places
 		}
 	}
-	a.beginShare(o.Share, f, repo.Store.Config.ID)
 	r, err := job.Check(ctx, repo.Store, cat, o)
 	if err != nil {
 		return nil, err
@@ -234,12 +234,12 @@ func (a *app) checkKeyless(ctx context.Context, o job.CheckOptions, f checkFlags
 	}
 	defer place.Close()
 	start := a.now()
-	found, err := wire.AuditKeyless(ctx, place, o.Share == nil, a.reporter().Items)
+	a.beginShare(o.Share, f, id)
+	found, err := wire.AuditKeyless(ctx, place, partOf(o), a.reporter().Items)
 	if err != nil {
 		return err
 	}
 	places := a.tellAudit(found)
-	a.beginShare(o.Share, f, id)
 	r, err := job.CheckKeyless(ctx, place, o)
 	if err != nil {
 		return err

@@ -106,10 +106,10 @@ func (a *app) closing(err error) error {
 // checkPlaces looks at each place by itself, and mends what it can before if
 // it shall. job.ErrDamage when something is missing or wrong, errWarnings when
 // places are away or all that was wrong is mended.
-func (a *app) checkPlaces(ctx context.Context, repo *wire.Repo, readAll, mend bool) error {
+func (a *app) checkPlaces(ctx context.Context, repo *wire.Repo, o job.CheckOptions) error {
 	var mended error
-	if mend {
-		r, err := repo.RepairPlaces(ctx, readAll, a.reporter().Items)
+	if o.Repair {
+		r, err := repo.RepairPlaces(ctx, o.ReadData, partOf(o), a.reporter().Items)
 		if errors.Is(err, wire.ErrNoPlaces) {
 			a.say("%v; there is nothing to mend it from", err)
 		} else if err != nil {
@@ -120,12 +120,15 @@ func (a *app) checkPlaces(ctx context.Context, repo *wire.Repo, readAll, mend bo
 			mended = errWarnings
 		}
 	}
-	found, err := repo.Audit(ctx, readAll, a.reporter().Items)
+	found, err := repo.Audit(ctx, o.ReadData, partOf(o), a.reporter().Items)
 	if err != nil {
 		return err
 	}
 	return cmp.Or(a.tellAudit(found), mended)
 }
+
+// partOf is what a check reads of the packs in their places: its share, at its rate.
+func partOf(o job.CheckOptions) spread.Part { return spread.Part{Has: o.Has, Pace: o.Pace()} }
 
 // tellAudit prints what places miss. job.ErrDamage when something is missing
 // or wrong, errWarnings when places are away.
@@ -172,7 +175,7 @@ For a place that is lost for good: cairn place replace OLD NEW.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.withCatalogue(c.Context(), commandCache, func(repo *wire.Repo, _ *wire.Catalogue) error {
-				r, err := repo.RepairPlaces(c.Context(), readData, a.reporter().Items)
+				r, err := repo.RepairPlaces(c.Context(), readData, spread.Part{}, a.reporter().Items)
 				if err != nil {
 					return err
 				}

@@ -2,9 +2,11 @@ package cli
 
 import (
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -104,4 +106,43 @@ func listed(t *testing.T, dir string) (names []string) {
 		t.Fatal(err)
 	}
 	return names
+}
+
+// A share of the packs is a share of their shards, too: a flip in a pack that is
+// not in it is not looked for.
+func TestShareOfShards(t *testing.T) {
+	h := newSpreadHost(t, "2+1", 3)
+	h.addPoint(h.img, time.Date(2026, 10, 12, 2, 0, 0, 0, time.UTC))
+	// Of a shard of parity, which no reader reads while all is well.
+	packs, err := filepath.Glob(filepath.Join(filepath.Dir(filepath.Dir(h.places[0])), "*", "d?", "packs", "*", "*.2"))
+	if err != nil || len(packs) == 0 {
+		t.Fatalf("%q, %v", packs, err)
+	}
+	b, err := os.ReadFile(packs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)-1] ^= 1
+	if err := os.WriteFile(packs[0], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hash, err := strconv.ParseUint(filepath.Base(packs[0])[:16], 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := float64(hash>>11) / (1 << 53)
+	from := func(start float64) string {
+		_, start = math.Modf(start + 1)
+		return strconv.FormatFloat(start, 'f', -1, 64)
+	}
+	h.must(exitOK, "check", "--read-data=1%", "--start", from(at+0.01))
+	h.must(exitOK, "check", "--keyless", "--read-data=1%", "--start", from(at+0.01))
+	h.must(exitDamage, "check", "--keyless", "--read-data=1%", "--start", from(at-0.005))
+	if out, _ := h.must(exitDamage, "check", "--read-data=1%", "--start", from(at-0.005)); !strings.Contains(out, filepath.Base(packs[0])) {
+		t.Errorf("check: %s", out)
+	}
+	h.must(exitOK, "check", "--read-data=1%", "--repair", "--start", from(at+0.01))
+	h.must(exitDamage, "check", "--read-data")
+	h.must(exitWarnings, "check", "--read-data=1%", "--repair", "--start", from(at-0.005), "--rate", "1GiB")
+	h.must(exitOK, "check", "--read-data")
 }

@@ -262,7 +262,7 @@ func (w *faultWorld) whole(t *testing.T, p *faulty.Plan) {
 	if s, ok := w.backend(t, nil).(*spread.Spread); ok {
 		if w.bad(t, p) {
 			name, _ := p.Spoiled()
-			if found, err := s.Audit(t.Context(), true, nil); err != nil || !slices.ContainsFunc(found, func(f spread.Finding) bool { return f.Object == name }) {
+			if found, err := s.Audit(t.Context(), true, spread.Part{}, nil); err != nil || !slices.ContainsFunc(found, func(f spread.Finding) bool { return f.Object == name }) {
 				t.Errorf("%s: the places' audit does not say that %s is bad: %v, %v", p, name, found, err)
 			}
 		}
@@ -270,7 +270,7 @@ func (w *faultWorld) whole(t *testing.T, p *faulty.Plan) {
 		if err != nil || !r.Whole() {
 			t.Errorf("%s: repair of the places: %+v, %v", p, r, err)
 		}
-		if found, err := s.Audit(t.Context(), true, nil); err != nil || len(found) > 0 {
+		if found, err := s.Audit(t.Context(), true, spread.Part{}, nil); err != nil || len(found) > 0 {
 			t.Errorf("%s: behind the repair of the places: %v, %v", p, found, err)
 		}
 	}

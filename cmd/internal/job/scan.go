@@ -10,6 +10,7 @@ import (
 	"math"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -45,11 +46,25 @@ func (s *Share) distance(ref chunk.PackRef) float64 {
 	return at
 }
 
+// has says whether a pack is in the share; nil is all of them.
+func (s *Share) has(ref chunk.PackRef) bool {
+	return s == nil || s.Portion >= 1 || s.distance(ref) < s.Portion
+}
+
+// Has says whether a pack, by its object's name, is in the share that is read.
+func (o CheckOptions) Has(pack string) bool {
+	if o.Share == nil {
+		return true
+	}
+	ref, err := chunkstore.ParsePackText(strings.TrimPrefix(pack, "packs/"))
+	return err != nil || o.Share.has(ref) // what is no pack nobody else reads
+}
+
 // of gives the packs of the share in the order of the circle.
 func (s *Share) of(all iter.Seq[chunkstore.PackSize]) []chunkstore.PackSize {
 	var out []chunkstore.PackSize
 	for p := range all {
-		if s.Portion >= 1 || s.distance(p.Ref) < s.Portion {
+		if s.has(p.Ref) {
 			out = append(out, p)
 		}
 	}
@@ -62,6 +77,22 @@ type verifier func(ctx context.Context, ref chunk.PackRef) (int64, error)
 
 // readBurst is what a limited check reads at once, in bytes.
 const readBurst = 1 << 20
+
+// Pace gives what waits until so many bytes of packs may be read: Rate.
+func (o CheckOptions) Pace() func(ctx context.Context, bytes int64) error {
+	if o.Rate <= 0 {
+		return func(ctx context.Context, _ int64) error { return ctx.Err() }
+	}
+	limiter := rate.NewLimiter(rate.Limit(o.Rate), readBurst)
+	return func(ctx context.Context, bytes int64) error {
+		for left := bytes; left > 0; left -= readBurst {
+			if err := limiter.WaitN(ctx, int(min(left, readBurst))); err != nil {
+				return err
+			}
+		}
+		return ctx.Err()
+	}
+}
 
 // scan reads packs and gives those that are bad. It counts in r.
 func scan(ctx context.Context, r *Report, all *chunkstore.PackList, o CheckOptions, verify func() verifier, bad func(chunk.PackRef, *chunkstore.Fault)) error {
@@ -78,18 +109,13 @@ func scan(ctx context.Context, r *Report, all *chunkstore.PackList, o CheckOptio
 	for p := range packs {
 		total += p.Size
 	}
-	limiter := rate.NewLimiter(rate.Inf, 0)
-	if o.Rate > 0 {
-		limiter = rate.NewLimiter(rate.Limit(o.Rate), readBurst)
-	}
+	pace := o.Pace()
 	add, end := o.Progress(what, total)
 	defer end()
 	pool := sync.Pool{New: func() any { return verify() }}
 	return each(ctx, packs, func(ctx context.Context, p chunkstore.PackSize) (func(), error) {
-		for left := p.Size; left > 0 && o.Rate > 0; left -= readBurst {
-			if err := limiter.WaitN(ctx, int(min(left, readBurst))); err != nil {
-				return nil, err
-			}
+		if err := pace(ctx, p.Size); err != nil {
+			return nil, err
 		}
 		v := pool.Get().(verifier)
 		defer pool.Put(v)

@@ -151,29 +151,29 @@ func (r *Repo) places() (*spreadPlace, error) {
 // Audit looks at each place by itself (job.Check asks for it): what it misses
 // and, with readAll, what of it is damaged, also where parity hides that.
 // Nothing for a repository without places.
-func (r *Repo) Audit(ctx context.Context, readAll bool, prog spread.Progress) ([]spread.Finding, error) {
+func (r *Repo) Audit(ctx context.Context, readAll bool, part spread.Part, prog spread.Progress) ([]spread.Finding, error) {
 	p, err := r.places()
 	if err != nil {
 		return nil, nil //nolint:nilerr // nothing to look at
 	}
-	return p.Audit(ctx, readAll, prog)
+	return p.Audit(ctx, readAll, part, prog)
 }
 
 // AuditKeyless is Audit of a place that OpenKeyless opened.
-func AuditKeyless(ctx context.Context, place Place, readAll bool, prog spread.Progress) ([]spread.Finding, error) {
+func AuditKeyless(ctx context.Context, place Place, part spread.Part, prog spread.Progress) ([]spread.Finding, error) {
 	if p, ok := place.(*spreadPlace); ok {
-		return p.Audit(ctx, readAll, prog)
+		return p.Audit(ctx, true, part, prog)
 	}
 	return nil, nil
 }
 
 // RepairPlaces brings all places up to date.
-func (r *Repo) RepairPlaces(ctx context.Context, readAll bool, prog spread.Progress) (*spread.RepairReport, error) {
+func (r *Repo) RepairPlaces(ctx context.Context, readAll bool, part spread.Part, prog spread.Progress) (*spread.RepairReport, error) {
 	p, err := r.places()
 	if err != nil {
 		return nil, err
 	}
-	return p.Repair(ctx, spread.RepairOptions{ReadAll: readAll, Progress: prog, Condemned: r.Store.Removed})
+	return p.Repair(ctx, spread.RepairOptions{ReadAll: readAll, Part: part, Progress: prog, Condemned: r.Store.Removed})
 }
 
 // PlaceStates gives the state of each place and the repository's parity.
