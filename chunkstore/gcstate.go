@@ -290,3 +290,15 @@ func (s *Store) Abort(ctx context.Context, id SessionID, why string) error {
 	}
 	return err
 }
+
+// AbortBegun is Abort of a session that has begun here; of another nothing is done.
+func (s *Store) AbortBegun(ctx context.Context, id SessionID, why string) error {
+	_, err := s.place.Size(ctx, intentsPrefix+id.String())
+	if errors.Is(err, backend.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.Abort(ctx, id, why)
+}

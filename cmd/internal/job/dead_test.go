@@ -47,9 +47,18 @@ func TestCleanDeadLetsTheVMGoOn(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			b := Backup{host: monitor{conn}, Step: t.Logf, journal: &journal{Dead: &entry{Step: "point", Stopped: c.stopped}}}
+			r := newMemRepository(t)
+			w, err := r.store.Begin(ctx, nil, []byte("{}"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.Close()
+			b := Backup{host: monitor{conn}, Store: r.store, Step: t.Logf, journal: &journal{Dead: &entry{Step: "point", Stopped: c.stopped, Session: w.ID().String()}}}
 			if err := b.cleanDead(ctx); err != nil {
 				t.Fatal(err)
+			}
+			if v, err := r.store.List(ctx); err != nil || v.Undecided(w.ID()) {
+				t.Errorf("its session has no end: %v", err)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -57,5 +66,33 @@ func TestCleanDeadLetsTheVMGoOn(t *testing.T) {
 				t.Errorf("let go on: %v, want %v (%v)", got, c.want, said)
 			}
 		})
+	}
+}
+
+// A dead run's session gets its end from the next run, so that no gc waits for
+// it; but not one that had come to its commit, and not another repository's.
+func TestDeadSessionEnds(t *testing.T) {
+	for step, ends := range map[string]bool{"prepare": true, "freeze": true, "fleece": true, "point": true, "read": true, "commit": false, "unknown": false} {
+		ctx := t.Context()
+		r, other := newMemRepository(t), newMemRepository(t)
+		w, err := r.store.Begin(ctx, nil, []byte("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(w.Close)
+		b := Backup{Store: r.store, Step: t.Logf}
+		for range 2 {
+			b.endDead(ctx, &entry{Step: step, Session: w.ID().String()})
+			v, err := r.store.List(ctx)
+			if err != nil || v.Undecided(w.ID()) == ends {
+				t.Errorf("%s: undecided is %v, %v", step, v.Undecided(w.ID()), err)
+			}
+		}
+		b.Store = other.store
+		b.endDead(ctx, &entry{Step: step, Session: w.ID().String()})
+		b.endDead(ctx, &entry{Step: step})
+		if v, err := other.store.List(ctx); err != nil || len(v.Points) != 0 {
+			t.Errorf("%s: another repository has %d decisions, %v", step, len(v.Points), err)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/dustin/go-humanize"
 
@@ -101,11 +102,33 @@ func (b *Backup) cleanDead(ctx context.Context) error {
 	if len(removed) > 0 {
 		b.Step("removed what an earlier run left in QEMU: %s", strings.Join(removed, ", "))
 	}
-	if d := b.journal.Dead; d != nil && filepath.IsAbs(d.Scratch) {
-		return removeScratch(d.Scratch)
+	if d := b.journal.Dead; d != nil {
+		b.endDead(ctx, d)
+		if filepath.IsAbs(d.Scratch) {
+			return removeScratch(d.Scratch)
+		}
 	}
 	return nil
 }
+
+// endDead decides against a dead run's session, so that no gc waits a day for it
+// (as Session.Close does of one that only failed). One that had come to its commit
+// is left alone: its point may exist, and be away just now. That this fails is no
+// harm.
+func (b *Backup) endDead(ctx context.Context, d *entry) {
+	id, err := chunkstore.ParseSessionID(d.Session)
+	if err != nil || !slices.Contains([]string{"prepare", "freeze", "fleece", "point", "read"}, d.Step) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, endTimeout)
+	defer cancel()
+	if err := b.Store.AbortBegun(ctx, id, fmt.Sprintf("its run died at step %q; decided by the next one", d.Step)); err != nil {
+		b.Step("the earlier run's session %s has no end yet, so cairn gc may wait for it: %v", id, err)
+	}
+}
+
+// endTimeout bounds the word about a dead run's session.
+const endTimeout = 10 * time.Second
 
 // removeScratch removes the scratch files that a dead run had not yet given to
 // QEMU, or that QEMU has not outlived: nothing in QEMU tells of them.
