@@ -57,8 +57,9 @@ It may run at any time, beside backups, restores and mounts, on any host that
 may delete in the repository, on several at once, and can be stopped at any
 instant: the next run goes on. First it says what it means to remove, so that new
 backups leave that alone; then it waits for the backups that run already (--wait);
-what they need stays. A backup that gave no sign of life for --fence-after, by the
-repository's clock, is taken for dead and can not be committed any more.
+what they need stays. A backup that was killed gets its end from the next one of
+its VM. Else one that gave no sign of life for --fence-after, by the repository's
+clock, is taken for dead and can not be committed any more.
 
 What a backup stored that did not come to its end is kept for --keep-failed from
 then on: the next one, on whatever host, finds it and goes on from there.
@@ -68,7 +69,8 @@ that reads and writes guest data, so it needs a key that can read it.
 
 Nothing is removed while a point cannot be read whole: see cairn check. In a
 bucket whose engine did not pass its last check (cairn engine check) nothing is
-removed at all, but for --alone.`,
+removed at all, but for --alone. Of several places all must be there, or what was
+removed would come back with one (cairn place ls).`,
 		Example: `  cairn gc --dry-run      what there is to gain
   cairn gc                and do it`,
 		Args: noArgs,
@@ -116,7 +118,7 @@ func (a *app) collect(ctx context.Context, repo *wire.Repo, cat *wire.Catalogue,
 	o.About = "cairn gc on " + host
 	o.Progress = a.reporter().Items
 	o.Waiting = func(n int) {
-		a.say("waiting up to %s for %d backups without an end (--wait); one that died counts until it gave no sign of life for %s (--fence-after)", o.Wait, n, o.FenceAfter)
+		a.say("waiting up to %s for %d backups without an end (--wait); one that died counts until its VM is backed up again, or it gave no sign of life for %s (--fence-after)", o.Wait, n, o.FenceAfter)
 	}
 	start := a.now()
 	if err := repo.RolledBack(); err != nil && !o.DryRun { // what the gone ones need may be garbage to those that are left
