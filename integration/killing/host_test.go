@@ -22,6 +22,7 @@ const (
 	exitFailed   = 1
 	exitWarnings = 3
 	exitDamage   = 4
+	exitAway     = 10
 	killed       = -1 // a signal ended it
 )
 

@@ -89,9 +89,9 @@ func (p *places) excuse(j *job, code int) bool {
 	case "backup":
 		return code == exitWarnings
 	case "check":
-		return code == exitWarnings || code == exitDamage || code == exitFailed
+		return code == exitWarnings || code == exitDamage || code == exitFailed || code == exitAway
 	}
-	return code == exitWarnings || code == exitFailed
+	return code == exitWarnings || code == exitFailed || code == exitAway
 }
 
 // repaired tells that a repair went well, with all places there.
