@@ -42,10 +42,11 @@ demo: deps-demo build ## boot a guest, back it up, change it, back it up again, 
 	bin/cairn demo
 
 # Several packages test the program that they build: what go test remembers of
-# them may be another one's, so -count=1.
+# them may be another one's, so -count=1. A machine that is busy otherwise may
+# take twice the twenty minutes: the timeout is for what hangs.
 test: deps ## vet and all tests; the first run downloads a kernel (27 MB) for the guests, and a newer QEMU (13 MB), and builds versitygw
 	go vet ./...
-	CGO_ENABLED=0 $(GOTEST) -count=1 -timeout 30m ./integration ./...
+	CGO_ENABLED=0 $(GOTEST) -count=1 -timeout 60m ./integration ./...
 
 # Ceph RGW is not among them: see campaign-rgw.
 test-s3: ## the tests of object storage, also against MinIO, with the race detector; the first run builds both servers
