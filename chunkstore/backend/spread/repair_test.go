@@ -75,25 +75,33 @@ func TestDegradedPutsAndRepair(t *testing.T) {
 	}
 }
 
+// half stores a pack and its session's decision, and takes the first shards away.
+func (c *cluster) half(t *testing.T, decision string, missing int) (name string, order []int) {
+	t.Helper()
+	ctx := t.Context()
+	data := random(8, 100_000)
+	name = hashName(data)
+	if err := c.Put(ctx, name, data); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Put(ctx, "points/"+sessionOf(name), []byte(decision)); err != nil {
+		t.Fatal(err)
+	}
+	order = c.order(name)
+	for i := range missing {
+		if err := c.places[order[i]].Delete(ctx, shardName(name, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return name, order
+}
+
 // A pack of which too few shards are left is told apart, listed, and never
 // deleted.
 func TestIncompletePack(t *testing.T) {
 	ctx := t.Context()
 	c := newCluster(t, 6, Shards{4, 2})
-	data := random(8, 100_000)
-	name := hashName(data)
-	if err := c.Put(ctx, name, data); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Put(ctx, "points/"+sessionOf(name), []byte("a commit")); err != nil {
-		t.Fatal(err)
-	}
-	order := c.order(name)
-	for i := range 3 {
-		if err := c.places[order[i]].Delete(ctx, shardName(name, i)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	name, _ := c.half(t, "a commit", 3)
 	s := c.open(t, Shards{4, 2})
 	if _, err := s.Size(ctx, name); !errors.Is(err, ErrIncomplete) || !errors.Is(err, backend.ErrNotExist) {
 		t.Errorf("size: %v", err)
@@ -114,20 +122,7 @@ func TestIncompletePack(t *testing.T) {
 func TestHalfStoredPackOfAnAbortedSession(t *testing.T) {
 	ctx := t.Context()
 	c := newCluster(t, 6, Shards{4, 2})
-	data := random(8, 100_000)
-	name := hashName(data)
-	if err := c.Put(ctx, name, data); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Put(ctx, "points/"+sessionOf(name), []byte("an abort")); err != nil {
-		t.Fatal(err)
-	}
-	order := c.order(name)
-	for i := range 4 {
-		if err := c.places[order[i]].Delete(ctx, shardName(name, i)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	_, order := c.half(t, "an abort", 4)
 	c.down.Store(1 << order[0])
 	r, err := c.open(t, Shards{4, 2}).Repair(ctx, RepairOptions{})
 	if err != nil || len(r.Incomplete) != 0 || r.Leftover != 1 {
