@@ -206,12 +206,16 @@ func (s *Store) moved(ctx context.Context, r PackRef, n, count, hops int, missin
 			if !ok {
 				continue
 			}
-			if err = read(to, at, k, done); err == nil {
+			rerr := read(to, at, k, done)
+			if rerr == nil {
 				step = k
 				break
 			}
 			if ctx.Err() != nil {
-				return err
+				return rerr
+			}
+			if elsewhere(err) { // else a copy could not be asked for: that one is gone does not say that all are
+				err = rerr
 			}
 		}
 		if step == 0 {

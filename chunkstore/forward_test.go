@@ -2,6 +2,7 @@ package chunkstore
 
 import (
 	"context"
+	"errors"
 	"reflect"
 	"slices"
 	"testing"
@@ -79,6 +80,30 @@ func TestIDsOfWhatMovedTwice(t *testing.T) {
 	}
 	if got, err := s.ChunkIDs(ctx, old); err != nil || !slices.Equal(got, want) {
 		t.Errorf("%d of %d IDs are not known, %v", len(slices.DeleteFunc(got, func(id chunk.ID) bool { return id != chunk.ID{} })), n, err)
+	}
+}
+
+// A chunk has two forwards: what the one leads to was removed, what the other leads
+// to is not answered for. Then nothing says that the chunk is lost (seed 60166495).
+func TestMovedToWhereNobodyAnswers(t *testing.T) {
+	ctx := context.Background()
+	m := mem.New()
+	s := newStore(t, m)
+	old, silent, removed := PackRef{Session: SessionID{7}}, PackRef{Session: SessionID{8}}, PackRef{Session: SessionID{9}}
+	for i, to := range []PackRef{silent, removed} {
+		if err := s.PutForward(ctx, old, SessionID{byte(i)}, &Forward{Kind: pack.KindData, Count: 1, Runs: []ForwardRun{{0, 1, to, 0}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := errors.New("no answer")
+	m.Fault = func(_, name string) error {
+		if name == packName(silent) {
+			return want
+		}
+		return nil
+	}
+	if err := s.NewReader(1<<20).ReadChunks(ctx, old, 0, make([]byte, chunk.Size)); !errors.Is(err, want) {
+		t.Fatalf("%v; %v wanted", err, want)
 	}
 }
 
