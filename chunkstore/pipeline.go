@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"cairn/chunkstore/backend"
 	"cairn/chunkstore/chunk"
@@ -56,7 +57,8 @@ type pipeline struct {
 	frames   chan *rawFrame // in order, for the packer
 	encoding chan *rawFrame
 	storing  chan storeJob
-	buffers  chan []byte
+	buffers  chan []byte  // made, and free
+	unmade   atomic.Int32 // batch buffers that may still be made
 	rawPool  chan *rawFrame
 	packPool chan []byte
 	storers  int // packs that are stored at once
@@ -111,9 +113,7 @@ func startPipeline(w *Session) *pipeline {
 		storers:  storers,
 		patience: maxWait,
 	}
-	for range batchesInFlight {
-		p.buffers <- nil // made when first used
-	}
+	p.unmade.Store(batchesInFlight)
 	for range framesInFlight {
 		p.rawPool <- nil
 	}
@@ -143,9 +143,7 @@ var (
 func (p *pipeline) wait() {
 	p.wg.Wait()
 	for len(p.buffers) > 0 {
-		if b := <-p.buffers; b != nil {
-			oldBatch.Put((*[BatchSize]byte)(b[:BatchSize]))
-		}
+		oldBatch.Put((*[BatchSize]byte)(<-p.buffers))
 	}
 	for len(p.rawPool) > 0 {
 		if f := <-p.rawPool; f != nil {
@@ -204,11 +202,16 @@ func receive[T any](p *pipeline, ch <-chan T) (T, error) {
 // are on their way.
 func (w *Session) Buffer(ctx context.Context) ([]byte, error) {
 	select {
+	case b := <-w.pipe.buffers: // a small session gets along with few
+		return b, nil
+	default:
+	}
+	if w.pipe.unmade.Add(-1) >= 0 {
+		return newBatchBuffer(), nil
+	}
+	select {
 	case b := <-w.pipe.buffers:
-		if b == nil {
-			b = newBatchBuffer()
-		}
-		return b[:BatchSize], nil
+		return b, nil
 	case <-w.ctx.Done():
 		return nil, w.err()
 	case <-ctx.Done():
@@ -296,7 +299,9 @@ func (p *pipeline) sort() error {
 		if _, err := receive(p, b.hashed); err != nil {
 			return nil
 		}
-		if err := p.place(b); err != nil {
+		err = p.place(b)
+		p.buffers <- b.Data[:BatchSize]
+		if err != nil {
 			return err
 		}
 	}
@@ -353,7 +358,6 @@ func (p *pipeline) place(b *Batch) error {
 			return err
 		}
 	}
-	p.buffers <- b.Data[:BatchSize]
 	return nil
 }
 

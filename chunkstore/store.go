@@ -132,8 +132,15 @@ func (s *Store) ReadFooter(ctx context.Context, r PackRef) (*pack.Footer, error)
 	if err != nil {
 		return nil, err
 	}
+	first := tails.Get().(*[pack.TailSize]byte)
+	defer tails.Put(first) // a footer keeps nothing of it
 	for want := int64(pack.TailSize); ; {
-		tail := make([]byte, min(want, size))
+		var tail []byte
+		if n := min(want, size); n <= pack.TailSize {
+			tail = first[:n]
+		} else {
+			tail = make([]byte, n)
+		}
 		if err := s.place.ReadAt(ctx, packName(r), tail, size-int64(len(tail))); err != nil {
 			return nil, err
 		}
@@ -152,6 +159,8 @@ func (s *Store) ReadFooter(ctx context.Context, r PackRef) (*pack.Footer, error)
 		return f, nil
 	}
 }
+
+var tails = sync.Pool{New: func() any { return new([pack.TailSize]byte) }}
 
 // readIndex reads a pack's sealed index.
 func (s *Store) readIndex(ctx context.Context, r PackRef, f *pack.Footer) ([]byte, error) {

@@ -234,13 +234,15 @@ type simReading struct {
 	store  *chunkstore.Store
 	reader *chunkstore.Reader
 	ids    *chunkstore.IDReader
+	hasher *chunk.Hasher
+	buf    []byte // of one chunk
 	leaves map[simBlock][]simBlock
 	chunks map[simBlock]int // which of sim.chunks is there
 }
 
 func (s *sim) reading() simReading {
 	store := chunkstore.NewStore(s.place, s.config, s.keys)
-	return simReading{store, store.NewReader(simCache), store.NewIDReader(), map[simBlock][]simBlock{}, map[simBlock]int{}}
+	return simReading{store, store.NewReader(simCache), store.NewIDReader(), chunk.NewHasher(s.keys.ChunkID), make([]byte, chunk.Size), map[simBlock][]simBlock{}, map[simBlock]int{}}
 }
 
 // simCache is the frames that a reader keeps, in bytes.
@@ -277,7 +279,7 @@ func (s *sim) readable(from simReading, p *simPoint) error {
 			if c, ok := from.chunks[b]; ok && c == want {
 				continue
 			}
-			if err := from.is(ctx, b, s.chunks[want], s.keys); err != nil {
+			if err := from.is(ctx, b, s.chunks[want]); err != nil {
 				return fmt.Errorf("leaf %d, chunk %d: %w", i, j, err)
 			}
 			from.chunks[b] = want
@@ -287,15 +289,15 @@ func (s *sim) readable(from simReading, p *simPoint) error {
 }
 
 // is says that a chunk is not what it should be.
-func (from simReading) is(ctx context.Context, b simBlock, want []byte, keys *seal.Keyring) error {
-	got, id := make([]byte, chunk.Size), make([]chunk.ID, 1)
-	if err := from.reader.ReadChunks(ctx, b.ref, b.n, got); err != nil {
+func (from simReading) is(ctx context.Context, b simBlock, want []byte) error {
+	id := make([]chunk.ID, 1)
+	if err := from.reader.ReadChunks(ctx, b.ref, b.n, from.buf); err != nil {
 		return err
 	}
-	if !bytes.Equal(got, want) {
+	if !bytes.Equal(from.buf, want) {
 		return errors.New("other bytes")
 	}
-	if err := from.ids.ReadIDs(ctx, b.ref, b.n, id); err != nil || id[0] != chunk.NewHasher(keys.ChunkID).Sum(got) {
+	if err := from.ids.ReadIDs(ctx, b.ref, b.n, id); err != nil || id[0] != from.hasher.Sum(from.buf) {
 		return fmt.Errorf("another's ID: %w", err)
 	}
 	return nil

@@ -105,11 +105,12 @@ func (p *Place) List(ctx context.Context, prefix string, fn func(backend.Object)
 		return err
 	}
 	first, _ := slices.BinarySearch(p.names, prefix)
-	var list []backend.Object
-	for _, name := range p.names[first:] {
-		if !strings.HasPrefix(name, prefix) {
-			break
-		}
+	names := p.names[first:]
+	if i := slices.IndexFunc(names, func(name string) bool { return !strings.HasPrefix(name, prefix) }); i >= 0 {
+		names = names[:i]
+	}
+	list := make([]backend.Object, 0, len(names))
+	for _, name := range names {
 		list = append(list, backend.Object{Name: name, Size: int64(len(p.objects[name])), Modified: p.made[name]})
 	}
 	p.mu.Unlock()
