@@ -29,11 +29,19 @@ const Hole = chunk.Hole
 // ParseSessionID reads what String gives.
 func ParseSessionID(s string) (SessionID, error) {
 	var id SessionID
-	b, err := hex.DecodeString(s)
-	if err != nil || len(b) != len(id) || s != strings.ToLower(s) {
-		return id, fmt.Errorf("%q is not an id of 32 hexadecimal digits", s)
+	if !parseHex(id[:], s) {
+		return SessionID{}, fmt.Errorf("%q is not an id of 32 hexadecimal digits", s)
 	}
-	return SessionID(b), nil
+	return id, nil
+}
+
+// parseHex fills b from lower-case digits: an object has one name.
+func parseHex(b []byte, s string) bool {
+	if len(s) != hex.EncodedLen(len(b)) || strings.ContainsAny(s, "ABCDEF") {
+		return false
+	}
+	_, err := hex.Decode(b, []byte(s))
+	return err == nil
 }
 
 // packName is a pack's object name. Part of the on-disk format.
@@ -43,12 +51,10 @@ func packName(r PackRef) string { return packsPrefix + r.Session.String() + "/" 
 func parsePackName(name string) (PackRef, error) {
 	var r PackRef
 	session, hash, ok := strings.Cut(strings.TrimPrefix(name, packsPrefix), "/")
-	id, err := ParseSessionID(session)
-	h, err2 := hex.DecodeString(hash)
-	if !ok || err != nil || err2 != nil || len(h) != len(r.Hash) {
-		return r, fmt.Errorf("%s is not a pack's name", name)
+	if !ok || !parseHex(r.Session[:], session) || !parseHex(r.Hash[:], hash) {
+		return PackRef{}, fmt.Errorf("%s is not a pack's name", name)
 	}
-	return PackRef{Session: id, Hash: pack.Hash(h)}, nil
+	return r, nil
 }
 
 // Store is an opened repository.

@@ -568,3 +568,18 @@ func TestConfigOfPlaces(t *testing.T) {
 		t.Error("aborts are not told from commits")
 	}
 }
+
+// An object has one name: one in capitals is not taken for the pack of that name
+// in small letters, which is not there.
+func TestPackNames(t *testing.T) {
+	ref := PackRef{Session: SessionID{0xab}, Hash: chunk.PackHash{0xcd}}
+	session, hash := ref.Session.String(), ref.Hash.String()
+	if got, err := parsePackName(packsPrefix + session + "/" + hash); got != ref || err != nil {
+		t.Errorf("%v, %v", got, err)
+	}
+	for _, name := range []string{strings.ToUpper(session) + "/" + hash, session + "/" + strings.ToUpper(hash), session + "/g" + hash[1:], session + "/" + hash[2:], session + "/" + hash + "00", session, session + hash, ""} {
+		if got, err := parsePackName(packsPrefix + name); err == nil || got != (PackRef{}) {
+			t.Errorf("%s was taken for %v", name, got)
+		}
+	}
+}
