@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/zeebo/blake3"
-
 	"cairn/chunkstore/backend"
 	"cairn/chunkstore/backend/engine"
 	"cairn/chunkstore/pack"
@@ -303,18 +301,12 @@ func (s *Store) verifySlot(name string, b []byte) error {
 	return nil
 }
 
-// blankSum is in the place of a configuration's sum while it is computed.
-var blankSum = strings.Repeat("0", 64)
-
 // encodeConfig gives the object: JSON, with the sum of all of it. Part of the
 // on-disk format.
 func encodeConfig(c Config) ([]byte, error) {
-	c.Sum = blankSum
+	c.Sum = backend.BlankSum
 	body, err := json.MarshalIndent(c, "", "  ")
-	if err != nil {
-		return nil, err
-	}
-	return bytes.Replace(body, []byte(blankSum), fmt.Appendf(nil, "%x", blake3.Sum256(body)), 1), nil
+	return backend.WithSum(body), err
 }
 
 // verifyConfig holds a configuration against its sum. One that has none was
@@ -331,8 +323,7 @@ func verifyConfig(body []byte) error {
 		}
 		return nil
 	}
-	blank := bytes.Replace(body, []byte(c.Sum), []byte(blankSum), 1)
-	if fmt.Sprintf("%x", blake3.Sum256(blank)) != c.Sum {
+	if !backend.SumHolds(body, c.Sum) {
 		return fmt.Errorf("%w: it is not what its sum says", pack.ErrCorrupt)
 	}
 	return nil

@@ -32,10 +32,13 @@ func (p Place) slot() string { return cmp.Or(p.Slot, p.ID) }
 // Layout says where a repository lies: generation 0 in its config, a newer
 // one in the object places/<generation>. Part of the on-disk format.
 type Layout struct {
-	Repository string  `json:"repository"`
-	Generation int     `json:"generation"`
-	Shards     Shards  `json:"shards"`
-	Places     []Place `json:"places"`
+	Repository string `json:"repository"`
+	Generation int    `json:"generation"`
+	Shards     Shards `json:"shards"`
+	// Sum is the object's (backend.WithSum). Those made before there were sums
+	// have none.
+	Sum    string  `json:"sum,omitempty"`
+	Places []Place `json:"places"`
 
 	// decided: it was noted in a door that is no place, which Save does only
 	// with what was decided.
@@ -141,37 +144,50 @@ func Known(ctx context.Context, door backend.Backend, zero Layout) ([]Layout, er
 	return lists, err
 }
 
+// encode gives the object. Part of the on-disk format.
+func (l *Layout) encode() ([]byte, error) {
+	c := *l
+	c.Sum = backend.BlankSum
+	body, err := json.Marshal(c)
+	return backend.WithSum(body), err
+}
+
 // parse reads a list that belongs to the same repository.
 func (l *Layout) parse(name string, body []byte) (*Layout, error) {
-	n := new(Layout)
+	n, err := readList(name, body)
+	if err != nil {
+		return nil, err
+	}
+	if n.Repository != l.Repository || n.Shards != l.Shards || len(n.Places) != len(l.Places) {
+		return nil, fmt.Errorf("%s is no list of this repository's places: it is damaged, or a place lies", name)
+	}
+	return n, nil
+}
+
+// readList reads a list, or says why bytes are none of that name. Of one without
+// a sum a changed character in an id or a spec is not seen.
+func readList(name string, body []byte) (*Layout, error) {
 	if len(body) > maxLayout {
 		return nil, fmt.Errorf("%s has %d bytes, more than such an object can have", name, len(body))
 	}
+	n := new(Layout)
 	if err := json.Unmarshal(body, n); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	if n.Repository != l.Repository || layoutName(n.Generation) != name || n.Shards != l.Shards || len(n.Places) != len(l.Places) {
-		return nil, fmt.Errorf("%s is no list of this repository's places: it is damaged, or a place lies", name)
-	}
-	return n, n.Check()
-}
-
-// verifyList says why bytes are no list of that name, as far as they tell.
-func verifyList(name string, body []byte) error {
-	if len(body) > maxLayout {
-		return fmt.Errorf("%s has %d bytes, more than such an object can have", name, len(body))
-	}
-	n := new(Layout)
-	if err := json.Unmarshal(body, n); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
 	if err := n.Check(); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	if back, err := json.Marshal(n); err != nil || !bytes.Equal(back, body) || layoutName(n.Generation) != name {
-		return fmt.Errorf("%s is not as a list of places is written: it is damaged", name)
+	if layoutName(n.Generation) != name {
+		return nil, fmt.Errorf("%s is the list of places number %d: it is damaged", name, n.Generation)
 	}
-	return nil
+	if n.Sum == "" {
+		if back, err := json.Marshal(n); err != nil || !bytes.Equal(back, body) {
+			return nil, fmt.Errorf("%s has no sum, and is not as a list of places was written before there were sums: it is damaged", name)
+		}
+	} else if !backend.SumHolds(body, n.Sum) {
+		return nil, fmt.Errorf("%s is not what its sum says: it is damaged", name)
+	}
+	return n, nil
 }
 
 // Open opens a repository's places as the newest of the lists that its door
@@ -391,14 +407,14 @@ func (l *Layout) Replace(ctx context.Context, s *Spread, old, spec string, fresh
 	next := &Layout{Repository: l.Repository, Generation: l.Generation + 1, Shards: l.Shards, Places: slices.Clone(l.Places)}
 	p := l.successor(i, spec)
 	next.Places[i] = p
-	if n := l.tried(ctx, s, i, spec); n != nil {
-		next, p = n, n.Places[i]
-	}
-	if err := next.Check(); err != nil {
+	body, err := next.encode()
+	if err != nil {
 		return nil, err
 	}
-	body, err := json.Marshal(next)
-	if err != nil {
+	if n, tried := l.tried(ctx, s, i, spec); n != nil {
+		next, body, p = n, tried, n.Places[i] // as it was written: perhaps without a sum
+	}
+	if err := next.Check(); err != nil {
 		return nil, err
 	}
 	need := s.agreeing(i, lost)
@@ -436,17 +452,17 @@ func (l *Layout) successor(i int, spec string) Place {
 // tried gives the next list as an earlier try to put spec where place i is left
 // it on some place; nil: none. Where that was decided by fewer places than
 // Open asks for, since others were lost, another list would never be.
-func (l *Layout) tried(ctx context.Context, s *Spread, i int, spec string) *Layout {
+func (l *Layout) tried(ctx context.Context, s *Spread, i int, spec string) (*Layout, []byte) {
 	name := layoutName(l.Generation + 1)
 	v := s.compare(ctx, name)
 	if len(v.on) == 0 || !v.best.whole {
-		return nil
+		return nil, nil
 	}
 	n, err := l.parse(name, v.best.body)
 	if err != nil || n.Places[i].Spec != spec || n.Places[i].slot() != l.Places[i].slot() || n.Places[i].ID == l.Places[i].ID {
-		return nil
+		return nil, nil
 	}
-	return n
+	return n, v.best.body
 }
 
 // mayBecome makes sure that a folder may become a place: it is empty, or what
@@ -552,7 +568,7 @@ func (s *Spread) Member(slot string) (Member, bool) {
 
 // Save puts the list into a door that is no place itself.
 func (l *Layout) Save(ctx context.Context, door backend.Backend) error {
-	body, err := json.Marshal(l)
+	body, err := l.encode()
 	if err != nil {
 		return err
 	}
