@@ -107,7 +107,7 @@ func (s *Spread) Warnings() []string {
 	var out []string
 	for _, m := range s.members {
 		if m.Place == nil {
-			out = append(out, fmt.Sprintf("place %s is away (%v): up to %d may be; mount it, and run: cairn repair places; if it is lost: cairn place replace %s NEW", m.Spec, m.Why, s.shards.M, m.Spec))
+			out = append(out, fmt.Sprintf("place %s is away (%v): up to %d may be; bring it back, and run: cairn repair places; if it is lost: cairn place replace %s NEW", m.Spec, m.Why, s.shards.M, m.Spec))
 		}
 	}
 	s.mu.Lock()

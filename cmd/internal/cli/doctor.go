@@ -136,10 +136,12 @@ func examinePlaces(ctx context.Context, d *doctor, repo *wire.Repo) {
 		d.add(stateBad, "places", "cairn place ls", "%v", err)
 		return
 	}
+	var there []string
 	for _, s := range states {
 		what := "place " + s.Spec
 		switch s.State {
 		case "ok":
+			there = append(there, s.Spec)
 			if wire.IsBucket(s.Spec) {
 				d.add(stateGood, what, "", "is there, and has all that it should")
 			} else {
@@ -150,9 +152,12 @@ func examinePlaces(ctx context.Context, d *doctor, repo *wire.Repo) {
 		case "read-only":
 			d.add(stateBad, what, "make it writable, then: cairn repair places", "takes no writes: %s", s.Why)
 		default:
-			d.add(stateBad, what, "mount it, then: cairn repair places; if it is lost: cairn place replace "+s.Spec+" NEW",
+			d.add(stateBad, what, "bring it back, then: cairn repair places; if it is lost: cairn place replace "+s.Spec+" NEW",
 				"is away (no more than %d may be): %s", shards.M, s.Why)
 		}
+	}
+	for _, g := range wire.Together(there) {
+		d.add(stateNote, "places", "cairn place replace moves one to another disk", "%s", wire.Risk(g, shards))
 	}
 }
 

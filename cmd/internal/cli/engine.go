@@ -118,6 +118,9 @@ the true bytes are put over it once more.`,
 			if err != nil {
 				return err
 			}
+			if a.json {
+				return a.printJSON(map[string]any{"message_type": "summary", "objects": n, "undone": yes && n > 0})
+			}
 			switch {
 			case n == 0:
 				a.say("nothing was deleted or overwritten")

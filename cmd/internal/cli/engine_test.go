@@ -137,6 +137,7 @@ func TestUndelete(t *testing.T) {
 	h.bucket(s, exitOK, "object lock", "init", h.repo, "--no-recovery-key", fmt.Sprintf("--force=%v", s.Engine == "ceph"))
 	h.addPoint(sampleImage(t), time.Date(2026, 11, 28, 2, 0, 0, 0, time.UTC))
 	h.bucket(s, exitOK, "nothing was deleted", "engine", "undelete")
+	h.bucket(s, exitOK, `"message_type":"summary","objects":0,`, "engine", "undelete", "--json")
 	n := 0
 	for o := range client.ListObjects(ctx, "backups", minio.ListObjectsOptions{Prefix: "site-1/", Recursive: true}) {
 		n++

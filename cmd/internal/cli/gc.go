@@ -125,7 +125,7 @@ func (a *app) collect(ctx context.Context, repo *wire.Repo, cat *wire.Catalogue,
 		return nil, fmt.Errorf("nothing is removed: %w", err)
 	}
 	if away, of := repo.Away(); len(away) > 0 && !o.DryRun {
-		return nil, fmt.Errorf("nothing is removed: %w: %s: what gc deletes must be deleted in all %d places, or it would come back with one; mount it, or if it is lost: cairn place replace; then run cairn gc again",
+		return nil, fmt.Errorf("nothing is removed: %w: %s: what gc deletes must be deleted in all %d places, or it would come back with one; bring it back, or if it is lost: cairn place replace; then run cairn gc again",
 			backend.ErrAway, strings.Join(away, ", "), of)
 	}
 	r, err := job.GC(ctx, repo.Store, cat, cat.Known(ctx), o, func(s string) { a.say("warning: %s", s) })

@@ -100,14 +100,21 @@ and is refused. --force takes it all the same, for one host alone.`,
 			if err != nil {
 				return err
 			}
+			var risks []string
+			for _, g := range wire.Together(places) {
+				risks = append(risks, wire.Risk(g, parity))
+			}
 			if a.json {
-				return a.printJSON(map[string]any{"message_type": "initialized", "id": cfg.ID, "repository": path, "protection": cfg.Protection, "recovery_key": recovery, "shards": cfg.Shards, "places": cfg.Places})
+				return a.printJSON(map[string]any{"message_type": "initialized", "id": cfg.ID, "repository": path, "protection": cfg.Protection, "recovery_key": recovery, "shards": cfg.Shards, "places": cfg.Places, "warnings": risks})
 			}
 			fmt.Fprintf(a.stdout, "made repository %s at %s\n", cfg.ID[:8], path)
 			if cfg.Shards != nil && len(cfg.Places) > 1 {
 				fmt.Fprintf(a.stdout, "%s shards in %d places: any %d of them may be lost.\n", cfg.Shards, len(cfg.Places), cfg.Shards.M)
 			} else if cfg.Shards != nil {
 				fmt.Fprintf(a.stdout, "%s shards in one place: of each pack any %d may be damaged.\n", cfg.Shards, cfg.Shards.M)
+			}
+			for _, risk := range risks {
+				fmt.Fprintf(a.stdout, "But %s.\n", risk)
 			}
 			if plain {
 				fmt.Fprintln(a.stdout, "It is NOT encrypted: whoever can read this folder can read every guest's files.")

@@ -106,6 +106,10 @@ func TestPlacesLife(t *testing.T) {
 	if out, _ := h.must(exitWarnings, "check"); !strings.Contains(out, "away: place "+h.places[4]) {
 		t.Errorf("check: %s", out)
 	}
+	if out, _ := h.must(exitWarnings, "place", "ls"); !strings.HasSuffix(out, "any 2 of the 6 places may be lost; of objects that a place misses now, fewer\n") {
+		t.Errorf("place ls: %s", out)
+	}
+	h.must(exitUsage, "gc", "--wait", "-1s")
 	if st := h.states(exitWarnings); st[h.places[1]].State != "away" || st[h.places[0]].State != "ok" {
 		t.Errorf("place ls: %+v", st)
 	}
@@ -251,6 +255,11 @@ func TestInitShards(t *testing.T) {
 	}
 	h.must(exitOK, "repair", "places")
 	h.must(exitOK, "check", "--read-data")
+	together := newHost(t)
+	argv := []string{"init", "--shards", "1+1", "--place", filepath.Join(together.repo, "a"), "--place", filepath.Join(together.repo, "b")}
+	if out, _ := together.must(exitOK, argv...); !strings.Contains(out, "But "+argv[4]+", "+argv[6]+" lie on one file system: with its disk the repository is lost; put no more than 1 place on one.\n") {
+		t.Errorf("init: %s", out)
+	}
 	plain := newHost(t)
 	plain.must(exitOK, "init")
 	if _, errs := plain.must(exitFailed, "place", "ls"); !strings.Contains(errs, "without parity") {

@@ -31,7 +31,7 @@ func TestTooManyPlacesAway(t *testing.T) {
 	}
 	h.must(exitNoRepository, "check", "--read-data")
 	out, _ = h.must(exitWarnings, "doctor")
-	for _, want := range []string{"BAD   place " + h.places[0] + ": is away", "cairn place replace " + h.places[2], "place " + h.places[5] + ": "} {
+	for _, want := range []string{"BAD   place " + h.places[0] + ": is away", "cairn place replace " + h.places[2], "place " + h.places[5] + ": ", strings.Join(h.places[3:], ", ") + " lie on one file system: with its disk the repository is lost"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("doctor does not say %q: %s", want, out)
 		}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
+
 	"cairn/chunkstore"
 	"cairn/chunkstore/backend"
 	"cairn/chunkstore/chunk"
@@ -519,8 +521,8 @@ func (c *checking) missingFindings(catalogueOf map[chunk.SessionID]chunk.Session
 			f.Next = "mend it with: cairn check --repair --from MIRROR (a copy of this repository's folder or bucket)"
 			c.add(f)
 		case s.Intent && !s.Decision && packs[id] > 0:
-			c.r.Notes = append(c.r.Notes, fmt.Sprintf("%s has %d packs and no decision: its run goes on, or was interrupted, or its commit %s is lost; the packs are used again by the next backup",
-				chunkstore.IntentObject(id), packs[id], chunkstore.DecisionObject(id)))
+			c.r.Notes = append(c.r.Notes, fmt.Sprintf("%s has %s and no decision: its run goes on, or was interrupted, or its commit %s is lost; the packs are used again by the next backup",
+				chunkstore.IntentObject(id), english.Plural(packs[id], "pack", ""), chunkstore.DecisionObject(id)))
 		case s.Intent && !s.Decision:
 			c.r.Notes = append(c.r.Notes, fmt.Sprintf("%s has no packs and no decision: its run goes on, or was interrupted, or its commit %s is lost", chunkstore.IntentObject(id), chunkstore.DecisionObject(id)))
 		case s.Decision && !s.Intent && !s.Drop && !isCatalogue:
