@@ -260,6 +260,11 @@ func TestInitShards(t *testing.T) {
 	if out, _ := together.must(exitOK, argv...); !strings.Contains(out, "But "+argv[4]+", "+argv[6]+" lie on one file system: with its disk the repository is lost; put no more than 1 place on one.\n") {
 		t.Errorf("init: %s", out)
 	}
+	first := filepath.Join(t.TempDir(), "a") // a repository named by one of its places
+	if out, _ := together.must(exitOK, "init", first, "--shards", "1+1", "--place", first+"/", "--place", filepath.Join(t.TempDir(), "b")); !strings.Contains(out, "Recovery key") {
+		t.Errorf("init: %s", out)
+	}
+	together.must(exitOK, "check", "-r", first)
 	plain := newHost(t)
 	plain.must(exitOK, "init")
 	if _, errs := plain.must(exitFailed, "place", "ls"); !strings.Contains(errs, "without parity") {

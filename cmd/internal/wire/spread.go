@@ -309,6 +309,10 @@ func InitSpread(ctx context.Context, path string, specs []string, shards spread.
 	if err != nil || own {
 		return c, err
 	}
+	door, err := absolute(path)
+	if err != nil || slices.ContainsFunc(l.Places, func(p spread.Place) bool { return p.Spec == door }) {
+		return c, err // each place is a door, too
+	}
 	return c, copyConfig(ctx, path, l)
 }
 
