@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
-	"sync/atomic"
 
 	"cairn/chunkstore/backend"
 	"cairn/chunkstore/chunk"
@@ -57,8 +56,8 @@ type pipeline struct {
 	frames   chan *rawFrame // in order, for the packer
 	encoding chan *rawFrame
 	storing  chan storeJob
-	buffers  chan []byte  // made, and free
-	unmade   atomic.Int32 // batch buffers that may still be made
+	buffers  chan []byte   // made, and free
+	unmade   chan struct{} // one for each that may still be made
 	rawPool  chan *rawFrame
 	packPool chan []byte
 	storers  int // packs that are stored at once
@@ -108,12 +107,14 @@ func startPipeline(w *Session) *pipeline {
 		batches: make(chan *Batch, batchesInFlight), hashing: make(chan *Batch, batchesInFlight),
 		frames: make(chan *rawFrame, framesInFlight), encoding: make(chan *rawFrame, framesInFlight),
 		storing: make(chan storeJob),
-		buffers: make(chan []byte, batchesInFlight), rawPool: make(chan *rawFrame, framesInFlight),
+		buffers: make(chan []byte, batchesInFlight), unmade: make(chan struct{}, batchesInFlight), rawPool: make(chan *rawFrame, framesInFlight),
 		packPool: make(chan []byte, packsInFlight),
 		storers:  storers,
 		patience: maxWait,
 	}
-	p.unmade.Store(batchesInFlight)
+	for range batchesInFlight {
+		p.unmade <- struct{}{}
+	}
 	for range framesInFlight {
 		p.rawPool <- nil
 	}
@@ -206,12 +207,11 @@ func (w *Session) Buffer(ctx context.Context) ([]byte, error) {
 		return b, nil
 	default:
 	}
-	if w.pipe.unmade.Add(-1) >= 0 {
-		return newBatchBuffer(), nil
-	}
 	select {
 	case b := <-w.pipe.buffers:
 		return b, nil
+	case <-w.pipe.unmade:
+		return newBatchBuffer(), nil
 	case <-w.ctx.Done():
 		return nil, w.err()
 	case <-ctx.Done():
