@@ -3,6 +3,8 @@ package disktrouble
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -148,6 +150,23 @@ func small(t *testing.T, dir, size string) (grow func(size string)) {
 	return func(size string) {
 		t.Helper()
 		must(t, unix.Mount("cairn-test", dir, "tmpfs", unix.MS_REMOUNT, "size="+size))
+	}
+}
+
+// squeeze leaves only so many KiB free in a file system that small mounted, also
+// while a process writes there.
+func squeeze(t *testing.T, dir string, free int) {
+	t.Helper()
+	for begin := time.Now(); ; {
+		var st unix.Statfs_t
+		must(t, unix.Statfs(dir, &st))
+		size := int64(st.Blocks-st.Bfree)*st.Bsize>>10 + int64(free)
+		err := unix.Mount("cairn-test", dir, "tmpfs", unix.MS_REMOUNT, fmt.Sprintf("size=%dk", size))
+		if errors.Is(err, unix.EINVAL) && time.Since(begin) < patience {
+			continue // more is used by now
+		}
+		must(t, err)
+		return
 	}
 }
 

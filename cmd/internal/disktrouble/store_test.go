@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -56,7 +55,7 @@ func TestCatalogueInAFullRepository(t *testing.T) {
 		t.Fatalf("cp: %v: %s", err, out)
 	}
 	h.repo = filepath.Join(dir, "repo")
-	grow(used(t, dir, 0))
+	squeeze(t, dir, 0)
 	said := h.run(t, exitFailed, "catalogue", "web01@latest")
 	mentions(t, said, h.repo, "the place is full", "make space there and run again")
 	h.sound(t)
@@ -94,12 +93,12 @@ func TestRepairInAFullRepository(t *testing.T) {
 	must(t, os.Remove(data))
 	repair := []string{"check", "--read-data", "--repair", "--from", mirror}
 
-	grow(used(t, dir, 0)) // not even for a repair's intent
+	squeeze(t, dir, 0) // not even for a repair's intent
 	mentions(t, h.run(t, exitDamage, repair...), filepath.Base(maps), h.repo, "the place is full", "make space there and run again")
 	if !bytes.Equal(read(t, maps), b) {
 		t.Error("the damaged pack is not what it was")
 	}
-	grow(used(t, dir, 64)) // and for what is put in the place of the damaged one
+	squeeze(t, dir, 64) // and for what is put in the place of the damaged one
 	mentions(t, h.run(t, exitDamage, repair...), "repaired: packs/", filepath.Base(data), h.repo, "the place is full", "make space there and run again")
 	if !bytes.Equal(read(t, maps), read(t, filepath.Join(mirror, strings.TrimPrefix(maps, h.repo)))) {
 		t.Error("the damaged pack was not repaired")
@@ -125,7 +124,7 @@ func TestRepairWhereDeletingFreesNothing(t *testing.T) {
 	must(t, os.Chmod(data, 0o600))
 	must(t, os.WriteFile(data, b, 0o600))
 	must(t, os.Link(data, filepath.Join(dir, "snapshot")))
-	grow(used(t, dir, 64))
+	squeeze(t, dir, 64)
 	repair := []string{"check", "--read-data", "--repair", "--from", mirror}
 	mentions(t, h.run(t, exitDamage, repair...), filepath.Base(data), h.repo, "the place is full", "make space there and run again")
 	if got, err := os.ReadFile(data); err != nil || !bytes.Equal(got, b) {
@@ -153,16 +152,6 @@ func (h *host) packs(t *testing.T) (data, maps string) {
 	return list[0], list[1]
 }
 
-// used gives what a file system takes and so many KiB more, as a size for mount.
-func used(t *testing.T, dir string, more int) string {
-	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "df", "--output=used", "-B1024", dir).Output()
-	must(t, err)
-	n, err := strconv.Atoi(strings.Fields(string(out))[1])
-	must(t, err)
-	return strconv.Itoa(n+more) + "k"
-}
-
 // TestFullCache: this host's cache has no room for an index, or loses it while
 // there is one.
 func TestFullCache(t *testing.T) {
@@ -188,7 +177,7 @@ func TestFullCache(t *testing.T) {
 		packs, _ := filepath.Glob(filepath.Join(there.repo, "packs/*/*"))
 		begun = len(packs) > 0
 	}
-	grow(used(t, h.cache, 0))
+	squeeze(t, h.cache, 0)
 	if err := cmd.Wait(); err != nil { // its point is none of the cache's
 		t.Fatalf("%v: %s", err, said.String())
 	}
@@ -203,7 +192,7 @@ func TestFullCache(t *testing.T) {
 	there.sound(t)
 
 	// Without any room at all what needs no index goes on.
-	grow(used(t, h.cache, 0))
+	squeeze(t, h.cache, 0)
 	h.run(t, exitOK, "catalogue", "web01@latest")
 	h.run(t, exitOK, "points")
 	h.run(t, exitOK, "cat", "web01@latest:/etc/hostname")
