@@ -60,7 +60,7 @@ func (v *bare) places(id string) func(int64) int64 {
 // bitmap. The audit sees it, the run reads everything and says so, and the run
 // after it is incremental again.
 func TestAuditCatchesALie(t *testing.T) {
-	labtest.EachQEMU(t, func(t *testing.T, q lab.QEMU) {
+	labtest.NewerQEMU(t, func(t *testing.T, q lab.QEMU) {
 		for name, disks := range map[string][]lab.Disk{
 			"raw":            {{ID: "vda", Format: "raw"}, {ID: "vdb", Format: "qcow2"}},
 			"qcow2":          {{ID: "vda", Format: "qcow2"}, {ID: "vdb", Format: "raw"}},

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"cairn/integration/lab/product"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -53,16 +55,19 @@ type host struct {
 }
 
 // newHost makes a host with an encrypted repository. Its key is the recovery
-// key that init gave: it opens without the slow derivation of a passphrase,
-// which is in passphraseFile.
+// key that init gave; the first one is an identity: neither needs the slow
+// derivation of a passphrase.
 func newHost(t *testing.T) *host {
 	t.Helper()
 	h := bareHost(t)
+	if err := os.WriteFile(h.passphraseFile(), []byte(product.Key+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	h.init(t)
 	return h
 }
 
-// bareHost makes a host without a repository.
+// bareHost makes a host without a repository, and with a passphrase for one.
 func bareHost(t *testing.T) *host {
 	t.Helper()
 	dir := shortDir(t)

@@ -47,7 +47,7 @@ func dooms(rnd *rand.Rand) []doom {
 // the disks. They are SCSI ones: a virtio-blk disk moves to its thread only when
 // a guest has a driver for it; TestCampaign kills runs over such.
 func TestKilledWithIOThread(t *testing.T) {
-	labtest.EachQEMU(t, func(t *testing.T, q lab.QEMU) {
+	labtest.InstalledQEMU(t, func(t *testing.T, q lab.QEMU) {
 		h := newHost(t)
 		v := startBare(t, h, q, large(t, lab.Disk{ID: "vda", Format: "qcow2", Device: lab.DeviceSCSI, IOThread: true},
 			lab.Disk{ID: "vdb", Format: "raw", Device: lab.DeviceSCSI, IOThread: true}, lab.Disk{ID: "vdc", Format: "qcow2"})...)
@@ -111,7 +111,7 @@ func isRunningOrPaused(t *testing.T, v *bare) {
 // TestKilledFrozenWithIOThread is the same with a guest that is frozen when the
 // run dies: its guardian thaws it, or the next run does if that died as well.
 func TestKilledFrozenWithIOThread(t *testing.T) {
-	labtest.EachQEMU(t, func(t *testing.T, q lab.QEMU) {
+	labtest.InstalledQEMU(t, func(t *testing.T, q lab.QEMU) {
 		h := newHost(t)
 		g := labtest.Start(t, func(o *lab.Options) {
 			o.QEMU = q.Program

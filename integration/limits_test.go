@@ -225,7 +225,7 @@ func (f *slowFile) Write(ctx context.Context, data []byte, off int64) (uint32, s
 // There is one write in each run: one that is under way when the fleece is taken
 // down ends only with its scratch write, as QEMU's main loop waits for that.
 func TestSlowScratch(t *testing.T) {
-	labtest.EachQEMU(t, func(t *testing.T, q lab.QEMU) {
+	labtest.NewerQEMU(t, func(t *testing.T, q lab.QEMU) {
 		t.Run("main loop", func(t *testing.T) { testSlowScratch(t, q, lab.Disk{ID: "vda", Format: "qcow2"}) })
 		t.Run("iothread", func(t *testing.T) {
 			testSlowScratch(t, q, lab.Disk{ID: "vda", Format: "qcow2", Device: lab.DeviceSCSI, IOThread: true})

@@ -20,7 +20,7 @@ import (
 // is written to without a break. How long the VM stands still for it is measured
 // by the bench (row "disks"); a test on a busy machine cannot judge that.
 func TestManyDisks(t *testing.T) {
-	labtest.EachQEMU(t, func(t *testing.T, q lab.QEMU) {
+	labtest.NewerQEMU(t, func(t *testing.T, q lab.QEMU) {
 		h := newHost(t)
 		dir := t.TempDir()
 		var disks []lab.Disk

@@ -44,12 +44,11 @@ func newHost(t *testing.T, dir, name, repo, key string) *host {
 	return h
 }
 
-// initRepo makes a repository and gives a file with its recovery key, which opens
-// it without the slow derivation of a passphrase.
+// initRepo makes a repository and gives a file with its recovery key.
 func initRepo(t *testing.T, dir, repo string, args ...string) (key string) {
 	t.Helper()
 	key = filepath.Join(dir, filepath.Base(repo)+".key")
-	write(t, key, []byte("a passphrase of the tests\n"))
+	write(t, key, []byte(product.Key+"\n"))
 	h := host{dir: dir, repo: repo, key: key}
 	var made struct {
 		RecoveryKey string `json:"recovery_key"`

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"cairn/integration/lab/product"
 )
 
 // host is a hypervisor host with a clock of its own.
@@ -63,7 +65,7 @@ func newHost(t *testing.T, hour time.Duration) *host {
 		}
 	}
 	h.reset()
-	h.write(h.key, "a passphrase of the tests\n")
+	h.write(h.key, product.Key+"\n")
 	var made struct {
 		RecoveryKey string `json:"recovery_key"`
 	}
@@ -71,7 +73,7 @@ func newHost(t *testing.T, hour time.Duration) *host {
 	if err := json.Unmarshal(out, &made); err != nil || made.RecoveryKey == "" {
 		t.Fatalf("init: %v: %s", err, out)
 	}
-	h.write(h.key, made.RecoveryKey+"\n") // opens it without the slow derivation
+	h.write(h.key, made.RecoveryKey+"\n")
 	return h
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"cairn/chunkstore"
 	"cairn/chunkstore/chunk"
+	"cairn/chunkstore/seal"
 	"cairn/cmd/internal/config"
 	"cairn/cmd/internal/wire"
 	"cairn/index/restorepoint"
@@ -31,8 +32,12 @@ func newHost(t *testing.T) *host {
 	t.Helper()
 	top := t.TempDir()
 	h := &host{t: t, repo: filepath.Join(top, "repo"), dirs: config.Dirs{Config: filepath.Join(top, "etc"), Cache: filepath.Join(top, "cache"), State: filepath.Join(top, "state")}}
+	secret, _, err := seal.NewIdentity() // opens without the slow derivation of a passphrase
+	if err != nil {
+		t.Fatal(err)
+	}
 	pass := filepath.Join(top, "pass")
-	if err := os.WriteFile(pass, []byte("hunter2\n"), 0o600); err != nil {
+	if err := os.WriteFile(pass, []byte(secret+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for k, v := range map[string]string{"CAIRN_REPOSITORY": h.repo, "CAIRN_PASSWORD_FILE": pass, "CAIRN_CONFIG_DIR": h.dirs.Config,

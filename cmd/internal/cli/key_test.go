@@ -26,16 +26,10 @@ type keyed struct {
 }
 
 // newKeyed makes a repository with a key of kind all, in the file that the
-// environment names, and a recovery key. It is an age identity: a passphrase
-// takes time at every use.
+// environment names, and a recovery key.
 func newKeyed(t *testing.T) *keyed {
 	t.Helper()
 	h := &keyed{host: newHost(t), dir: t.TempDir()}
-	secret, _, err := seal.NewIdentity()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("CAIRN_PASSWORD_FILE", h.secretFile("first-key", secret))
 	var made struct {
 		Recovery string `json:"recovery_key"`
 	}

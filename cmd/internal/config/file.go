@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"strings"
 
 	"github.com/BurntSushi/toml"
@@ -84,21 +83,21 @@ func (f *file) syntax(e toml.ParseError) Problem {
 
 // What is often written wrong.
 var (
-	noQuotes = regexp.MustCompile(`^\s*([A-Za-z0-9_-]+)\s*=\s*([A-Za-z/*][^"'#]{0,60}?)\s*(#.*)?$`)
-	colon    = regexp.MustCompile(`^\s*([A-Za-z0-9_-]{1,40})\s*:`)
-	unclosed = regexp.MustCompile(`^\s*\[[A-Za-z0-9_."-]+\s*(#.*)?$`)
+	noQuotes = pattern(`^\s*([A-Za-z0-9_-]+)\s*=\s*([A-Za-z/*][^"'#]{0,60}?)\s*(#.*)?$`)
+	colon    = pattern(`^\s*([A-Za-z0-9_-]{1,40})\s*:`)
+	unclosed = pattern(`^\s*\[[A-Za-z0-9_."-]+\s*(#.*)?$`)
 )
 
 // hint says what may be meant by a line that is not TOML.
 func (f *file) hint(line int) string {
 	text := strings.TrimSuffix(strings.Split(f.text, "\n")[line-1], "\r")
-	if m := noQuotes.FindStringSubmatch(text); m != nil {
+	if m := noQuotes().FindStringSubmatch(text); m != nil {
 		return fmt.Sprintf("; a text is written in quotes: %s = %q", m[1], m[2])
 	}
-	if m := colon.FindStringSubmatch(text); m != nil {
+	if m := colon().FindStringSubmatch(text); m != nil {
 		return fmt.Sprintf("; between a setting and its value is =: %s = …", m[1])
 	}
-	if unclosed.MatchString(text) {
+	if unclosed().MatchString(text) {
 		return "; a table's name ends in ]"
 	}
 	return ""

@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -96,11 +95,11 @@ func loopback(host string) bool {
 	return err == nil && a.IsLoopback() || host == "localhost"
 }
 
-var localUser = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
+var localUser = pattern(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
 
 // mailAddress checks what becomes a line of a mail's header.
 func mailAddress(text string) error {
-	if localUser.MatchString(text) {
+	if localUser().MatchString(text) {
 		return nil
 	}
 	if a, err := mail.ParseAddress(text); err != nil || a.Name != "" || len(text) > 254 || strings.ContainsAny(text, "<>, \t") || strings.HasPrefix(text, "-") {

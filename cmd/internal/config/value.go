@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -20,11 +19,11 @@ type Rate int64
 // Duration is a time span that is written with days and weeks, too.
 type Duration time.Duration
 
-var sizeText = regexp.MustCompile(`^([0-9]+(?:\.[0-9]{1,6})?) ?([A-Za-z]*)$`)
+var sizeText = pattern(`^([0-9]+(?:\.[0-9]{1,6})?) ?([A-Za-z]*)$`)
 
 // ParseSize reads "5 GiB" or "500MB": a number and a unit of 1,024 or of 1,000.
 func ParseSize(text string) (Size, error) {
-	parts := sizeText.FindStringSubmatch(text)
+	parts := sizeText().FindStringSubmatch(text)
 	switch {
 	case parts == nil:
 		return 0, errors.New("write a size as a number and a unit, like 5 GiB or 500 MiB")
@@ -62,11 +61,11 @@ func ParseRate(text string) (Rate, error) {
 // Percent is a share, 0 to 100.
 type Percent float64
 
-var percentText = regexp.MustCompile(`^([0-9]{1,3}(?:\.[0-9]{1,4})?) ?%$`)
+var percentText = pattern(`^([0-9]{1,3}(?:\.[0-9]{1,4})?) ?%$`)
 
 // ParsePercent reads "5%".
 func ParsePercent(text string) (Percent, error) {
-	parts := percentText.FindStringSubmatch(text)
+	parts := percentText().FindStringSubmatch(text)
 	if parts == nil {
 		return 0, errors.New("write a share in percent, like 5%")
 	}
@@ -107,7 +106,7 @@ var durationUnits = []struct {
 // maxDuration bounds what ParseDuration reads.
 const maxDuration = 200 * 365 * 24 * time.Hour
 
-var durationText = regexp.MustCompile(`^([0-9]{1,6}) ?([a-z]+) ?`)
+var durationText = pattern(`^([0-9]{1,6}) ?([a-z]+) ?`)
 
 // ParseDuration reads "2h30m", "7d", "1w 3d": years of 365 days, weeks, days,
 // hours, minutes and seconds.
@@ -115,7 +114,7 @@ func ParseDuration(text string) (Duration, error) {
 	var total time.Duration
 	next := 0
 	for rest := text; rest != ""; {
-		parts := durationText.FindStringSubmatch(rest)
+		parts := durationText().FindStringSubmatch(rest)
 		if parts == nil {
 			if _, err := strconv.Atoi(strings.TrimSpace(text)); err == nil {
 				return 0, fmt.Errorf("the unit is missing: write %sm, %sh or %sd, for minutes, hours or days", text, text, text)

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"sort"
 	"strings"
 
@@ -52,11 +51,11 @@ func (d Disk) Check() error {
 	return nil
 }
 
-var vmName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+var vmName = pattern(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 
 // CheckName refuses names that could not be a folder's in the mount.
 func CheckName(name string) error {
-	if !vmName.MatchString(name) || name == "latest" || name == "history" {
+	if !vmName().MatchString(name) || name == "latest" || name == "history" {
 		return fmt.Errorf("%q cannot name a VM: use letters, digits, '.', '_' and '-', beginning with a letter or digit", name)
 	}
 	return nil

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -55,8 +54,8 @@ func Local(listen string) bool {
 const maxSocket = 90
 
 var (
-	hostText  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$`)
-	groupText = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$`)
+	hostText  = pattern(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$`)
+	groupText = pattern(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$`)
 )
 
 func checkListen(s string) error {
@@ -107,14 +106,14 @@ func (l *loader) web(c *Config, tables []*table) {
 			w.Listen = []string{DefaultListen}
 		}
 		w.SocketGroup = parsed(t, "socket_group", "adm", func(s string) (string, error) {
-			if !groupText.MatchString(s) {
+			if !groupText().MatchString(s) {
 				return "", errors.New("write the name of a group, like adm")
 			}
 			return s, nil
 		})
 		w.TokenFile = t.absolute("token_file", "/etc/cairn/page.token")
 		for _, i := range t.list("hosts", "backup.example.com") {
-			if !hostText.MatchString(i.text) {
+			if !hostText().MatchString(i.text) {
 				l.say(Problem{i.where, fmt.Sprintf("%s: hosts: %s is no name of a host: write it without https:// and port, like backup.example.com", t.title, clip(i.text))})
 				continue
 			}

@@ -3,6 +3,7 @@ package labtest
 import (
 	"context"
 	"errors"
+	"os"
 	"testing"
 
 	"cairn/integration/lab"
@@ -71,26 +72,59 @@ func Shell(t testing.TB, g *lab.Guest, command string) string {
 // the reason says which QEMU was not tested.
 func EachQEMU(t *testing.T, test func(t *testing.T, q lab.QEMU)) {
 	t.Helper()
-	installed, err := lab.InstalledQEMU(t.Context())
+	withInstalled(t, test)
+	withNewer(t, test)
+}
+
+// InstalledQEMU is EachQEMU with CAIRN_LONG=1, and else runs the test with the
+// installed QEMU alone.
+func InstalledQEMU(t *testing.T, test func(t *testing.T, q lab.QEMU)) {
+	t.Helper()
+	withInstalled(t, test)
+	if Long() {
+		withNewer(t, test)
+	}
+}
+
+// NewerQEMU is EachQEMU with CAIRN_LONG=1, and else runs the test with the newer
+// QEMU alone: most other tests run with the installed one.
+func NewerQEMU(t *testing.T, test func(t *testing.T, q lab.QEMU)) {
+	t.Helper()
+	if Long() {
+		withInstalled(t, test)
+	}
+	withNewer(t, test)
+}
+
+// Long says whether the long variants of tests are asked for.
+func Long() bool { return os.Getenv("CAIRN_LONG") != "" }
+
+func withInstalled(t *testing.T, test func(t *testing.T, q lab.QEMU)) {
+	t.Helper()
+	q, err := lab.InstalledQEMU(t.Context())
 	if errors.Is(err, lab.ErrUnavailable) {
 		t.Skip(err)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := func(q lab.QEMU) {
-		t.Run("QEMU-"+q.Version, func(t *testing.T) {
-			t.Parallel()
-			test(t, q)
-		})
-	}
-	run(installed)
-	newer, err := lab.BackportsQEMU(t.Context(), t.Output())
+	with(t, q, test)
+}
+
+func withNewer(t *testing.T, test func(t *testing.T, q lab.QEMU)) {
+	t.Helper()
+	q, err := lab.BackportsQEMU(t.Context(), t.Output())
 	if err != nil {
 		t.Run("QEMU-backports", func(t *testing.T) { t.Skipf("NOT TESTED with the QEMU of Debian's backports: %v", err) })
 		return
 	}
-	if newer.Version != installed.Version {
-		run(newer)
-	}
+	with(t, q, test)
+}
+
+func with(t *testing.T, q lab.QEMU, test func(t *testing.T, q lab.QEMU)) {
+	t.Helper()
+	t.Run("QEMU-"+q.Version, func(t *testing.T) {
+		t.Parallel()
+		test(t, q)
+	})
 }

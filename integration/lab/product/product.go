@@ -14,6 +14,10 @@ import (
 // begin, that one is driven, for example one that was built with -race.
 const Env = "CAIRN_INTEGRATION_BINARY"
 
+// Key is an age identity for repositories of the tests: it makes and opens them
+// without the slow derivation of a passphrase.
+const Key = "AGE-SECRET-KEY-1RGMXTTWRSZLVN2JDXGLYLFFAH9ZH0947V2MWQSC876F5KM9GYJWQFTDRC9"
+
 // Run builds the programs, sets Env, runs the tests, and gives the exit code:
 // it is the whole of a TestMain.
 func Run(tests func() int) int {
