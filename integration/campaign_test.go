@@ -24,7 +24,7 @@ import (
 const (
 	ledgerSize   = 64 * mib // of each of its disks
 	scribePause  = time.Millisecond
-	backupsShort = 12
+	backupsShort = 9
 	backupsLong  = 100
 	// maxBitmaps is what there may ever be on a disk: those that may pile up
 	// (package qmp folds them then), the parent's, and the new one.
@@ -42,7 +42,7 @@ var ledgerDisks = []string{"vdc", "vdd"}
 // with the VM stopped, the last point must hold the disks byte by byte.
 //
 // CAIRN_LONG=1 makes a hundred backups with each way of reading and each QEMU;
-// else there are twelve, of a VM that has both ways: one of the ledger's disks is
+// else there are nine, of a VM that has both ways: one of the ledger's disks is
 // on an iothread, which the installed QEMU must push. CAIRN_CAMPAIGN_SEED
 // repeats one.
 func TestCampaign(t *testing.T) {

@@ -48,6 +48,26 @@ type copied struct {
 
 func (c copied) absent() bool { return errors.Is(c.err, backend.ErrNotExist) }
 
+// holders gives the places that hold anything, whatever it is.
+func (v *view) holders() (on []int) {
+	for i, c := range v.copies {
+		if c.err == nil {
+			on = append(on, i)
+		}
+	}
+	return on
+}
+
+// absent gives how many places say that they hold nothing.
+func (v *view) absent() (n int) {
+	for _, c := range v.copies {
+		if c.absent() {
+			n++
+		}
+	}
+	return n
+}
+
 // view is what all places hold under a name: best is the content that is
 // decided, or else the one that most have, on the members that have it. It is
 // damaged only where all that can be seen are.
@@ -304,12 +324,7 @@ func (s *Spread) look(ctx context.Context, name string) (*view, error) {
 		}
 		return v, nil
 	}
-	absent := 0
-	for _, c := range v.copies {
-		if c.absent() {
-			absent++
-		}
-	}
+	absent := v.absent()
 	if absent < s.leastQuorum() {
 		return nil, s.awayError("looking for "+name, s.leastQuorum(), v.errs())
 	}
@@ -360,7 +375,7 @@ func (s *Spread) putControl(ctx context.Context, name string, data []byte, need 
 	if err := s.enough("storing "+name, need); err != nil {
 		return err
 	}
-	guarded := !strings.HasPrefix(name, placesPrefix) && !strings.HasPrefix(name, notesPrefix)
+	guarded := !strings.HasPrefix(name, notesPrefix)
 	if strict && guarded {
 		if err := s.unchanged(ctx); err != nil {
 			return err
@@ -427,13 +442,21 @@ func (t *tally) result(s *Spread, need int) error {
 // vote puts data on all places, or what it finds on the first. If that is
 // damaged it is passed over: what another place holds intact is helped.
 func (s *Spread) vote(ctx context.Context, name string, data []byte) *tally {
+	return s.voteWithout(ctx, name, data, make([]error, len(s.members)))
+}
+
+// voteWithout is vote without the places for which shun has an error.
+func (s *Spread) voteWithout(ctx context.Context, name string, data []byte, shun []error) *tally {
 	body := bytes.Clone(data) // a put that hangs reads it for as long
-	errs := make([]error, len(s.members))
+	errs := slices.Clone(shun)
 	asked := make([]bool, len(s.members))
 	push := body
 	for _, i := range s.order(name) {
 		m := s.members[i]
 		asked[i] = true
+		if errs[i] != nil {
+			continue
+		}
 		if errs[i] = m.put(ctx, name, body); errs[i] == nil {
 			break
 		}
@@ -596,17 +619,42 @@ func (s *Spread) unchanged(ctx context.Context) error {
 	errs := make([]error, len(s.members))
 	s.each(func(i int, m *member) { _, errs[i] = m.size(ctx, s.opts.Next) })
 	absent := 0
+	var holders []int
 	for i, err := range errs {
 		switch {
 		case err == nil:
-			return fmt.Errorf("%w (%s)", ErrPlacesChanged, s.opts.Next)
+			holders = append(holders, i)
 		case errors.Is(err, backend.ErrNotExist):
 			absent++
 			errs[i] = nil
 		}
 	}
+	if s.neverDecided(absent) {
+		s.stray(s.opts.Next, holders)
+		return ctx.Err()
+	}
+	if len(holders) > 0 {
+		return fmt.Errorf("%w (%s)", ErrPlacesChanged, s.opts.Next)
+	}
 	if need := len(s.members) - s.strictQuorum() + 1; absent < need {
 		return s.awayError("making sure that no place was replaced", need, errs)
 	}
 	return ctx.Err()
+}
+
+// neverDecided says whether a list of places, which so many places say they do not
+// hold, cannot have been decided: each of its ways (Replace, also with others that
+// are lost) leaves it on all but m places at least, and a strict quorum is more
+// than m. What the others hold then is of a replacement that died early, or goes on
+// and is not decided yet, or a place made it up: it counts for nobody, or one place
+// that lies could change the list, or stop all writers.
+func (s *Spread) neverDecided(absent int) bool { return absent >= s.strictQuorum() }
+
+var errNeverDecided = errors.New("a list of places that was never decided: a cairn place replace runs, or died, or the place made it up")
+
+// stray notes which members hold a list of places that was never decided.
+func (s *Spread) stray(name string, on []int) {
+	for _, i := range on {
+		s.blame(s.members[i], name, errNeverDecided, func(t *trouble) *trial { return &t.stray })
+	}
 }

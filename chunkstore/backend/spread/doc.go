@@ -100,6 +100,11 @@
 // came before the list was decided, so Replace copied it; if he does, he has an
 // error and not a success. The same holds for listings.
 //
+// What a strict quorum says it does not hold was never decided: it is passed over
+// by all of them, Replace and Repair included, and told. So up to m places that
+// make up a next list change nothing. A door that is such a place can still lead
+// to places of its own: whoever trusts none of them names a door of his.
+//
 // # Places that fail
 //
 // A place that does not answer in time is passed over, for 15 seconds at

@@ -345,6 +345,10 @@ func (l *Layout) next(ctx context.Context, s *Spread, open OpenPlace) (*Layout, 
 	if len(v.on) == 0 {
 		return nil, nil // none, as far as can be seen; unchanged tells before anything counts
 	}
+	if s.neverDecided(v.absent()) {
+		s.stray(s.opts.Next, v.holders())
+		return nil, nil
+	}
 	body, err := s.body(ctx, s.opts.Next, v)
 	if err != nil {
 		return nil, err
@@ -418,7 +422,7 @@ func (l *Layout) Replace(ctx context.Context, s *Spread, old, spec string, fresh
 		return nil, err
 	}
 	need := s.agreeing(i, lost)
-	err = s.patient(ctx, func() error { return s.putControl(ctx, layoutName(next.Generation), body, need, true) })
+	err = s.patient(ctx, func() error { return s.putList(ctx, layoutName(next.Generation), body, need) })
 	if errors.Is(err, backend.ErrExist) {
 		return nil, ErrPlacesChanged
 	}
@@ -437,6 +441,32 @@ func (l *Layout) Replace(ctx context.Context, s *Spread, old, spec string, fresh
 		return nil, fmt.Errorf("make %s a place: %w", spec, err)
 	}
 	return next, nil
+}
+
+// putList stores the next list. Places that hold another one, which was never
+// decided, have no vote, and are not helped: of two that replace a place in the
+// same moment perhaps none gets through.
+func (s *Spread) putList(ctx context.Context, name string, body []byte, need int) error {
+	if err := s.check(ctx, name); err != nil {
+		return err
+	}
+	if err := s.enough("storing "+name, need); err != nil {
+		return err
+	}
+	v := s.compare(ctx, name)
+	shun := make([]error, len(s.members))
+	if s.neverDecided(v.absent()) {
+		for i, c := range v.copies {
+			if c.err == nil && !bytes.Equal(c.body, body) {
+				shun[i] = &placeError{s.members[i].Spec, errNeverDecided}
+			}
+		}
+	}
+	err := s.voteWithout(ctx, name, body, shun).result(s, need)
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
 }
 
 // successor gives the place that replaces place i in the next generation. Its
@@ -461,6 +491,11 @@ func (l *Layout) tried(ctx context.Context, s *Spread, i int, spec string) (*Lay
 	n, err := l.parse(name, v.best.body)
 	if err != nil || n.Places[i].Spec != spec || n.Places[i].slot() != l.Places[i].slot() || n.Places[i].ID == l.Places[i].ID {
 		return nil, nil
+	}
+	for j, p := range n.Places {
+		if j != i && p != l.Places[j] {
+			return nil, nil // a place made it up
+		}
 	}
 	return n, v.best.body
 }
@@ -544,6 +579,9 @@ func (s *Spread) copyControl(ctx context.Context, to backend.Backend) error {
 				}
 			}
 			continue // deleted since
+		}
+		if strings.HasPrefix(o.name, placesPrefix) && s.neverDecided(v.absent()) {
+			continue
 		}
 		body, err := s.body(ctx, o.name, v)
 		if err != nil {

@@ -230,6 +230,12 @@ func (r *mender) controlOne(ctx context.Context, name string, reached uint32) er
 	if len(v.on) == 0 {
 		return nil // deleted since
 	}
+	if strings.HasPrefix(name, placesPrefix) && r.neverDecided(v.absent()) {
+		for _, i := range v.holders() {
+			r.failed(r.members[i], name, errNeverDecided)
+		}
+		return nil
+	}
 	if !v.decided {
 		if v = r.decide(ctx, name, reached); v == nil {
 			r.report.Undecided = append(r.report.Undecided, name)

@@ -76,7 +76,7 @@ var mutants = []*mutant{
 		return err
 	})},
 	// gc takes for garbage what lacks shards, and does not ask who needs it.
-	{name: "what lacks shards is garbage", garbage: func(o backend.Object, is bool) bool { return is || o.Partial || o.Unsure }},
+	{name: "what lacks shards is garbage", from: 1100, garbage: func(o backend.Object, is bool) bool { return is || o.Partial || o.Unsure }},
 	// A pack of which some shards are stored counts.
 	{name: "some shards are enough", put: after(func(_ *Spread, err error) error {
 		if errors.Is(err, ErrAway) {

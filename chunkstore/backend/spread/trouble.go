@@ -13,6 +13,7 @@ type trouble struct {
 	parity trial // reads that its shard should have answered
 	missed trial // objects that it did not take
 	hurt   trial // other shards that could not be read, and damaged copies
+	stray  trial // lists of places that were never decided
 }
 
 // trial is what failed in one way: how often, and first of all.
@@ -118,6 +119,12 @@ func (s *Spread) Warnings() []string {
 	for _, m := range s.members {
 		t := s.trouble[m.ID]
 		if t == nil || m.Place == nil && t.missed.n == 0 && t.parity.n == 0 {
+			continue
+		}
+		if t.stray.n > 0 {
+			out = append(out, fmt.Sprintf("place %s holds %s, %v; end that replacement, or, if there is none: cairn place replace %s NEW", m.Spec, t.stray.object, t.stray.err, m.Spec))
+		}
+		if t.hurt.n+t.missed.n+t.parity.n == 0 {
 			continue
 		}
 		first, what := t.hurt, fmt.Sprintf("%d shards or copies could not be read", t.hurt.n)
