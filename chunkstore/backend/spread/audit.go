@@ -139,6 +139,12 @@ func (a *auditor) control(ctx context.Context, o *object) {
 		return
 	}
 	v := a.compareBytes(ctx, o.name, a.readAll)
+	if strings.HasPrefix(o.name, placesPrefix) && a.neverDecided(v.absent()) {
+		for _, i := range v.holders() {
+			a.found(a.members[i], o.name, errNeverDecided)
+		}
+		return
+	}
 	for i, c := range v.copies {
 		switch {
 		case ctx.Err() != nil || len(v.on) == 0:

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -91,6 +92,22 @@ func TestInventedList(t *testing.T) {
 				if c.away != "" {
 					s.folders[c.away] = away
 					sp, _ = s.open(t)
+					if r, err := sp.Repair(ctx, RepairOptions{}); err != nil || r.Copied == 0 {
+						t.Fatalf("the one that was away: %+v, %v", r, err)
+					}
+				}
+				found, err := sp.Audit(ctx, true, Part{}, nil)
+				if err != nil || len(found) != len(c.liars) {
+					t.Errorf("audit: %v, %v", found, err)
+				}
+				for _, f := range found {
+					if f.Object != "places/1" || f.Error != errNeverDecided.Error() || !strings.Contains(fmt.Sprint(c.liars), f.Place[2:]) {
+						t.Errorf("audit: %v", f)
+					}
+				}
+				states, err := sp.States(ctx, l)
+				if err != nil || slices.ContainsFunc(states, func(p PlaceState) bool { return p.State != "ok" || p.Missing > 0 }) {
+					t.Errorf("states: %v, %v", states, err)
 				}
 				r, err := sp.Repair(ctx, RepairOptions{ReadAll: true})
 				if err != nil || len(r.Failed) != len(c.liars) || r.Failed[0].Object != "places/1" || len(r.Undecided) > 0 {
@@ -120,7 +137,7 @@ func TestInventedList(t *testing.T) {
 					t.Errorf("repair in the end: %+v, %v", r, err)
 				}
 				readAll(t, sp, all, "in the end")
-				if found, err := sp.Audit(ctx, true, Part{}, nil); err != nil || len(found) > 0 {
+				if found, err = sp.Audit(ctx, true, Part{}, nil); err != nil || len(found) > 0 {
 					t.Errorf("in the end: %v, %v", found, err)
 				}
 				if said := sp.Warnings(); len(said) > 0 {

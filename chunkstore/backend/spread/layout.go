@@ -638,7 +638,15 @@ func (s *Spread) States(ctx context.Context, l *Layout) ([]PlaceState, error) {
 	if err != nil && !errors.Is(err, ErrAway) {
 		return nil, err
 	}
-	all := seen.list()
+	all := slices.DeleteFunc(seen.list(), func(o *object) bool { // what nobody misses
+		absent := 0
+		for i, err := range errs {
+			if !o.pack && o.on>>i&1 == 0 && (err == nil || errors.Is(err, errReadOnly)) {
+				absent++
+			}
+		}
+		return strings.HasPrefix(o.name, placesPrefix) && s.neverDecided(absent)
+	})
 	ended := endedSessions(all)
 	for i, m := range s.members {
 		out[i] = PlaceState{Place: l.Places[i], State: "ok"}
