@@ -104,7 +104,7 @@ func TestExample(t *testing.T) {
 	if len(warnings) > 0 {
 		t.Errorf("warnings: %v", warnings)
 	}
-	if names := namesOf(c.Jobs[1].Machines(all)); c.Jobs[1].Name != "nightly" || names != "web01" {
+	if names := namesOf(c.Jobs[1].Machines(all)); c.Jobs[1].Name != "nightly" || names != "mail01" {
 		t.Errorf("nightly has %s", names)
 	}
 
