@@ -52,7 +52,7 @@ test: deps ## vet and all tests; the first run downloads a kernel (27 MB) for th
 
 # Ceph RGW is not among them: see campaign-rgw.
 test-s3: ## the tests of object storage, also against MinIO, with the race detector; the first run builds both servers
-	CAIRN_LONG=1 CGO_ENABLED=1 $(GOTEST) -race -count=1 -timeout 60m ./chunkstore/backend/... ./integration/lab/objectstore ./cmd/internal/wire
+	CAIRN_LONG=1 CGO_ENABLED=1 $(GOTEST) -race -count=1 -timeout 60m ./chunkstore/backend/s3 ./chunkstore/backend/engine ./integration/lab/objectstore ./cmd/internal/wire
 	CGO_ENABLED=0 $(GOTEST) -count=1 -timeout 30m ./integration ./cmd/internal/cli -run 'Bucket|Verdict|Engine'
 
 test-long: deps ## all tests with the race detector and the long variants (CAIRN_LONG=1)
