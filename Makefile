@@ -42,8 +42,8 @@ demo: deps-demo build ## boot a guest, back it up, change it, back it up again, 
 	bin/cairn demo
 
 # Several packages test the program that they build: what go test remembers of
-# them may be another one's, so -count=1. A machine that is busy otherwise may
-# take twice the twenty minutes: the timeout is for what hangs.
+# them may be another one's, so -count=1. A quiet run takes 28 minutes on two
+# cores when all is compiled; the timeout is for what hangs.
 # All that is compiled, for vet, for the tests and by them (with -trimpath), is
 # compiled in one way: each other one is ten minutes of CPU on a bare machine.
 test: deps ## vet and all tests; the first run downloads a kernel (27 MB) for the guests, and a newer QEMU (13 MB), and builds versitygw
