@@ -102,8 +102,10 @@
 //
 // What a strict quorum says it does not hold was never decided: it is passed over
 // by all of them, Replace and Repair included, and told. So up to m places that
-// make up a next list change nothing. A door that is such a place can still lead
-// to places of its own: whoever trusts none of them names a door of his.
+// make up a next list change nothing, if the others are a strict quorum (4+2, 3+2,
+// 2+1); of 1+1 and 2+2 as many less, so of 1+1 none. A door that is such a place
+// can still lead to places of its own: whoever trusts none of them names a door of
+// his.
 //
 // # Places that fail
 //

@@ -178,6 +178,25 @@ func TestInventedListBehind(t *testing.T) {
 	readAll(t, sp, all, "after")
 }
 
+// TestRubbishAsList: of 1+1 places nobody can tell whether a list that one of them
+// holds was decided. What is none stops no reader; a writer is refused.
+func TestRubbishAsList(t *testing.T) {
+	ctx := t.Context()
+	s := bareSite(t, Shards{1, 1}, "/p0", "/p1")
+	all := s.fill(t, 2)
+	if err := s.folders["/p0"].Put(ctx, "places/1", []byte("no list")); err != nil {
+		t.Fatal(err)
+	}
+	sp, _ := s.open(t)
+	readAll(t, sp, all, "beside rubbish")
+	if said := strings.Join(sp.Warnings(), "\n"); !strings.Contains(said, "place /p0 holds places/1") {
+		t.Errorf("warnings: %s", said)
+	}
+	if err := sp.Put(ctx, "points/more", []byte("a commit")); !errors.Is(err, ErrPlacesChanged) {
+		t.Errorf("commit: %v", err)
+	}
+}
+
 // TestTriedWithOtherPlaces: a list that a place made up, which agrees with what
 // Replace wants but for the other places, is not taken for an earlier try.
 func TestTriedWithOtherPlaces(t *testing.T) {

@@ -354,6 +354,10 @@ func (l *Layout) next(ctx context.Context, s *Spread, open OpenPlace) (*Layout, 
 		return nil, err
 	}
 	n, err := l.parse(s.opts.Next, body)
+	if err != nil && !v.decided {
+		s.stray(s.opts.Next, v.holders())
+		return nil, nil // as below
+	}
 	if err != nil {
 		return nil, err
 	}
