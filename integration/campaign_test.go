@@ -2,7 +2,6 @@ package integration
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -46,8 +45,8 @@ var ledgerDisks = []string{"vdc", "vdd"}
 // on an iothread, which the installed QEMU must push. CAIRN_CAMPAIGN_SEED
 // repeats one.
 func TestCampaign(t *testing.T) {
-	if os.Getenv("CAIRN_LONG") == "" {
-		runCampaign(t, installed(t), backupsShort, "vdd")
+	if !labtest.Long() {
+		runCampaign(t, labtest.Installed(t), backupsShort, "vdd")
 		return
 	}
 	labtest.EachQEMU(t, func(t *testing.T, q lab.QEMU) {
@@ -55,18 +54,6 @@ func TestCampaign(t *testing.T) {
 		t.Run("iothread", func(t *testing.T) { runCampaign(t, q, backupsLong, ledgerDisks...) })
 		t.Run("mixed", func(t *testing.T) { runCampaign(t, q, backupsLong, "vdd") })
 	})
-}
-
-func installed(t *testing.T) lab.QEMU {
-	t.Helper()
-	q, err := lab.InstalledQEMU(t.Context())
-	if errors.Is(err, lab.ErrUnavailable) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return q
 }
 
 // campaign is one VM's story.
@@ -365,7 +352,7 @@ func (c *campaign) checkAgain() {
 	c.h.run(c.t, exitOK, "check", "--read-data")
 	before := uint64(0)
 	step := max(len(c.committed)/10, 1)
-	if os.Getenv("CAIRN_LONG") == "" {
+	if !labtest.Long() {
 		step = max(len(c.committed)/3, 1)
 	}
 	for i := 0; i < len(c.committed); i += step {

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"cairn/integration/lab/labtest"
 	"cairn/qmp"
 )
 
@@ -680,7 +681,7 @@ func TestOffKilled(t *testing.T) {
 	h.backup(t)
 	whole := time.Since(began)
 	rounds := 12
-	if os.Getenv("CAIRN_LONG") != "" {
+	if labtest.Long() {
 		rounds = 150
 	}
 	killed := 0

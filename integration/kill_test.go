@@ -39,7 +39,7 @@ func moments() []moment {
 		{"", 60 * ms}, {"fleece", 0}, {"fleece", 15 * ms}, {"freeze", 0}, {"freeze", 20 * ms}, {"freeze", 60 * ms}, {"point", 0},
 		{"point", 3 * ms}, {"point", 15 * ms}, {"read", 0}, {"read", 40 * ms}, {"read", 200 * ms}, {"commit", 0}, {"commit", 12 * ms},
 	}
-	if os.Getenv("CAIRN_LONG") == "" {
+	if !labtest.Long() {
 		return list
 	}
 	for len(list) < 100 { // within what each step and those behind it take

@@ -29,7 +29,7 @@ func TestRateLimits(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // it waits, and takes no processor
 			h := newHost(t)
-			v := startBare(t, h, installed(t), large(t, lab.Disk{ID: "vda", Format: "raw", Device: lab.DeviceSCSI, IOThread: thread})...)
+			v := startBare(t, h, labtest.Installed(t), large(t, lab.Disk{ID: "vda", Format: "raw", Device: lab.DeviceSCSI, IOThread: thread})...)
 			for _, flag := range []string{"--read-limit", "--write-limit"} {
 				for off := int64(0); off < 5*mib; off += mib {
 					v.write("vda", off, mib) // new bytes, which the store has not
@@ -50,7 +50,7 @@ func TestRateLimits(t *testing.T) {
 // The backup fails in words, the guest's writes go through.
 func TestScratchLimit(t *testing.T) {
 	h := newHost(t)
-	v := startBare(t, h, installed(t), large(t, twoDisks()...)...)
+	v := startBare(t, h, labtest.Installed(t), large(t, twoDisks()...)...)
 	for off := int64(0); off < 12*mib; off += mib {
 		v.write("vda", off, mib)
 	}

@@ -17,7 +17,7 @@ import (
 // variant.
 func TestFrozenTimeDoesNotGrow(t *testing.T) {
 	folders, each := 20, 1000
-	if os.Getenv("CAIRN_LONG") != "" {
+	if labtest.Long() {
 		folders, each = 1000, 1000
 	}
 	dir := shortDir(t)

@@ -643,13 +643,16 @@ func (s *Spread) States(ctx context.Context, l *Layout) ([]PlaceState, error) {
 		return nil, err
 	}
 	all := slices.DeleteFunc(seen.list(), func(o *object) bool { // what nobody misses
+		if !strings.HasPrefix(o.name, placesPrefix) {
+			return false
+		}
 		absent := 0
 		for i, err := range errs {
-			if !o.pack && o.on>>i&1 == 0 && (err == nil || errors.Is(err, errReadOnly)) {
+			if o.on>>i&1 == 0 && (err == nil || errors.Is(err, errReadOnly)) {
 				absent++
 			}
 		}
-		return strings.HasPrefix(o.name, placesPrefix) && s.neverDecided(absent)
+		return s.neverDecided(absent)
 	})
 	ended := endedSessions(all)
 	for i, m := range s.members {

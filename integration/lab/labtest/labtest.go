@@ -72,7 +72,7 @@ func Shell(t testing.TB, g *lab.Guest, command string) string {
 // the reason says which QEMU was not tested.
 func EachQEMU(t *testing.T, test func(t *testing.T, q lab.QEMU)) {
 	t.Helper()
-	withInstalled(t, test)
+	with(t, Installed(t), test)
 	withNewer(t, test)
 }
 
@@ -80,26 +80,27 @@ func EachQEMU(t *testing.T, test func(t *testing.T, q lab.QEMU)) {
 // installed QEMU alone.
 func InstalledQEMU(t *testing.T, test func(t *testing.T, q lab.QEMU)) {
 	t.Helper()
-	withInstalled(t, test)
+	with(t, Installed(t), test)
 	if Long() {
 		withNewer(t, test)
 	}
 }
 
 // NewerQEMU is EachQEMU with CAIRN_LONG=1, and else runs the test with the newer
-// QEMU alone: most other tests run with the installed one.
+// QEMU alone, for most other tests run with the installed one; with that if there
+// is no newer one.
 func NewerQEMU(t *testing.T, test func(t *testing.T, q lab.QEMU)) {
 	t.Helper()
-	if Long() {
-		withInstalled(t, test)
+	if !withNewer(t, test) || Long() {
+		with(t, Installed(t), test)
 	}
-	withNewer(t, test)
 }
 
 // Long says whether the long variants of tests are asked for.
 func Long() bool { return os.Getenv("CAIRN_LONG") != "" }
 
-func withInstalled(t *testing.T, test func(t *testing.T, q lab.QEMU)) {
+// Installed gives the installed QEMU, or skips the test.
+func Installed(t *testing.T) lab.QEMU {
 	t.Helper()
 	q, err := lab.InstalledQEMU(t.Context())
 	if errors.Is(err, lab.ErrUnavailable) {
@@ -108,17 +109,18 @@ func withInstalled(t *testing.T, test func(t *testing.T, q lab.QEMU)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	with(t, q, test)
+	return q
 }
 
-func withNewer(t *testing.T, test func(t *testing.T, q lab.QEMU)) {
+func withNewer(t *testing.T, test func(t *testing.T, q lab.QEMU)) (there bool) {
 	t.Helper()
 	q, err := lab.BackportsQEMU(t.Context(), t.Output())
 	if err != nil {
 		t.Run("QEMU-backports", func(t *testing.T) { t.Skipf("NOT TESTED with the QEMU of Debian's backports: %v", err) })
-		return
+		return false
 	}
 	with(t, q, test)
+	return true
 }
 
 func with(t *testing.T, q lab.QEMU, test func(t *testing.T, q lab.QEMU)) {
