@@ -1,12 +1,15 @@
 package spread
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"cairn/chunkstore/backend"
 	"cairn/chunkstore/backend/mem"
@@ -195,6 +198,74 @@ func TestRubbishAsList(t *testing.T) {
 	if err := sp.Put(ctx, "points/more", []byte("a commit")); !errors.Is(err, ErrPlacesChanged) {
 		t.Errorf("commit: %v", err)
 	}
+}
+
+// slowLister is a place where the first list that is put is stored, and each other
+// one when somebody has looked.
+type slowLister struct {
+	backend.Backend
+	puts           *atomic.Int64
+	stored, looked chan struct{}
+}
+
+func (p *slowLister) Put(ctx context.Context, name string, data []byte) error {
+	if name == "places/1" {
+		n := p.puts.Add(1)
+		if n == 2 {
+			close(p.stored)
+		}
+		if n > 1 {
+			<-p.looked
+		}
+	}
+	return p.Backend.Put(ctx, name, data)
+}
+
+// TestTwoReplaceAtOnce: the second waits for the first, who has stored his list on
+// one place, and finds that it was decided.
+func TestTwoReplaceAtOnce(t *testing.T) {
+	ctx := t.Context()
+	s := newSite(t)
+	all := s.fill(t, 2)
+	s.folders["/a"], s.folders["/b"] = mem.New(), mem.New()
+	stored, looked := make(chan struct{}), make(chan struct{})
+	var puts atomic.Int64
+	one, l, err := Open(ctx, []Layout{s.zero}, func(_ context.Context, spec string) (backend.Backend, error) {
+		return &slowLister{s.folders[spec], &puts, stored, looked}, nil
+	}, Options{Settle: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sizes atomic.Int64
+	two, l2, err := Open(ctx, []Layout{s.zero}, s.find, Options{Settle: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range s.folders {
+		f.Fault = func(op, name string) error {
+			if op == "size" && name == "places/1" && puts.Load() > 1 && sizes.Add(1) == 12 { // twice of all places: for an earlier try, and for others
+				close(looked)
+			}
+			return nil
+		}
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := l.Replace(ctx, one, "/p2", "/a", s.folders["/a"], false)
+		ended <- err
+	}()
+	<-stored
+	if _, err := l2.Replace(ctx, two, "/p4", "/b", s.folders["/b"], false); !errors.Is(err, ErrPlacesChanged) {
+		t.Errorf("the second: %v", err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("the first: %v", err)
+	}
+	now, l := s.open(t)
+	if l.Generation != 1 || l.Places[2].Spec != "/a" || l.Places[4].Spec != "/p4" {
+		t.Errorf("%+v", l)
+	}
+	readAll(t, now, all, "after")
 }
 
 // TestTriedWithOtherPlaces: a list that a place made up, which agrees with what

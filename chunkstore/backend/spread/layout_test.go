@@ -58,7 +58,7 @@ func (s *site) find(_ context.Context, spec string) (backend.Backend, error) {
 // open opens the repository by a door that knows generation 0 alone.
 func (s *site) open(t *testing.T) (*Spread, *Layout) {
 	t.Helper()
-	sp, l, err := Open(t.Context(), []Layout{s.zero}, s.find, Options{})
+	sp, l, err := Open(t.Context(), []Layout{s.zero}, s.find, Options{Settle: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/zeebo/blake3"
 
@@ -71,9 +72,9 @@ func (l *Layout) Replace(ctx context.Context, s *Spread, old, spec string, fresh
 	return next, nil
 }
 
-// putList stores the next list. Places that hold another one, which was never
-// decided, have no vote, and are not helped: of two that replace a place in the
-// same moment perhaps none gets through.
+// putList stores the next list. Places that hold another one, which is not decided
+// after a while either, have no vote, and are not helped. Should its writer live,
+// and have slept for so long, perhaps neither list is decided.
 func (s *Spread) putList(ctx context.Context, name string, body []byte, need int) error {
 	if err := s.check(ctx, name); err != nil {
 		return err
@@ -81,20 +82,36 @@ func (s *Spread) putList(ctx context.Context, name string, body []byte, need int
 	if err := s.enough("storing "+name, need); err != nil {
 		return err
 	}
-	v := s.compare(ctx, name)
-	shun := make([]error, len(s.members))
-	if s.neverDecided(v.absent()) {
-		for i, c := range v.copies {
-			if c.err == nil && !bytes.Equal(c.body, body) {
-				shun[i] = &placeError{s.members[i].Spec, errNeverDecided}
-			}
+	shun := s.others(ctx, name, body)
+	if s.opts.Settle > 0 && slices.ContainsFunc(shun, func(err error) bool { return err != nil }) {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(s.opts.Settle):
 		}
+		shun = s.others(ctx, name, body)
 	}
 	err := s.voteWithout(ctx, name, body, shun).result(s, need)
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err()
 	}
 	return err
+}
+
+// others has an error for each place that holds a list which is not body and was
+// never decided.
+func (s *Spread) others(ctx context.Context, name string, body []byte) []error {
+	errs := make([]error, len(s.members))
+	v := s.compare(ctx, name)
+	if !s.neverDecided(v.absent()) {
+		return errs
+	}
+	for i, c := range v.copies {
+		if c.err == nil && !bytes.Equal(c.body, body) {
+			errs[i] = &placeError{s.members[i].Spec, errNeverDecided}
+		}
+	}
+	return errs
 }
 
 // successor gives the place that replaces place i in the next generation. Its

@@ -103,7 +103,7 @@ func (s *sim) newSession() *session {
 
 // options are those with which every process opens the repository.
 func (s *sim) options() Options {
-	o := Options{Strict: simAbort, Verify: simVerify}
+	o := Options{Strict: simAbort, Verify: simVerify, Settle: -1}
 	if s.m != nil && s.m.options != nil {
 		s.m.options(&o)
 	}

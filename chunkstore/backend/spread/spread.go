@@ -42,7 +42,10 @@ type Options struct {
 	Moved map[string]string
 	// Next is the object that appears when the places change; "": never.
 	Next string
-	Now  func() time.Time
+	// Settle is how long Replace waits for another one that has begun to store its
+	// list. 0: 5 s; less: not at all.
+	Settle time.Duration
+	Now    func() time.Time
 }
 
 func (o *Options) now() time.Time { return o.Now() }
@@ -52,6 +55,7 @@ func (o *Options) defaults() {
 	o.ReadLimit = cmp.Or(o.ReadLimit, 10*time.Second)
 	o.Backoff = cmp.Or(o.Backoff, 15*time.Second)
 	o.Leave = cmp.Or(o.Leave, 2*time.Second)
+	o.Settle = cmp.Or(o.Settle, 5*time.Second)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
